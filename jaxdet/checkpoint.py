@@ -1,0 +1,121 @@
+"""Saving and restoring a run: parameters, batch statistics, optimizer state, step and config."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import (
+    AnyPreservationPolicy,
+    BestN,
+    LatestN,
+)
+
+from jaxdet.errors import UserError
+
+ARRAYS = ("params", "stats", "opt_state")
+
+
+class Checkpoints:
+    """The checkpoints of one run: the latest and, among the evaluated ones, the best.
+
+    Use it as a context manager: saving goes on in the background, and leaving waits for it.
+
+    Args:
+        folder: where they lie; made if absent.
+    """
+
+    def __init__(self, folder: Path):
+        keep = AnyPreservationPolicy(
+            [
+                LatestN(n=1),
+                BestN(
+                    n=1,
+                    get_metric_fn=lambda metrics: metrics["score"],
+                    keep_checkpoints_without_metrics=False,
+                ),
+            ]
+        )
+        self.folder = folder
+        self._manager = ocp.CheckpointManager(
+            folder.absolute(), options=ocp.CheckpointManagerOptions(preservation_policy=keep)
+        )
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._manager.close()
+
+    @property
+    def latest(self) -> int | None:
+        """Step of the newest complete checkpoint, or None."""
+        return self._manager.latest_step()
+
+    def save(
+        self,
+        state: dict[str, Any],
+        step: int,
+        config: dict[str, Any],
+        score: float | None = None,
+    ) -> None:
+        """Starts saving the state reached after `step` steps; returns before it is on disk.
+
+        Args:
+            state: the training state.
+            step: the number of steps it has seen.
+            config: the complete config as plain JSON values, stored beside the arrays.
+            score: what checkpoints are ranked by, where this one was evaluated.
+        """
+        items = {name: ocp.args.StandardSave(state[name]) for name in ARRAYS}
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                **items, meta=ocp.args.JsonSave({"step": step, "config": config})
+            ),
+            metrics=None if score is None else {"score": score},
+            force=True,
+        )
+
+    def restore(self, step: int, target: dict[str, Any]) -> dict[str, Any]:
+        """The state saved at `step`, or those of its parts that `target` has.
+
+        Args:
+            step: a step at which a checkpoint exists.
+            target: the state's shapes as `jax.ShapeDtypeStruct` with shardings; may lack
+                "opt_state" and "step".
+
+        Raises:
+            UserError: the checkpoint holds other shapes than `target`, or cannot be read.
+        """
+        names = [name for name in ARRAYS if name in target]
+        arguments = {name: ocp.args.StandardRestore(target[name]) for name in names}
+        try:
+            restored = self._manager.restore(step, args=ocp.args.Composite(**arguments))
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+            raise UserError(
+                f"checkpoint {self.folder / str(step)} does not fit this config or is damaged "
+                f"({reason}); use the config it was trained with, or another --workdir"
+            ) from error
+        return {name: restored[name] for name in names}
+
+    def config(self, step: int) -> dict[str, Any]:
+        """The complete config stored with the checkpoint of `step`."""
+        meta = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))
+        return meta["meta"]["config"]
+
+
+def abstract(tree: Any, sharding: jax.sharding.Sharding) -> Any:
+    """Shapes, dtypes and one placement for all arrays of a tree, for `Checkpoints.restore`."""
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree
+    )

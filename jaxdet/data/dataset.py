@@ -1,0 +1,60 @@
+"""What every dataset offers: images with their objects, one index at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+Polygons = list[np.ndarray]
+"""One object's outline: arrays of float64 [points, 2] (x, y) in image pixels."""
+
+RLE = dict[str, Any]
+"""COCO's run-length mask as pycocotools takes it: {"size": [h, w], "counts": bytes}."""
+
+
+class Category(NamedTuple):
+    """A class as the annotation file names it; its position in a dataset is the model's label."""
+
+    id: int
+    name: str
+
+
+@dataclass(frozen=True)
+class Example:
+    """One image and its objects, crowd regions left out.
+
+    Attributes:
+        image: uint8 [height, width, 3], RGB.
+        image_id: the id the annotation file gives the image.
+        boxes: float32 [objects, 4], (x1, y1, x2, y2) in pixels of the image.
+        labels: int32 [objects], positions in the dataset's categories.
+        masks: one per object, polygons or run-length encoded.
+    """
+
+    image: np.ndarray
+    image_id: int
+    boxes: np.ndarray
+    labels: np.ndarray
+    masks: Sequence[Polygons | RLE]
+
+
+class DetectionDataset(Protocol):
+    """Random access to examples; the same index always gives the same example."""
+
+    categories: tuple[Category, ...]
+    image_ids: Sequence[int]
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Example: ...
+
+    def has_objects(self, index: int) -> bool:
+        """Whether the image has at least one object to train on (crowd regions do not count)."""
+        ...
+
+    def ground_truth(self) -> dict[str, Any]:
+        """The annotations in COCO's JSON layout, crowd regions included, for evaluation."""
+        ...

@@ -1,0 +1,240 @@
+"""Batches of static shape from a dataset, decoded and placed by grain's threads.
+
+Row r of global batch k is always element k * batch_size + r of one endless stream, and its random
+numbers hang on the seed and on this position alone. So a run resumes by naming its step, and the
+number of threads or hosts changes nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import grain
+import numpy as np
+
+from jaxdet.data.dataset import DetectionDataset, Example
+from jaxdet.data.lsj import fit_placement, place_image, place_objects, sample_placement
+from jaxdet.errors import UserError
+
+Batch = dict[str, np.ndarray]
+
+TRAINING_PAD = 128
+EVALUATION_PAD = 0
+PADDING_IMAGE_ID = -1
+
+_ENDLESS = 2**48
+
+
+def train_batches(
+    dataset: DetectionDataset,
+    *,
+    batch_size: int,
+    canvas: int,
+    slots: int,
+    mask_size: int,
+    scale_range: tuple[float, float] = (0.1, 2.0),
+    flip: bool = True,
+    seed: int,
+    start_step: int = 0,
+    threads: int = 8,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[Batch]:
+    """Endless training batches with large-scale jitter, in a new order every epoch.
+
+    Images without an object to train on are never drawn. Of an image that shows more than `slots`
+    objects, a random choice of `slots` is kept.
+
+    Args:
+        batch_size: images of all hosts together.
+        canvas: side S of the square canvas in pixels.
+        slots: objects per image, N.
+        mask_size: side M of the mask crops.
+        scale_range: see `jaxdet.data.lsj.sample_placement`.
+        seed: of order, jitter and choice; 0 to 2**32 - 1.
+        start_step: the first batch to give; equal to skipping that many batches.
+        threads: that read and place images beside the caller; 0 for none.
+        process_index: this host's rank.
+        process_count: number of hosts; each gets an equal run of rows of every batch.
+
+    Returns:
+        An iterator of dicts, B = batch_size / process_count: image uint8 [B, S, S, 3], image_hw
+        int32 [B, 2] (always S, S), boxes float32 [B, N, 4] in canvas pixels, labels int32 [B, N],
+        masks uint8 [B, N, M, M] in the frame of their box, valid bool [B, N].
+
+    Raises:
+        UserError: no image has an object, or the batch cannot be shared out evenly; from the
+            iterator, whatever the dataset raises for an unreadable image.
+    """
+    local_batch = _local_batch(batch_size, process_count)
+    indices = _trainable_indices(dataset)
+    if not len(indices):
+        raise UserError(
+            "no image of the training set has an object to train on; "
+            "check that its annotations carry segmentations and are not all crowds"
+        )
+    stream = (
+        grain.MapDataset.source(_Subset(dataset, indices))
+        .seed(seed)
+        .shuffle()
+        .repeat()
+        .random_map(_TrainingExample(canvas, slots, mask_size, scale_range, flip))
+    )
+    rows = grain.MapDataset.range(start_step * local_batch, _ENDLESS).map(
+        _HostRow(stream, batch_size, process_index, process_count)
+    )
+    return _batches(rows, local_batch, threads)
+
+
+def steps_per_epoch(dataset: DetectionDataset, batch_size: int) -> float:
+    """Training steps in which every image with objects is drawn once; not a whole number.
+
+    The stream does not stop at an epoch's end, so a batch may hold the end of one epoch and the
+    start of the next.
+    """
+    return len(_trainable_indices(dataset)) / batch_size
+
+
+def eval_batches(
+    dataset: DetectionDataset,
+    *,
+    batch_size: int,
+    canvas: int,
+    threads: int = 8,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[Batch]:
+    """Every image once, in the dataset's order, its longer side as long as the canvas.
+
+    All hosts get the same number of batches. Rows beyond the last image have is_real False and
+    image_id -1.
+
+    Args:
+        batch_size: images of all hosts together.
+        canvas: side S of the square canvas in pixels.
+        threads: that read and place images beside the caller; 0 for none.
+        process_index: this host's rank.
+        process_count: number of hosts; each gets an equal run of rows of every batch.
+
+    Returns:
+        An iterator of dicts, B = batch_size / process_count: image uint8 [B, S, S, 3], image_hw
+        int32 [B, 2] after resizing, original_hw int32 [B, 2], image_id int64 [B], is_real bool
+        [B].
+
+    Raises:
+        UserError: the batch cannot be shared out evenly; from the iterator, whatever the dataset
+            raises for an unreadable image.
+    """
+    local_batch = _local_batch(batch_size, process_count)
+    steps = math.ceil(len(dataset) / batch_size)
+    stream = grain.MapDataset.range(steps * batch_size).map(_EvaluationExample(dataset, canvas))
+    rows = grain.MapDataset.range(steps * local_batch).map(
+        _HostRow(stream, batch_size, process_index, process_count)
+    )
+    return _batches(rows, local_batch, threads)
+
+
+@dataclass(frozen=True)
+class _Subset:
+    dataset: DetectionDataset
+    indices: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, position: int) -> Example:
+        return self.dataset[int(self.indices[position])]
+
+
+@dataclass(frozen=True)
+class _TrainingExample(grain.transforms.RandomMap):
+    canvas: int
+    slots: int
+    mask_size: int
+    scale_range: tuple[float, float]
+    flip: bool
+
+    def random_map(self, example: Example, rng: np.random.Generator) -> Batch:
+        height, width = example.image.shape[:2]
+        placement = sample_placement(rng, height, width, self.canvas, self.scale_range, self.flip)
+        boxes, labels, masks = place_objects(example, placement, self.canvas, self.mask_size)
+        if len(boxes) > self.slots:
+            kept = rng.permutation(len(boxes))[: self.slots]
+            boxes, labels, masks = boxes[kept], labels[kept], masks[kept]
+        return {
+            "image": place_image(example.image, placement, self.canvas, TRAINING_PAD),
+            "image_hw": np.array([self.canvas, self.canvas], np.int32),
+            "boxes": _pad_rows(boxes, self.slots),
+            "labels": _pad_rows(labels, self.slots),
+            "masks": _pad_rows(masks, self.slots),
+            "valid": np.arange(self.slots) < len(boxes),
+        }
+
+
+@dataclass(frozen=True)
+class _EvaluationExample(grain.transforms.Map):
+    dataset: DetectionDataset
+    canvas: int
+
+    def map(self, index: int) -> Batch:
+        is_real = index < len(self.dataset)
+        if is_real:
+            example = self.dataset[int(index)]
+            image, image_id = example.image, example.image_id
+        else:
+            image, image_id = np.zeros((self.canvas, self.canvas, 3), np.uint8), PADDING_IMAGE_ID
+        placement = fit_placement(*image.shape[:2], self.canvas)
+        return {
+            "image": place_image(image, placement, self.canvas, EVALUATION_PAD),
+            "image_hw": np.array(placement.resized_hw, np.int32),
+            "original_hw": np.array(placement.image_hw, np.int32),
+            "image_id": np.int64(image_id),
+            "is_real": np.bool_(is_real),
+        }
+
+
+@dataclass(frozen=True)
+class _HostRow(grain.transforms.Map):
+    """Picks one host's rows out of the stream of all, keeping the rows of a batch in order."""
+
+    stream: grain.MapDataset
+    batch_size: int
+    process_index: int
+    process_count: int
+
+    def map(self, position: int) -> Batch:
+        local_batch = self.batch_size // self.process_count
+        step, row = divmod(int(position), local_batch)
+        return self.stream[step * self.batch_size + self.process_index * local_batch + row]
+
+
+def _batches(rows: grain.MapDataset, local_batch: int, threads: int) -> Iterator[Batch]:
+    """Threads work on single images, up to one batch ahead."""
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=local_batch + threads)
+    examples = rows.to_iter_dataset(options)
+    return iter(examples.batch(local_batch, drop_remainder=True, batch_fn=_stack))
+
+
+def _stack(examples: list[Batch]) -> Batch:
+    return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
+
+
+def _pad_rows(values: np.ndarray, rows: int) -> np.ndarray:
+    padded = np.zeros((rows, *values.shape[1:]), values.dtype)
+    padded[: len(values)] = values
+    return padded
+
+
+def _trainable_indices(dataset: DetectionDataset) -> np.ndarray:
+    return np.flatnonzero([dataset.has_objects(index) for index in range(len(dataset))])
+
+
+def _local_batch(batch_size: int, process_count: int) -> int:
+    if batch_size <= 0 or batch_size % process_count:
+        raise UserError(
+            f"batch size {batch_size} cannot be shared out over {process_count} host(s); "
+            "make it a positive multiple of the number of hosts"
+        )
+    return batch_size // process_count

@@ -1,0 +1,8 @@
+"""The one exception a user is meant to read."""
+
+
+class UserError(Exception):
+    """Something in the user's input is wrong; the message names it and the mend in one sentence.
+
+    The command line prints the message without a traceback and exits with status 2.
+    """

@@ -1,0 +1,242 @@
+"""A trained detector over a dataset: detections in COCO's result layout, and their AP."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from PIL import Image
+from pycocotools import mask as rle
+
+from jaxdet import parallel
+from jaxdet.checkpoint import Checkpoints, abstract
+from jaxdet.data.loader import eval_batches
+from jaxdet.errors import UserError
+from jaxdet.experiment import Experiment, difference
+from jaxdet.metrics.coco import evaluate_coco
+from jaxdet.models.build import Tree
+from jaxdet.models.mask_rcnn import Detections
+from jaxdet.ops.masks import paste
+from jaxdet.visualize import contact_sheet, draw_detections
+
+Metrics = dict[str, Any]
+Results = list[dict[str, Any]]
+
+PICTURED_IMAGES = 8
+PICTURED_SCORE = 0.5
+
+
+class Evaluator:
+    """Runs an experiment's detector over its validation set; compiled once, called often."""
+
+    def __init__(self, experiment: Experiment):
+        functional, mesh = experiment.functional, experiment.mesh
+
+        def detect(params: Tree, stats: Tree, batch: dict[str, jax.Array]) -> Detections:
+            return functional.bind(params, stats).detect(batch)
+
+        self._detect = jax.jit(detect, out_shardings=parallel.replicated(mesh))
+        self._experiment = experiment
+
+    def __call__(self, params: Tree, stats: Tree) -> tuple[Metrics, Results]:
+        """COCO's numbers for boxes and masks, and the detections they were computed from."""
+        results = self.detect(params, stats)
+        metrics = evaluate_coco(
+            self._experiment.val_set.ground_truth(),
+            results,
+            max_detections=self._experiment.config.model.detector.detections,
+        )
+        return metrics, results
+
+    def detect(self, params: Tree, stats: Tree) -> Results:
+        """Detections on every validation image, in COCO's result layout.
+
+        Masks are pasted and encoded in threads while the device works on the next batches.
+        """
+        category_ids = [category.id for category in self._experiment.val_set.categories]
+
+        def encode(item: tuple[dict[str, np.ndarray], Detections]) -> Results:
+            host, detections = item
+            return coco_results(jax.device_get(detections), host, category_ids)
+
+        results = []
+        with ThreadPoolExecutor(max_workers=2) as pool:
+            pending = []
+            for item in self._batches(params, stats):
+                pending.append(pool.submit(encode, item))
+                if len(pending) > 4:
+                    results += pending.pop(0).result()
+            for future in pending:
+                results += future.result()
+        return results
+
+    def _batches(
+        self, params: Tree, stats: Tree
+    ) -> Iterator[tuple[dict[str, np.ndarray], Detections]]:
+        config = self._experiment.config
+        for host in eval_batches(
+            self._experiment.val_set,
+            batch_size=config.eval_batch_size,
+            canvas=config.canvas,
+            threads=config.data.threads,
+        ):
+            inputs = {name: host[name] for name in ("image", "image_hw")}
+            batch = parallel.place_batch(inputs, self._experiment.mesh)
+            yield host, self._detect(params, stats, batch)
+
+
+def evaluate(experiment: Experiment) -> Metrics:
+    """Evaluates the newest checkpoint of the workdir and reports it.
+
+    Raises:
+        UserError: there is no checkpoint, or it was trained as another model.
+    """
+    functional, folder = experiment.functional, experiment.checkpoint_folder
+    if not folder.is_dir():
+        raise UserError(f"{folder} does not exist; train first, or give the run's --workdir")
+    with Checkpoints(folder) as checkpoints:
+        step = checkpoints.latest
+        if step is None:
+            raise UserError(f"{folder} holds no checkpoint yet; train first")
+        changed = difference(checkpoints.config(step)["model"], experiment.plain_config["model"])
+        if changed:
+            raise UserError(
+                f"the checkpoint in {folder} was trained as another model "
+                f"({changed.replace('config', 'config.model', 1)}); give the config of that run"
+            )
+        params, stats = jax.eval_shape(functional.init, jax.random.key(0))
+        target = abstract({"params": params, "stats": stats}, parallel.replicated(experiment.mesh))
+        state = checkpoints.restore(step, target)
+    metrics, results = Evaluator(experiment)(state["params"], state["stats"])
+    report(experiment, step, metrics, results)
+    return metrics
+
+
+def report(experiment: Experiment, step: int, metrics: Metrics, results: Results) -> None:
+    """Writes result.json, detections.json and detections.png, and says what and where they are.
+
+    Args:
+        step: of the checkpoint that was evaluated.
+        metrics, results: what an `Evaluator` returned.
+    """
+    workdir = experiment.workdir
+    params, _ = jax.eval_shape(experiment.functional.init, jax.random.key(0))
+    result = {
+        "step": step,
+        "metrics": without_nan(metrics),
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
+        "checkpoint": str(experiment.checkpoint_folder / str(step)),
+        "versions": {name: version(name) for name in ("jaxdet", "jax", "flax", "optax")},
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "config": experiment.plain_config,
+    }
+    write_json(workdir / "result.json", result, indent=2)
+    write_json(workdir / "detections.json", results)
+    draw_samples(experiment, results, workdir / "detections.png")
+
+    for kind, name in (("bbox", "box"), ("segm", "mask")):
+        numbers = metrics[kind]
+        print(
+            f"{name:4} AP {100 * numbers['AP']:5.1f}   AP50 {100 * numbers['AP50']:5.1f}   "
+            f"AP75 {100 * numbers['AP75']:5.1f}   ({len(experiment.val_set)} images)"
+        )
+    print(f"result      {workdir / 'result.json'}")
+    print(f"detections  {workdir / 'detections.json'}, pictures in {workdir / 'detections.png'}")
+    print(f"curves      {workdir / 'metrics.jsonl'}, or: tensorboard --logdir {workdir}")
+    print(f"checkpoint  {result['checkpoint']}")
+
+
+def draw_samples(experiment: Experiment, results: Results, path: Path) -> None:
+    """A picture of what was found on the first images of the validation set."""
+    dataset = experiment.val_set
+    names = [category.name for category in dataset.categories]
+    label_of = {category.id: label for label, category in enumerate(dataset.categories)}
+    pictures = []
+    for index in range(min(PICTURED_IMAGES, len(dataset))):
+        example = dataset[index]
+        found = [
+            result
+            for result in results
+            if result["image_id"] == example.image_id and result["score"] >= PICTURED_SCORE
+        ]
+        x, y, w, h = np.array([r["bbox"] for r in found]).reshape(-1, 4).T
+        pictures.append(
+            draw_detections(
+                example.image,
+                np.stack([x, y, x + w, y + h], -1),
+                np.array([label_of[r["category_id"]] for r in found], int),
+                np.array([r["score"] for r in found]),
+                [rle.decode(r["segmentation"]).astype(bool) for r in found],
+                names,
+            )
+        )
+    Image.fromarray(contact_sheet(pictures, columns=4)).save(path)
+
+
+def write_json(path: Path, content: Any, indent: int | None = None) -> None:
+    """Writes a file whole or not at all.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    partial = path.with_suffix(".partial")
+    try:
+        partial.write_text(
+            json.dumps(content, indent=indent, allow_nan=False) + "\n", encoding="utf-8"
+        )
+        partial.replace(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error}); free space or rights") from error
+
+
+def without_nan(tree: Any) -> Any:
+    """The same nested dictionaries with None for every number that is not finite."""
+    if isinstance(tree, dict):
+        return {name: without_nan(value) for name, value in tree.items()}
+    return None if isinstance(tree, float) and not math.isfinite(tree) else tree
+
+
+def coco_results(
+    detections: Detections, batch: dict[str, np.ndarray], category_ids: list[int]
+) -> list[dict[str, Any]]:
+    """Detections of one batch, mapped from the canvas to the original images.
+
+    Args:
+        detections: arrays on the host, boxes in canvas pixels.
+        batch: the evaluation batch they were made from.
+        category_ids: the dataset's category id of each label.
+
+    Returns:
+        One dictionary a detection: image_id, category_id, bbox (x, y, width, height), score,
+        segmentation (RLE whose counts are text).
+    """
+    results = []
+    for i in np.flatnonzero(batch["is_real"]):
+        height, width = (int(side) for side in batch["original_hw"][i])
+        # Per axis, because the resized sides were rounded to whole pixels one by one.
+        scale = np.array([height, width]) / batch["image_hw"][i]
+        boxes = detections.boxes[i] * np.tile(scale[::-1], 2)
+        boxes = np.clip(boxes, 0, [width, height, width, height])
+        for j in np.flatnonzero(detections.valid[i]):
+            x1, y1, x2, y2 = boxes[j]
+            if x2 <= x1 or y2 <= y1:
+                continue
+            mask = paste(detections.masks[i, j], boxes[j], height, width)
+            encoded = rle.encode(np.asfortranarray(mask, dtype=np.uint8))
+            results.append(
+                {
+                    "image_id": int(batch["image_id"][i]),
+                    "category_id": category_ids[detections.labels[i, j]],
+                    "bbox": [float(x1), float(y1), float(x2 - x1), float(y2 - y1)],
+                    "score": float(detections.scores[i, j]),
+                    "segmentation": {**encoded, "counts": encoded["counts"].decode("ascii")},
+                }
+            )
+    return results

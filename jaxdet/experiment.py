@@ -1,0 +1,102 @@
+"""What a config stands for: the model, its optimizer and schedule, the devices they run on."""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import optax
+from ml_collections import ConfigDict
+
+from jaxdet import optim, parallel
+from jaxdet.data.dataset import DetectionDataset
+from jaxdet.data.loader import steps_per_epoch
+from jaxdet.data.source import open_dataset
+from jaxdet.errors import UserError
+from jaxdet.models.build import Functional, build_detector
+
+
+class Experiment:
+    """A checked config and a working folder, and what follows from the two.
+
+    Datasets are opened and the model's structure is worked out when first asked for.
+    """
+
+    def __init__(self, config: ConfigDict, workdir: Path):
+        self.config = config
+        self.workdir = workdir
+        self.checkpoint_folder = workdir / "checkpoints"
+
+    @cached_property
+    def train_set(self) -> DetectionDataset:
+        dataset = open_dataset(self.config.data, "train")
+        if [*dataset.categories] != [*self.val_set.categories]:
+            raise UserError(
+                "the training and validation annotations list different categories; "
+                "give both files the same list"
+            )
+        return dataset
+
+    @cached_property
+    def val_set(self) -> DetectionDataset:
+        return open_dataset(self.config.data, "val")
+
+    @cached_property
+    def mesh(self) -> jax.sharding.Mesh:
+        return parallel.data_mesh(self.config.batch_size, self.config.eval_batch_size)
+
+    @cached_property
+    def functional(self) -> Functional:
+        num_classes = len(self.val_set.categories)
+        return Functional(lambda rngs: build_detector(self.config, num_classes, rngs))
+
+    @cached_property
+    def steps_per_epoch(self) -> float:
+        return steps_per_epoch(self.train_set, self.config.batch_size)
+
+    @cached_property
+    def total_steps(self) -> int:
+        return self.steps_at(self.config.epochs)
+
+    def steps_at(self, epochs: float) -> int:
+        """Training steps in so many epochs, at least one."""
+        return max(1, round(epochs * self.steps_per_epoch))
+
+    @cached_property
+    def schedule(self) -> optax.Schedule:
+        settings = self.config.optim
+        return optim.lr_schedule(
+            peak=settings.lr,
+            total_steps=self.total_steps,
+            warmup_steps=round(settings.warmup_epochs * self.steps_per_epoch),
+            warmup_factor=settings.warmup_factor,
+        )
+
+    @cached_property
+    def optimizer(self) -> optax.GradientTransformation:
+        settings = self.config.optim
+        return optim.adamw(
+            self.schedule,
+            weight_decay=settings.weight_decay,
+            betas=tuple(settings.betas),
+            no_decay=tuple(settings.no_decay),
+        )
+
+    @property
+    def plain_config(self) -> dict[str, Any]:
+        """The complete config as JSON values."""
+        return json.loads(self.config.to_json())
+
+
+def difference(stored: Any, given: Any, word: str = "config") -> str | None:
+    """The first word in which two plain configs differ, with both values; None if in none."""
+    if isinstance(stored, dict) and isinstance(given, dict):
+        for name in sorted(stored.keys() | given.keys()):
+            found = difference(stored.get(name), given.get(name), f"{word}.{name}")
+            if found:
+                return found
+        return None
+    return None if stored == given else f"{word} was {stored!r} and is now {given!r}"

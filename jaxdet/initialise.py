@@ -1,0 +1,58 @@
+"""Pre-trained weights into a freshly initialised detector."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from jaxdet.errors import UserError
+from jaxdet.models.build import Tree
+from jaxdet.optim import path_name
+
+
+def load_weights(path: Path, params: Tree) -> Tree:
+    """The parameters with those that a file of converted weights names put in their place.
+
+    Args:
+        path: an .npz archive of float arrays, each under its parameter's dotted path, such as
+            "backbone.blocks.0.attn.qkv.kernel".
+        params: nested dictionaries of arrays; not changed.
+
+    Raises:
+        UserError: the file is not such an archive, or holds a name or shape the detector does not
+            have, values that are not finite, or nothing.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            weights = {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, zipfile.BadZipFile, AttributeError) as error:
+        raise UserError(
+            f"{path} is not a file of converted weights ({error}); convert the original again"
+        ) from error
+    if not weights:
+        raise UserError(f"{path} holds no weights; convert the original again")
+
+    def place(key_path, leaf):
+        name = path_name(key_path)
+        if name not in weights:
+            return leaf
+        value = weights.pop(name)
+        if value.shape != leaf.shape:
+            raise UserError(
+                f"{path}: {name} is {value.shape} and the config's detector has {leaf.shape}; "
+                "use the config of the size the weights were made for"
+            )
+        if not np.isfinite(value).all():
+            raise UserError(f"{path}: {name} has values that are not finite; get the file again")
+        return value.astype(leaf.dtype)
+
+    placed = jax.tree_util.tree_map_with_path(place, params)
+    if weights:
+        raise UserError(
+            f"{path} holds {len(weights)} arrays the config's detector has no place for, "
+            f"{min(weights)} among them; use the config the weights were made for"
+        )
+    return placed

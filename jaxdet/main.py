@@ -1,0 +1,140 @@
+"""The command line: trains a detector and reports its AP, or evaluates one.
+
+    python -m jaxdet.main --config=configs/vitb_mae.py --workdir=runs/vitb_mae
+    python -m jaxdet.main --config=... --workdir=... --mode=eval
+
+Every word of the config can be set: --config.optim.lr=1e-4. The same command resumes a run that
+was interrupted.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+from absl import flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from jaxdet.config import check, unknown_word
+from jaxdet.errors import UserError
+
+DEFAULT_CONFIG = Path("configs") / "shapes_tiny.py"
+
+
+def parse(arguments: list[str]) -> flags.FlagValues:
+    """Reads the command line (without the program's name).
+
+    Raises:
+        UserError: an unknown flag or config word, a value of the wrong type, an unusable config.
+    """
+    values = flags.FlagValues()
+    flags.DEFINE_string(
+        "workdir",
+        None,
+        "Where the run writes; default runs/<config's name>.",
+        flag_values=values,
+    )
+    flags.DEFINE_enum("mode", "train", ["train", "eval"], "What to do.", flag_values=values)
+    flags.DEFINE_bool("help", False, "Show this help.", short_name="h", flag_values=values)
+    path = _config_path(arguments)
+    if not path.is_file():
+        raise UserError(f"config file {path} does not exist; --config takes a Python file's path")
+    try:
+        # Defining the flag already reads sys.argv for the config's words, hence inside.
+        config_flags.DEFINE_config_file(
+            "config",
+            str(_default_config()),
+            "The experiment: a Python file with get_config().",
+            lock_config=True,
+            flag_values=values,
+        )
+        rest = values(["jaxdet", *arguments])
+        values.config  # noqa: B018 - raises where the file could not be run
+    except Exception as error:
+        raise UserError(_explain(error, path, arguments)) from error
+    if len(rest) > 1:
+        raise UserError(f"{rest[1]!r} is not a flag; flags start with -- and take = before a value")
+    return values
+
+
+def _default_config() -> Path:
+    """configs/shapes_tiny.py of the current folder, else the one installed with the package."""
+    if DEFAULT_CONFIG.is_file():
+        return DEFAULT_CONFIG
+    return Path(__file__).resolve().parent.parent / DEFAULT_CONFIG
+
+
+def _explain(error: Exception, path: Path, arguments: list[str]) -> str:
+    """What is wrong with a command line that could not be read, in one sentence."""
+    try:
+        config = load_config(path)
+    except UserError as unusable:
+        return str(unusable)
+    for argument in arguments:
+        name = argument.lstrip("-").partition("=")[0]
+        for prefix in ("config.", "noconfig."):
+            if name.startswith(prefix):
+                unknown = unknown_word(config, name.removeprefix(prefix))
+                if unknown:
+                    return unknown
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def _config_path(arguments: list[str]) -> Path:
+    for i, argument in enumerate(arguments):
+        name, equals, value = argument.lstrip("-").partition("=")
+        if name == "config":
+            following = arguments[i + 1] if i + 1 < len(arguments) else ""
+            return Path((value if equals else following).partition(":")[0])
+    return _default_config()
+
+
+def load_config(path: Path) -> ConfigDict:
+    """Runs a config file and returns what its get_config() returns.
+
+    Raises:
+        UserError: the file cannot be run or has no get_config().
+    """
+    spec = importlib.util.spec_from_file_location("jaxdet_config", path)
+    try:
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module.get_config()
+    except Exception as error:
+        raise UserError(
+            f"config file {path} cannot be used: {type(error).__name__}: {error}"
+        ) from error
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command; returns its exit status (2 after an error of the user's)."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        values = parse(arguments)
+        if values.help:
+            print(__doc__ + "\n" + values.main_module_help())
+            return 0
+        config = values.config
+        check(config)
+        name = _config_path(arguments).stem
+        workdir = Path(values.workdir or Path("runs") / name)
+        # Imported late: jax takes seconds, and a mistyped flag should not.
+        from jaxdet.evaluate import evaluate
+        from jaxdet.experiment import Experiment
+        from jaxdet.train import train
+
+        {"train": train, "eval": evaluate}[values.mode](Experiment(config, workdir))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    logging.set_verbosity(logging.WARNING)
+    sys.exit(main())

@@ -1,0 +1,68 @@
+"""The box head: RoI features to class logits and class-specific box deltas."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float
+
+from jaxdet.models.layers import ConvNorm, c2_msra, c2_xavier, normal
+
+
+class BoxHead(nnx.Module):
+    """Four 3 x 3 convolutions with batch norm, one fully connected layer, two linear outputs.
+
+    The "4conv1fc" head of arXiv 2111.11429, initialised as Detectron2 does.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        num_classes: int,
+        *,
+        roi_size: int,
+        num_convs: int,
+        conv_dim: int,
+        fc_dim: int,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ):
+        self.convs = nnx.List(
+            [
+                ConvNorm(
+                    channels if i == 0 else conv_dim,
+                    conv_dim,
+                    3,
+                    activation=True,
+                    kernel_init=c2_msra,
+                    dtype=dtype,
+                    rngs=rngs,
+                )
+                for i in range(num_convs)
+            ]
+        )
+        last = conv_dim if num_convs else channels
+        self.fc = nnx.Linear(
+            last * roi_size * roi_size, fc_dim, kernel_init=c2_xavier, dtype=dtype, rngs=rngs
+        )
+        self.logits = nnx.Linear(
+            fc_dim, num_classes + 1, kernel_init=normal(0.01), dtype=dtype, rngs=rngs
+        )
+        self.deltas = nnx.Linear(
+            fc_dim, num_classes * 4, kernel_init=normal(0.001), dtype=dtype, rngs=rngs
+        )
+
+    def __call__(
+        self,
+        x: Float[Array, "rois size size c"],
+        *,
+        valid: Bool[Array, " rois"],
+        train: bool,
+    ) -> tuple[Float[Array, "rois classes+1"], Float[Array, "rois classes*4"]]:
+        """Logits (background last) and deltas in float32; `valid` RoIs enter batch statistics."""
+        for layer in self.convs:
+            x = layer(x, train=train, valid=valid)
+        x = jax.nn.relu(self.fc(x.reshape(x.shape[0], -1)))
+        return self.logits(x).astype(jnp.float32), self.deltas(x).astype(jnp.float32)

@@ -1,0 +1,93 @@
+"""From a config to a detector, and from a detector to pure functions of plain dictionaries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxdet.models.box_head import BoxHead
+from jaxdet.models.mask_head import MaskHead
+from jaxdet.models.mask_rcnn import MaskRCNN, Settings
+from jaxdet.models.pyramid import FPN
+from jaxdet.models.rpn import RPNHead
+from jaxdet.models.vit import ViT
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
+Tree = dict[Any, Any]
+
+
+def build_detector(config: ConfigDict, num_classes: int, rngs: nnx.Rngs) -> MaskRCNN:
+    """Assembles the detector that a complete config describes, randomly initialised."""
+    model = config.model
+    part = {"dtype": jnp.dtype(model.dtype), "rngs": rngs}
+    names = {field.name for field in fields(Settings)} & set(model.detector)
+    settings = Settings(num_classes=num_classes, **{name: model.detector[name] for name in names})
+    channels = model.pyramid.channels
+    return MaskRCNN(
+        backbone=ViT(**model.vit, canvas=config.canvas, **part),
+        pyramid=FPN(model.vit.width, channels, groups=model.pyramid.groups, **part),
+        rpn=RPNHead(
+            channels,
+            num_anchors=len(settings.aspect_ratios),
+            num_convs=model.heads.rpn_convs,
+            **part,
+        ),
+        box_head=BoxHead(
+            channels,
+            num_classes,
+            roi_size=settings.box_roi_size,
+            num_convs=model.heads.box_convs,
+            conv_dim=model.heads.box_conv_dim,
+            fc_dim=model.heads.box_fc_dim,
+            **part,
+        ),
+        mask_head=MaskHead(
+            channels,
+            num_classes,
+            num_convs=model.heads.mask_convs,
+            conv_dim=model.heads.mask_conv_dim,
+            **part,
+        ),
+        settings=settings,
+    )
+
+
+class Functional:
+    """A model as pure functions of plain dictionaries, for use under `jax.jit`.
+
+    Modules never cross a jit boundary: their state does, as nested dictionaries of arrays
+    (parameters and batch statistics apart), and the module is put together inside.
+
+    Args:
+        build: makes the model. Called once without computing anything, to learn the structure.
+    """
+
+    def __init__(self, build: Callable[[nnx.Rngs], nnx.Module]):
+        self._build = build
+        abstract = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
+        self._graph, self._params, self._stats = nnx.split(abstract, nnx.Param, nnx.BatchStat)
+
+    def init(self, key: jax.Array) -> tuple[Tree, Tree]:
+        """Parameters and batch statistics, randomly initialised; call it under `jax.jit`."""
+        _, params, stats = nnx.split(self._build(nnx.Rngs(key)), nnx.Param, nnx.BatchStat)
+        return nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
+
+    def bind(self, params: Tree, stats: Tree) -> nnx.Module:
+        """The model holding these parameters and statistics, for use inside one function."""
+        bound_params = jax.tree.map(lambda leaf: leaf, self._params)
+        bound_stats = jax.tree.map(lambda leaf: leaf, self._stats)
+        nnx.replace_by_pure_dict(bound_params, params)
+        nnx.replace_by_pure_dict(bound_stats, stats)
+        return nnx.merge(self._graph, bound_params, bound_stats, copy=True)
+
+
+def batch_stats(model: nnx.Module) -> Tree:
+    """The model's batch statistics as they are now, as a plain dictionary."""
+    return nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))

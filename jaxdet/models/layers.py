@@ -1,0 +1,159 @@
+"""Layers that the detector's parts share and that Flax does not have in this form.
+
+All arrays are NHWC. Parameters are float32; `dtype` is the compute dtype.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float
+
+gelu = partial(jax.nn.gelu, approximate=False)
+
+c2_xavier = jax.nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
+"""Detectron2's `c2_xavier_fill` (uniform with limit sqrt(3 / fan_in))."""
+
+
+def normal(stddev: float) -> jax.nn.initializers.Initializer:
+    """A normal distribution, cut nowhere (as PyTorch's trunc_normal_ in effect is)."""
+    return jax.nn.initializers.normal(stddev)
+
+
+def c2_msra(key: Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Array:
+    """Detectron2's `c2_msra_fill`: normal, variance 2 / fan_out, for [kh, kw, in, out] kernels."""
+    return jax.nn.initializers.variance_scaling(2.0, "fan_out", "normal")(key, shape, dtype)
+
+
+LayerNorm = partial(nnx.LayerNorm, epsilon=1e-6, use_fast_variance=False)
+GroupNorm = partial(nnx.GroupNorm, epsilon=1e-5, use_fast_variance=False)
+
+
+class BatchNorm(nnx.Module):
+    """Batch normalisation whose statistics count valid entries only.
+
+    The statistics run over the whole batch as `jax.jit` sees it, so that a batch sharded over
+    devices is normalised like an unsharded one (SyncBN). They are float32, take two passes, and the
+    running variance is the unbiased one, as PyTorch's. With no valid entry at all the running
+    statistics stay as they are.
+    """
+
+    def __init__(self, features: int, *, momentum: float = 0.9, epsilon: float = 1e-5):
+        self.scale = nnx.Param(jnp.ones(features))
+        self.bias = nnx.Param(jnp.zeros(features))
+        self.mean = nnx.BatchStat(jnp.zeros(features))
+        self.var = nnx.BatchStat(jnp.ones(features))
+        self.momentum = momentum
+        self.epsilon = epsilon
+
+    def __call__(
+        self,
+        x: Float[Array, "n h w c"],
+        *,
+        train: bool,
+        valid: Bool[Array, " n"] | None = None,
+    ) -> Float[Array, "n h w c"]:
+        """Normalises `x`; in training by its own statistics, which also move the running ones."""
+        if train:
+            mean, var = self._batch_statistics(x, valid)
+        else:
+            mean, var = self.mean[...], self.var[...]
+        factor = jax.lax.rsqrt(var + self.epsilon) * self.scale[...]
+        offset = self.bias[...] - mean * factor
+        return (x.astype(jnp.float32) * factor + offset).astype(x.dtype)
+
+    def _batch_statistics(self, x: Array, valid: Array | None) -> tuple[Array, Array]:
+        x = x.astype(jnp.float32)
+        weight = jnp.ones(x.shape[0]) if valid is None else valid.astype(jnp.float32)
+        count = weight.sum() * (x.shape[1] * x.shape[2])
+        weight = weight[:, None, None, None]
+        divisor = jnp.maximum(count, 1.0)
+        mean = (x * weight).sum((0, 1, 2)) / divisor
+        var = (jnp.square(x - mean) * weight).sum((0, 1, 2)) / divisor
+
+        unbiased = var * divisor / jnp.maximum(count - 1.0, 1.0)
+        keep = jnp.where(count > 0, self.momentum, 1.0)
+        for running, batch in ((self.mean, mean), (self.var, unbiased)):
+            running[...] = keep * running[...] + (1.0 - keep) * jax.lax.stop_gradient(batch)
+        return mean, var
+
+
+class ConvNorm(nnx.Module):
+    """A convolution without bias followed by batch normalisation, and ReLU if asked for."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        *,
+        activation: bool,
+        kernel_init: jax.nn.initializers.Initializer,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ):
+        self.conv = conv(
+            inputs,
+            outputs,
+            kernel,
+            use_bias=False,
+            kernel_init=kernel_init,
+            dtype=dtype,
+            rngs=rngs,
+        )
+        self.norm = BatchNorm(outputs)
+        self.activation = activation
+
+    def __call__(self, x: Array, *, train: bool, valid: Array | None = None) -> Array:
+        x = self.norm(self.conv(x), train=train, valid=valid)
+        return jax.nn.relu(x) if self.activation else x
+
+
+def conv(inputs: int, outputs: int, kernel: int, **options) -> nnx.Conv:
+    """A square convolution of stride 1 that keeps the map's size."""
+    return nnx.Conv(inputs, outputs, (kernel, kernel), padding=kernel // 2, **options)
+
+
+class Upsample2x(nnx.Module):
+    """Transposed convolution, kernel 2 x 2, stride 2: every input pixel becomes four.
+
+    The windows do not overlap, so it is one matrix product and a rearrangement. The kernel is
+    [in, 2, 2, out] with the two rows and columns in image order.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        kernel_init: jax.nn.initializers.Initializer,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ):
+        self.kernel = nnx.Param(
+            kernel_init(rngs.params(), (2, 2, inputs, outputs)).transpose(2, 0, 1, 3)
+        )
+        self.bias = nnx.Param(jnp.zeros(outputs))
+        self.dtype = dtype
+
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n 2h 2w o"]:
+        n, h, w, c = x.shape
+        kernel = self.kernel[...].astype(self.dtype).reshape(c, -1)
+        y = (x.astype(self.dtype) @ kernel).reshape(n, h, w, 2, 2, -1)
+        y = y.transpose(0, 1, 3, 2, 4, 5).reshape(n, 2 * h, 2 * w, -1)
+        return y + self.bias[...].astype(self.dtype)
+
+
+def drop_path(x: Array, rate: float, key: Array | None) -> Array:
+    """Stochastic depth per sample: drops a residual branch with probability `rate`.
+
+    `key=None` means evaluation: nothing is dropped.
+    """
+    if key is None or rate == 0.0:
+        return x
+    keep = jax.random.bernoulli(key, 1.0 - rate, (x.shape[0],) + (1,) * (x.ndim - 1))
+    return jnp.where(keep, x / (1.0 - rate), 0.0).astype(x.dtype)

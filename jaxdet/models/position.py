@@ -1,0 +1,55 @@
+"""Position information: a resizable absolute embedding and shared tables of relative bias."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float
+
+
+def resize_embedding(
+    embedding: Float[Array, "h w c"], grid: tuple[int, int]
+) -> Float[Array, "grid_h grid_w c"]:
+    """Resizes an absolute position embedding as PyTorch's bicubic, align_corners=False, does.
+
+    JAX's own "cubic" has another kernel and smooths when it shrinks; it is not this function.
+    """
+    shape = (*grid, embedding.shape[-1])
+    if embedding.shape == shape:
+        return embedding
+    method = jax.image.ResizeMethod.CUBIC_PYTORCH
+    return jax.image.resize(embedding, shape, method, antialias=False)
+
+
+class RelativePositionBias(nnx.Module):
+    """A learned bias for each pair of offsets (dy, dx) and head, on a fixed grid of tokens.
+
+    One instance may serve many blocks, as in arXiv 2111.11429, where all windowed blocks share one
+    table and all global blocks another.
+
+    Attributes:
+        table: float32 [(2 h - 1) * (2 w - 1), heads], starts at zero. The row
+            (dy + h - 1) * (2 w - 1) + dx + w - 1 is for keys that lie (-dy, -dx) from the query.
+    """
+
+    def __init__(self, grid: tuple[int, int], heads: int):
+        height, width = grid
+        self.table = nnx.Param(jnp.zeros(((2 * height - 1) * (2 * width - 1), heads)))
+        self.grid = grid
+
+    def __call__(self) -> Float[Array, "heads tokens tokens"]:
+        """The bias of every (query, key) pair, tokens in row-major order."""
+        height, width = self.grid
+        table = self.table[...].reshape(2 * height - 1, 2 * width - 1, -1)
+        # One axis at a time: an index of all pairs would be tokens^2 large (16.8 M at 64 x 64).
+        bias = table[offsets(height)][:, :, offsets(width)]
+        bias = bias.transpose(4, 0, 2, 1, 3)
+        return bias.reshape(-1, height * width, height * width)
+
+
+def offsets(length: int) -> np.ndarray:
+    """int [length, length]: position of the offset query - key in an axis of a bias table."""
+    index = np.arange(length)
+    return index[:, None] - index[None, :] + length - 1

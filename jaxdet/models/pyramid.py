@@ -1,0 +1,66 @@
+"""From the transformer's single-scale maps to the feature pyramid P2 ... P6."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from jaxdet.models.layers import ConvNorm, GroupNorm, Upsample2x, c2_xavier, gelu
+
+lecun = jax.nn.initializers.lecun_normal()
+
+
+class TapScaling(nnx.Module):
+    """Brings four taps of one scale to strides 1/4, 1/2, 1 and 2 times the patch.
+
+    The modules of XCiT as arXiv 2111.11429 uses them: two transposed convolutions with GroupNorm
+    and GELU between; one transposed convolution; nothing; 2 x 2 max-pooling.
+    """
+
+    def __init__(self, width: int, *, groups: int, dtype: DTypeLike, rngs: nnx.Rngs):
+        options = {"kernel_init": lecun, "dtype": dtype, "rngs": rngs}
+        self.up4_first = Upsample2x(width, width, **options)
+        self.up4_norm = GroupNorm(width, num_groups=groups, dtype=dtype, rngs=rngs)
+        self.up4_second = Upsample2x(width, width, **options)
+        self.up2 = Upsample2x(width, width, **options)
+
+    def __call__(self, taps: Sequence[Float[Array, "n g g width"]]) -> list[Array]:
+        first, second, third, fourth = taps
+        finest = self.up4_second(gelu(self.up4_norm(self.up4_first(first))))
+        return [finest, self.up2(second), third, nnx.max_pool(fourth, (2, 2), strides=(2, 2))]
+
+
+class FPN(nnx.Module):
+    """Feature pyramid with batch norm after every convolution, and P6 as P5 subsampled.
+
+    Detectron2's FPN with `norm="SyncBN"` and LastLevelMaxPool, on `TapScaling`'s four maps.
+    """
+
+    def __init__(self, width: int, channels: int, *, groups: int, dtype: DTypeLike, rngs: nnx.Rngs):
+        options = {"activation": False, "kernel_init": c2_xavier, "dtype": dtype, "rngs": rngs}
+        self.scaling = TapScaling(width, groups=groups, dtype=dtype, rngs=rngs)
+        self.lateral = nnx.List([ConvNorm(width, channels, 1, **options) for _ in range(4)])
+        self.output = nnx.List([ConvNorm(channels, channels, 3, **options) for _ in range(4)])
+
+    def __call__(
+        self, taps: Sequence[Float[Array, "n g g width"]], *, train: bool
+    ) -> list[Float[Array, "n h w channels"]]:
+        """P2 ... P6, strides 1/4, 1/2, 1, 2 and 4 times the patch."""
+        maps = self.scaling(taps)
+        merged = [lateral(x, train=train) for lateral, x in zip(self.lateral, maps, strict=True)]
+        for level in (2, 1, 0):
+            merged[level] = merged[level] + upsample_nearest(merged[level + 1])
+        pyramid = [output(x, train=train) for output, x in zip(self.output, merged, strict=True)]
+        return [*pyramid, pyramid[-1][:, ::2, ::2]]
+
+
+def upsample_nearest(x: Float[Array, "n h w c"]) -> Float[Array, "n 2h 2w c"]:
+    """Doubles a map's sides by repeating every pixel."""
+    n, h, w, c = x.shape
+    x = jnp.broadcast_to(x[:, :, None, :, None], (n, h, 2, w, 2, c))
+    return x.reshape(n, 2 * h, 2 * w, c)

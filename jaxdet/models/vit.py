@@ -1,0 +1,269 @@
+"""The plain Vision Transformer with windowed and global blocks, as a detection backbone.
+
+Defined by arXiv 2111.11429 section 2: all blocks attend inside non-overlapping windows of the
+pre-training grid's size, except the last block of each quarter, which attends globally; those four
+blocks are also where the pyramid taps. There is no class token and no final norm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from jaxdet.models.layers import LayerNorm, drop_path, gelu, normal
+from jaxdet.models.position import RelativePositionBias, resize_embedding
+
+
+class Attention(nnx.Module):
+    """Multi-head self-attention over the tokens of one sequence.
+
+    `qkv_bias` is "qkv", "qv" (BEiT: no bias on the keys) or "none".
+    """
+
+    def __init__(self, width: int, heads: int, qkv_bias: str, *, proj_std: float, dtype, rngs):
+        self.qkv = nnx.Linear(
+            width,
+            3 * width,
+            use_bias=qkv_bias == "qkv",
+            kernel_init=normal(0.02),
+            dtype=dtype,
+            rngs=rngs,
+        )
+        if qkv_bias == "qv":
+            self.q_bias = nnx.Param(jnp.zeros(width))
+            self.v_bias = nnx.Param(jnp.zeros(width))
+        self.proj = nnx.Linear(width, width, kernel_init=normal(proj_std), dtype=dtype, rngs=rngs)
+        self.heads = heads
+        self.qkv_bias = qkv_bias
+
+    def __call__(
+        self,
+        x: Float[Array, "n tokens width"],
+        bias: Float[Array, "heads tokens tokens"] | None = None,
+    ) -> Float[Array, "n tokens width"]:
+        n, tokens, width = x.shape
+        qkv = self.qkv(x)
+        if self.qkv_bias == "qv":
+            q_bias, v_bias = self.q_bias[...], self.v_bias[...]
+            qkv += jnp.concatenate([q_bias, jnp.zeros_like(q_bias), v_bias]).astype(qkv.dtype)
+        q, k, v = jnp.moveaxis(qkv.reshape(n, tokens, 3, self.heads, -1), 2, 0)
+        bias = None if bias is None else bias[None].astype(q.dtype)
+        y = jax.nn.dot_product_attention(q, k, v, bias)
+        return self.proj(y.reshape(n, tokens, width))
+
+
+class Mlp(nnx.Module):
+    """Two linear layers with an exact GELU between them."""
+
+    def __init__(self, width: int, hidden: int, *, out_std: float, dtype, rngs):
+        self.fc1 = nnx.Linear(width, hidden, kernel_init=normal(0.02), dtype=dtype, rngs=rngs)
+        self.fc2 = nnx.Linear(hidden, width, kernel_init=normal(out_std), dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        return self.fc2(gelu(self.fc1(x)))
+
+
+class Block(nnx.Module):
+    """A pre-norm transformer block on a map of tokens; `window=None` attends globally.
+
+    Args:
+        depth_index: 1-based position; residual outputs start scaled by 1 / sqrt(2 depth_index), as
+            BEiT's code initialises and arXiv 2111.11429 follows.
+        layer_scale: initial value of a learned factor on each residual branch, or None for none.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        *,
+        depth_index: int,
+        window: int | None,
+        mlp_ratio: float,
+        qkv_bias: str,
+        drop_path: float,
+        layer_scale: float | None,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ):
+        std = 0.02 / np.sqrt(2 * depth_index)
+        self.norm1 = LayerNorm(width, dtype=dtype, rngs=rngs)
+        self.attn = Attention(width, heads, qkv_bias, proj_std=std, dtype=dtype, rngs=rngs)
+        self.norm2 = LayerNorm(width, dtype=dtype, rngs=rngs)
+        self.mlp = Mlp(width, int(width * mlp_ratio), out_std=std, dtype=dtype, rngs=rngs)
+        if layer_scale is not None:
+            self.gamma1 = nnx.Param(jnp.full(width, layer_scale))
+            self.gamma2 = nnx.Param(jnp.full(width, layer_scale))
+        self.layer_scale = layer_scale
+        self.window = window
+        self.drop_path = drop_path
+
+    def __call__(
+        self, x: Float[Array, "n h w c"], bias: Array | None, key: Array | None
+    ) -> Float[Array, "n h w c"]:
+        keys = (None, None) if key is None else jax.random.split(key)
+        y = self._attend(self.norm1(x), bias)
+        x = x + drop_path(self._scale(y, 1), self.drop_path, keys[0])
+        y = self.mlp(self.norm2(x))
+        return x + drop_path(self._scale(y, 2), self.drop_path, keys[1])
+
+    def _attend(self, x: Array, bias: Array | None) -> Array:
+        n, height, width, channels = x.shape
+        if self.window is None:
+            return self.attn(x.reshape(n, height * width, channels), bias).reshape(x.shape)
+        windows = partition_windows(x, self.window)
+        y = self.attn(windows, bias)
+        return merge_windows(y, self.window, (height, width))
+
+    def _scale(self, y: Array, branch: int) -> Array:
+        if self.layer_scale is None:
+            return y
+        gamma = self.gamma1 if branch == 1 else self.gamma2
+        return y * gamma[...].astype(y.dtype)
+
+
+def partition_windows(x: Float[Array, "n h w c"], window: int) -> Float[Array, "windows tokens c"]:
+    """Cuts a map into square windows, zero-padding bottom and right to a multiple of `window`.
+
+    The padding takes part in attention, as in Detectron2's ViTDet: its tokens are not masked.
+    """
+    n, h, w, c = x.shape
+    x = jnp.pad(x, ((0, 0), (0, -h % window), (0, -w % window), (0, 0)))
+    rows, columns = x.shape[1] // window, x.shape[2] // window
+    x = x.reshape(n, rows, window, columns, window, c).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(n * rows * columns, window * window, c)
+
+
+def merge_windows(
+    windows: Float[Array, "windows tokens c"], window: int, grid: tuple[int, int]
+) -> Float[Array, "n h w c"]:
+    """Undoes `partition_windows`, cutting the padding off."""
+    height, width = grid
+    rows, columns = -(-height // window), -(-width // window)
+    x = windows.reshape(-1, rows, columns, window, window, windows.shape[-1])
+    x = x.transpose(0, 1, 3, 2, 4, 5).reshape(-1, rows * window, columns * window, x.shape[-1])
+    return x[:, :height, :width]
+
+
+def quarter_ends(depth: int) -> tuple[int, int, int, int]:
+    """0-based positions of the last block of each quarter of the depth."""
+    return tuple(depth * quarter // 4 - 1 for quarter in (1, 2, 3, 4))
+
+
+class ViT(nnx.Module):
+    """Images to the four token maps that the pyramid is made from.
+
+    Args:
+        width, depth, heads, mlp_ratio: size of the transformer; the depth is a multiple of 4.
+        patch: side of a patch in pixels.
+        canvas: side of the (square) image in pixels; fixes the global relative-bias table.
+        pretrain_grid: side of the grid the absolute position embedding is stored at.
+        window: side of an attention window in tokens.
+        global_blocks: 0-based positions of the blocks that attend globally.
+        drop_path: rate of the last block; it rises linearly from 0 in the first.
+        layer_scale: see `Block`.
+        relative_position: whether blocks have the shared relative position biases.
+    """
+
+    def __init__(
+        self,
+        *,
+        width: int,
+        depth: int,
+        heads: int,
+        mlp_ratio: float,
+        patch: int,
+        canvas: int,
+        pretrain_grid: int,
+        window: int,
+        global_blocks: Sequence[int],
+        qkv_bias: str,
+        drop_path: float,
+        layer_scale: float | None,
+        relative_position: bool,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ):
+        # PyTorch's default for a convolution, which BEiT's code leaves the patch projection at.
+        torch_default = jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+        self.patch_embed = nnx.Linear(
+            3 * patch * patch,
+            width,
+            kernel_init=torch_default,
+            bias_init=lambda key, shape, dtype=jnp.float32: (
+                jax.random.uniform(key, shape, dtype, -1.0, 1.0) / np.sqrt(3 * patch * patch)
+            ),
+            dtype=dtype,
+            rngs=rngs,
+        )
+        self.pos_embed = nnx.Param(
+            normal(0.02)(rngs.params(), (pretrain_grid, pretrain_grid, width))
+        )
+        rates = np.linspace(0.0, drop_path, depth)
+        self.blocks = nnx.List(
+            [
+                Block(
+                    width,
+                    heads,
+                    depth_index=i + 1,
+                    window=None if i in global_blocks else window,
+                    mlp_ratio=mlp_ratio,
+                    qkv_bias=qkv_bias,
+                    drop_path=float(rates[i]),
+                    layer_scale=layer_scale,
+                    dtype=dtype,
+                    rngs=rngs,
+                )
+                for i in range(depth)
+            ]
+        )
+        grid = canvas // patch
+        any_windowed = len(set(global_blocks)) < depth
+        self.rel_pos_window = (
+            RelativePositionBias((window, window), heads)
+            if relative_position and any_windowed
+            else None
+        )
+        self.rel_pos_global = (
+            RelativePositionBias((grid, grid), heads)
+            if relative_position and global_blocks
+            else None
+        )
+        self.patch = patch
+        self.width = width
+        self.taps = quarter_ends(depth)
+        self.dtype = dtype
+
+    def __call__(
+        self, images: Float[Array, "n s s 3"], key: Array | None = None
+    ) -> list[Float[Array, "n g g width"]]:
+        """Token maps after the last block of each quarter.
+
+        Args:
+            images: normalised pixels.
+            key: randomness of drop path in training; None in evaluation.
+        """
+        x = self._embed(images)
+        window_bias = self.rel_pos_window() if self.rel_pos_window is not None else None
+        global_bias = self.rel_pos_global() if self.rel_pos_global is not None else None
+        maps = []
+        for i, block in enumerate(self.blocks):
+            block_key = None if key is None else jax.random.fold_in(key, i)
+            x = block(x, global_bias if block.window is None else window_bias, block_key)
+            if i in self.taps:
+                maps.append(x)
+        return maps
+
+    def _embed(self, images: Array) -> Array:
+        n, height, width, _ = images.shape
+        rows, columns = height // self.patch, width // self.patch
+        x = images.reshape(n, rows, self.patch, columns, self.patch, 3)
+        x = x.transpose(0, 1, 3, 2, 4, 5).reshape(n, rows, columns, -1)
+        position = resize_embedding(self.pos_embed[...], (rows, columns))
+        return self.patch_embed(x) + position.astype(self.dtype)

@@ -1,0 +1,81 @@
+"""Axis-aligned boxes: geometry and the regression code.
+
+Boxes are float32 (x1, y1, x2, y2) in pixels; a box covers the continuous area from its first to
+its second corner, so a width is x2 - x1 without a "+ 1".
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Num
+
+BoxWeights = tuple[float, float, float, float]
+
+MAX_LOG_SCALE = math.log(1000.0 / 16)
+"""Cap on predicted log width and height changes, so that exp() of them stays sane."""
+
+
+def area(boxes: Float[Array, "*batch 4"]) -> Float[Array, "*batch"]:
+    """Areas in square pixels."""
+    return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
+
+
+def iou(a: Float[Array, "n 4"], b: Float[Array, "m 4"]) -> Float[Array, "n m"]:
+    """Intersection over union of every box of `a` with every box of `b`; 0 where they are apart."""
+    top_left = jnp.maximum(a[:, None, :2], b[None, :, :2])
+    bottom_right = jnp.minimum(a[:, None, 2:], b[None, :, 2:])
+    overlap = jnp.maximum(bottom_right - top_left, 0.0)
+    intersection = overlap[..., 0] * overlap[..., 1]
+    union = area(a)[:, None] + area(b)[None] - intersection
+    apart = intersection <= 0
+    return jnp.where(apart, 0.0, intersection / jnp.where(apart, 1.0, union))
+
+
+def clip(boxes: Float[Array, "*batch 4"], hw: Num[Array, " 2"]) -> Float[Array, "*batch 4"]:
+    """Boxes cut to an image of `hw` = (height, width) pixels."""
+    height, width = hw[0], hw[1]
+    return jnp.clip(boxes, 0.0, jnp.stack([width, height, width, height]).astype(boxes.dtype))
+
+
+def is_nonempty(boxes: Float[Array, "*batch 4"]) -> Bool[Array, "*batch"]:
+    """Whether boxes have both width and height above zero."""
+    return (boxes[..., 2] > boxes[..., 0]) & (boxes[..., 3] > boxes[..., 1])
+
+
+def _centers_and_sizes(boxes: Float[Array, "*batch 4"]) -> tuple[Array, Array]:
+    sizes = boxes[..., 2:] - boxes[..., :2]
+    return boxes[..., :2] + 0.5 * sizes, sizes
+
+
+def encode(
+    source: Float[Array, "*batch 4"], target: Float[Array, "*batch 4"], weights: BoxWeights
+) -> Float[Array, "*batch 4"]:
+    """Regression targets (dx, dy, dw, dh) that move `source` boxes onto `target` boxes.
+
+    The code of R-CNN (Girshick et al., 2014, appendix C) as Detectron2's Box2BoxTransform writes
+    it: center shifts in units of the source size, log size ratios, each times its weight.
+    Entries are not finite where a box is empty; callers mask those out.
+    """
+    source_center, source_size = _centers_and_sizes(source.astype(jnp.float32))
+    target_center, target_size = _centers_and_sizes(target.astype(jnp.float32))
+    shift = (target_center - source_center) / source_size
+    return jnp.concatenate([shift, jnp.log(target_size / source_size)], -1) * jnp.asarray(
+        weights, jnp.float32
+    )
+
+
+def decode(
+    deltas: Float[Array, "*batch 4"], boxes: Float[Array, "*#batch 4"], weights: BoxWeights
+) -> Float[Array, "*batch 4"]:
+    """Boxes moved by predicted deltas: the inverse of `encode`, in float32.
+
+    Leading axes broadcast: class-specific deltas [R, K, 4] go with boxes [R, 1, 4]. Log size
+    changes are capped at log(1000 / 16) as in Detectron2.
+    """
+    center, size = _centers_and_sizes(boxes.astype(jnp.float32))
+    deltas = deltas.astype(jnp.float32) / jnp.asarray(weights, jnp.float32)
+    new_center = deltas[..., :2] * size + center
+    new_size = jnp.exp(jnp.minimum(deltas[..., 2:], MAX_LOG_SCALE)) * size
+    return jnp.concatenate([new_center - 0.5 * new_size, new_center + 0.5 * new_size], -1)

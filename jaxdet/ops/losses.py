@@ -1,0 +1,125 @@
+"""The losses of Faster and Mask R-CNN, for one image each, in float32.
+
+Each divides by counts of its own image alone, as Detectron2 does with one image per device: the
+mean over a batch then does not depend on how the batch is spread over devices.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxdet.ops.boxes import BoxWeights, encode
+
+RPN_BOX_WEIGHTS: BoxWeights = (1.0, 1.0, 1.0, 1.0)
+
+
+def rpn_losses(
+    objectness: Float[Array, " anchors"],
+    deltas: Float[Array, "anchors 4"],
+    anchors: Float[Array, "anchors 4"],
+    labels: Int[Array, " anchors"],
+    matched_gt_boxes: Float[Array, "anchors 4"],
+    batch_size_per_image: int,
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Objectness and box loss of the region proposal network (Ren et al., 2015, equation 1).
+
+    Args:
+        objectness: logits.
+        deltas: predicted box deltas.
+        anchors: the boxes the deltas start from.
+        labels: 1, 0 or -1 (not sampled).
+        matched_gt_boxes: used only where the label is 1.
+        batch_size_per_image: number of anchors to sample; divides both losses, also when fewer
+            were there to sample.
+
+    Returns:
+        Binary cross-entropy over sampled anchors, L1 of the deltas over positive anchors.
+    """
+    is_positive = labels == 1
+    classification = _binary_cross_entropy(objectness, is_positive)
+    regression = _box_l1(deltas, anchors, matched_gt_boxes, is_positive, RPN_BOX_WEIGHTS)
+    return (
+        jnp.sum(classification, where=labels >= 0) / batch_size_per_image,
+        regression / batch_size_per_image,
+    )
+
+
+def classification_loss(
+    logits: Float[Array, "rois classes_and_background"],
+    labels: Int[Array, " rois"],
+    sampled: Bool[Array, " rois"],
+) -> Float[Array, ""]:
+    """Cross-entropy, mean over the sampled RoIs; 0 without any."""
+    log_probabilities = jax.nn.log_softmax(logits.astype(jnp.float32))
+    losses = -_of_class(log_probabilities, labels)
+    return jnp.sum(losses, where=sampled) / _at_least_one(sampled)
+
+
+def box_loss(
+    deltas: Float[Array, "rois classes*4"],
+    labels: Int[Array, " rois"],
+    rois: Float[Array, "rois 4"],
+    matched_gt_boxes: Float[Array, "rois 4"],
+    sampled: Bool[Array, " rois"],
+    weights: BoxWeights,
+) -> Float[Array, ""]:
+    """L1 of the deltas of the true class over foreground RoIs, divided by the sampled RoIs.
+
+    Labels from the number of classes up are background. The division by all sampled RoIs and not
+    by the foreground ones follows Fast R-CNN (Girshick, 2015) and Detectron2.
+    """
+    deltas = deltas.reshape(deltas.shape[0], -1, 4)
+    is_foreground = sampled & (labels < deltas.shape[1])
+    of_class = _of_class(jnp.moveaxis(deltas, 1, -1), labels)
+    total = _box_l1(of_class, rois, matched_gt_boxes, is_foreground, weights)
+    return total / _at_least_one(sampled)
+
+
+def mask_loss(
+    logits: Float[Array, "rois height width classes"],
+    labels: Int[Array, " rois"],
+    targets: Float[Array, "rois height width"] | Bool[Array, "rois height width"],
+    foreground: Bool[Array, " rois"],
+) -> Float[Array, ""]:
+    """Binary cross-entropy of the true class's mask (Mask R-CNN, He et al., 2017, section 3).
+
+    The mean over all pixels of the foreground RoIs; 0 without any.
+    """
+    losses = _binary_cross_entropy(_of_class(logits, labels), targets)
+    per_roi = jnp.mean(losses, axis=(1, 2))
+    return jnp.sum(per_roi, where=foreground) / _at_least_one(foreground)
+
+
+def _binary_cross_entropy(logits: Float[Array, "*shape"], targets: Array) -> Float[Array, "*shape"]:
+    logits = logits.astype(jnp.float32)
+    return jax.nn.softplus(logits) - logits * targets
+
+
+def _box_l1(
+    deltas: Float[Array, "boxes 4"],
+    source: Float[Array, "boxes 4"],
+    target: Float[Array, "boxes 4"],
+    where: Bool[Array, " boxes"],
+    weights: BoxWeights,
+) -> Float[Array, ""]:
+    # The targets of padding are not finite: out before the subtraction, or its gradient is NaN.
+    targets = jnp.where(where[:, None], encode(source, target, weights), 0.0)
+    return jnp.sum(jnp.abs(deltas.astype(jnp.float32) - targets), where=where[:, None])
+
+
+def _of_class(
+    values: Float[Array, "rois ... classes"], labels: Int[Array, " rois"]
+) -> Float[Array, "rois ..."]:
+    """Each RoI's entry of its class, 0 for labels beyond the last class.
+
+    A masked sum rather than a gather: it fuses, and so does its gradient.
+    """
+    labels = labels.reshape(-1, *[1] * (values.ndim - 1))
+    is_class = jnp.arange(values.shape[-1]) == labels
+    return jnp.sum(values, axis=-1, where=is_class)
+
+
+def _at_least_one(counted: Bool[Array, " n"]) -> Float[Array, ""]:
+    return jnp.maximum(jnp.sum(counted), 1).astype(jnp.float32)

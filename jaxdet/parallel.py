@@ -1,0 +1,48 @@
+"""Where arrays live: the device mesh and the two placements training needs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from jaxdet.errors import UserError
+
+Tree = Any
+
+
+def data_mesh(batch_size: int, eval_batch_size: int) -> Mesh:
+    """All devices in one axis, "data", over which batches are split.
+
+    Raises:
+        UserError: a batch does not divide over the devices.
+    """
+    devices = jax.device_count()
+    for word, size in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
+        if size % devices:
+            raise UserError(
+                f"config.{word}={size} does not divide over {devices} devices; "
+                f"make it a multiple of {devices}"
+            )
+    return jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """A whole copy on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def split_batch(mesh: Mesh) -> NamedSharding:
+    """The first axis split over the devices."""
+    return NamedSharding(mesh, PartitionSpec("data"))
+
+
+def place_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """Puts this process's share of a batch onto its devices as part of the global batch."""
+    sharding = split_batch(mesh)
+    return {
+        name: jax.make_array_from_process_local_data(sharding, array)
+        for name, array in batch.items()
+    }

@@ -1,0 +1,258 @@
+"""One training step, and the loop around it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from jaxdet import parallel
+from jaxdet.checkpoint import Checkpoints, abstract
+from jaxdet.data.loader import train_batches
+from jaxdet.errors import UserError
+from jaxdet.evaluate import Evaluator, report
+from jaxdet.experiment import Experiment, difference
+from jaxdet.initialise import load_weights
+from jaxdet.metric_writer import MetricWriter, Progress
+from jaxdet.models.build import Functional, batch_stats
+
+State = dict[str, Any]
+"""What a step changes: {"params", "stats", "opt_state", "step"}, nested plain dictionaries."""
+
+Metrics = dict[str, jax.Array]
+TrainStep = Callable[[State, dict[str, jax.Array], jax.Array], tuple[State, Metrics]]
+
+
+def initial_state(
+    functional: Functional, optimizer: optax.GradientTransformation, key: jax.Array
+) -> State:
+    """A fresh run's state with random parameters; call it under `jax.jit`."""
+    params, stats = functional.init(key)
+    return {
+        "params": params,
+        "stats": stats,
+        "opt_state": optimizer.init(params),
+        "step": jnp.int32(0),
+    }
+
+
+def make_train_step(
+    functional: Functional, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> TrainStep:
+    """The compiled step: (state, batch, run key) -> (new state, metrics).
+
+    The old state's memory is reused. All randomness derives from the run key and the step number.
+    """
+
+    def step(state: State, batch: dict[str, jax.Array], key: jax.Array) -> tuple[State, Metrics]:
+        key = jax.random.fold_in(key, state["step"])
+
+        def total_loss(params):
+            model = functional.bind(params, state["stats"])
+            losses, counts = model.losses(batch, key)
+            return sum(losses.values()), (losses, counts, batch_stats(model))
+
+        (loss, (losses, counts, stats)), gradients = jax.value_and_grad(total_loss, has_aux=True)(
+            state["params"]
+        )
+        updates, opt_state = optimizer.update(gradients, state["opt_state"], state["params"])
+        new_state = {
+            "params": optax.apply_updates(state["params"], updates),
+            "stats": stats,
+            "opt_state": opt_state,
+            "step": state["step"] + 1,
+        }
+        metrics = {"loss": loss, **losses, **counts, "grad_norm": optax.global_norm(gradients)}
+        return new_state, metrics
+
+    replicated = parallel.replicated(mesh)
+    return jax.jit(step, donate_argnums=0, out_shardings=(replicated, replicated))
+
+
+def train(experiment: Experiment) -> dict[str, Any]:
+    """Trains to the config's last epoch, or goes on from the newest checkpoint of the workdir.
+
+    Returns:
+        The final evaluation's numbers, as `evaluate_coco` returns them.
+
+    Raises:
+        UserError: the workdir holds a run of another config, the initial weights are missing or do
+            not fit, or the loss is no longer finite.
+    """
+    config, workdir = experiment.config, experiment.workdir
+    if config.initialisation != "random" and config.init is None:
+        raise UserError(
+            f"this config fine-tunes {config.initialisation} weights and config.init is not set; "
+            "give --config.init=FILE, or --config.initialisation=random to train from scratch"
+        )
+    _claim_workdir(experiment)
+    total_steps = experiment.total_steps
+    eval_steps = _marks(experiment, config.eval_every)
+    checkpoint_steps = _marks(experiment, config.checkpoint_every) | eval_steps
+    replicated = parallel.replicated(experiment.mesh)
+    run_key = jax.device_put(jax.random.key(config.seed), replicated)
+    train_step = make_train_step(experiment.functional, experiment.optimizer, experiment.mesh)
+    evaluator = Evaluator(experiment)
+
+    with Checkpoints(experiment.checkpoint_folder) as checkpoints:
+        state, start_step = _start(experiment, checkpoints, run_key)
+        _introduce(experiment, state, start_step)
+        evaluation = None
+        with (
+            MetricWriter(workdir, start_step) as writer,
+            Progress(
+                total_steps,
+                start_step,
+                images_per_step=config.batch_size,
+                log_every_seconds=config.log_every_seconds,
+            ) as progress,
+        ):
+            batches = _training_batches(experiment, start_step)
+            for step in range(start_step + 1, total_steps + 1):
+                batch = parallel.place_batch(next(batches), experiment.mesh)
+                state, scalars = train_step(state, batch, run_key)
+                if step % config.log_every_steps == 0 or step == total_steps:
+                    _check_finite(scalars, step, experiment, checkpoints)
+                    rate = float(experiment.schedule(step - 1))
+                    epoch = step / experiment.steps_per_epoch
+                    writer.write(step, {**scalars, "learning_rate": rate, "epoch": epoch})
+                progress.update(step, _shown(scalars))
+
+                score = None
+                if step in eval_steps:
+                    evaluation = evaluator(state["params"], state["stats"])
+                    score = evaluation[0]["bbox"]["AP"]
+                    writer.write(step, _flat(evaluation[0]))
+                    progress.note(f"step {step}: {_summary(evaluation[0])}")
+                if step in checkpoint_steps:
+                    score = None if score is None or math.isnan(score) else score
+                    checkpoints.save(state, step, experiment.plain_config, score)
+        metrics, results = evaluation or evaluator(state["params"], state["stats"])
+    report(experiment, total_steps, metrics, results)
+    return metrics
+
+
+def _claim_workdir(experiment: Experiment) -> None:
+    """Writes config.json into the workdir, or finds that it holds the same config already."""
+    path = experiment.workdir / "config.json"
+    config = experiment.plain_config
+    try:
+        experiment.workdir.mkdir(parents=True, exist_ok=True)
+        if path.is_file():
+            changed = difference(json.loads(path.read_text(encoding="utf-8")), config)
+            if changed:
+                raise UserError(
+                    f"{experiment.workdir} holds a run of another config ({changed}); "
+                    "use another --workdir, or the config of that run"
+                )
+        path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be used ({error}); choose another --workdir") from error
+
+
+def _marks(experiment: Experiment, every: float) -> set[int]:
+    """The steps at which so many epochs have passed again, and the last one."""
+    total = experiment.total_steps
+    times = math.ceil(experiment.config.epochs / every)
+    steps = {experiment.steps_at(every * i) for i in range(1, times + 1)}
+    return {step for step in steps if step <= total} | {total}
+
+
+def _start(experiment: Experiment, checkpoints: Checkpoints, key: jax.Array) -> tuple[State, int]:
+    """The newest checkpoint's state, or a fresh one, and the number of steps it has seen."""
+
+    def init(key: jax.Array) -> State:
+        return initial_state(experiment.functional, experiment.optimizer, key)
+
+    replicated = parallel.replicated(experiment.mesh)
+    step = checkpoints.latest
+    if step is None:
+        state = jax.jit(init, out_shardings=replicated)(key)
+        if experiment.config.init is not None:
+            pretrained = load_weights(Path(experiment.config.init), state["params"])
+            state["params"] = jax.device_put(pretrained, replicated)
+        return state, 0
+    target = abstract(jax.eval_shape(init, key), replicated)
+    restored = checkpoints.restore(step, target)
+    return {**restored, "step": jax.device_put(jnp.int32(step), replicated)}, step
+
+
+def _introduce(experiment: Experiment, state: State, start_step: int) -> None:
+    """Says in a few lines what is about to run."""
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(state["params"]))
+    print(
+        f"{parameters / 1e6:.1f} M parameters, {experiment.total_steps} steps of "
+        f"{experiment.config.batch_size} images on {jax.device_count()} "
+        f"{jax.devices()[0].device_kind} device(s)"
+    )
+    for dataset in (experiment.train_set, experiment.val_set):
+        summary = getattr(dataset, "summary", lambda: None)()
+        if summary:
+            print(summary)
+    if start_step:
+        print(f"resuming after step {start_step}")
+    print("compiling the training step ...", flush=True)
+
+
+def _training_batches(experiment: Experiment, start_step: int):
+    config = experiment.config
+    return train_batches(
+        experiment.train_set,
+        batch_size=config.batch_size,
+        canvas=config.canvas,
+        slots=config.data.slots,
+        mask_size=config.data.mask_size,
+        scale_range=tuple(config.data.scale_range),
+        flip=config.data.flip,
+        seed=config.seed,
+        start_step=start_step,
+        threads=config.data.threads,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+
+
+def _check_finite(
+    scalars: Metrics, step: int, experiment: Experiment, checkpoints: Checkpoints
+) -> None:
+    broken = [name for name, value in scalars.items() if not math.isfinite(float(value))]
+    if broken:
+        last = checkpoints.latest
+        kept = f"the last checkpoint is of step {last}" if last else "no checkpoint was saved yet"
+        raise UserError(
+            f"training diverged: {', '.join(broken)} not finite at step {step}; lower "
+            f"config.optim.lr ({kept}, in {experiment.checkpoint_folder})"
+        )
+
+
+def _shown(scalars: Metrics) -> Metrics:
+    """The scalars worth a place in the progress line, under short names."""
+    return {
+        name.removeprefix("loss_"): value
+        for name, value in scalars.items()
+        if name.startswith("loss")
+    }
+
+
+def _flat(metrics: dict[str, Any]) -> dict[str, float]:
+    """Evaluation numbers under names such as "val/bbox/AP"."""
+    return {
+        f"val/{kind}/{name}": value
+        for kind, numbers in metrics.items()
+        for name, value in numbers.items()
+        if isinstance(value, float)
+    }
+
+
+def _summary(metrics: dict[str, Any]) -> str:
+    return ", ".join(
+        f"{name} AP {100 * metrics[kind]['AP']:.1f} (AP50 {100 * metrics[kind]['AP50']:.1f})"
+        for kind, name in (("bbox", "box"), ("segm", "mask"))
+    )

@@ -1,0 +1,49 @@
+"""Fixtures shared by all tests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+COMMITTED_REFERENCE = REPOSITORY / "tests" / "reference"
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_compilation_cache_dir", str(REPOSITORY / ".cache" / "jax"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def shared_folder() -> Path | None:
+    """The folder of reference material, or None where this machine has none."""
+    folder = Path(os.environ.get("JAXDET_SHARED", REPOSITORY.parent / "shared"))
+    return folder if (folder / "reference").is_dir() else None
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    folder = shared_folder()
+    if folder is None:
+        pytest.skip("no reference material: set JAXDET_SHARED to the folder that holds it")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def reference() -> Callable[[str], dict[str, np.ndarray]]:
+    """Loads a stored set of reference arrays by file name: the committed copy, else the full one."""
+
+    def load(name: str) -> dict[str, np.ndarray]:
+        path = COMMITTED_REFERENCE / name
+        if not path.is_file():
+            folder = shared_folder()
+            if folder is None:
+                pytest.skip(f"{name} is not among the committed references; set JAXDET_SHARED")
+            path = folder / "reference" / name
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
+
+    return load

@@ -1,0 +1,109 @@
+"""Whole detectors against published implementations: the same weights, the same outputs."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from detectron2_names import convert
+
+from jaxdet.config import benchmark
+from jaxdet.models.build import Functional, build_detector
+from jaxdet.optim import path_name
+
+NUM_CLASSES = 4
+
+
+def tiny_config(*, beit: bool):
+    config = benchmark("b", "mae", lr=1e-4, weight_decay=0.1, drop_path=0.0, epochs=1.0)
+    config.canvas = 128
+    config.model.dtype = "float32"
+    config.model.vit.update(
+        width=64, depth=8, heads=2, pretrain_grid=8, window=4, global_blocks=(1, 3, 5, 7)
+    )
+    if beit:
+        config.model.vit.update(qkv_bias="qv", layer_scale=0.1)
+    config.model.pyramid.channels = 16
+    config.model.heads.update(box_conv_dim=16, box_fc_dim=32, mask_conv_dim=16)
+    config.model.detector.update(
+        anchor_sizes=(16.0, 32.0, 64.0, 128.0, 256.0), test_pre_nms=200, test_post_nms=50
+    )
+    return config
+
+
+@pytest.fixture(scope="module", params=["vitfpn", "beitfpn"])
+def case(request, shared):
+    """(functional, params, stats, reference outputs) of one stored detector."""
+    torch = pytest.importorskip("torch")
+    name = f"maskrcnn_{request.param}_tiny"
+    loaded = torch.load(shared / "reference" / f"{name}.pth", weights_only=True)
+    state = {key: value.numpy() for key, value in loaded["model"].items()}
+    arrays = convert(state)
+    config = tiny_config(beit=request.param == "beitfpn")
+    functional = Functional(lambda rngs: build_detector(config, NUM_CLASSES, rngs))
+
+    def take(path, leaf):
+        value = arrays.pop(path_name(path))
+        assert value.shape == leaf.shape, path_name(path)
+        return jnp.asarray(value)
+
+    abstract = jax.eval_shape(functional.init, jax.random.key(0))
+    params, stats = jax.tree_util.tree_map_with_path(take, abstract[0]), abstract[1]
+    stats = jax.tree_util.tree_map_with_path(take, stats)
+    assert not arrays, f"left over: {sorted(arrays)}"
+    with np.load(shared / "reference" / f"{name}_outputs.npz") as outputs:
+        return functional, params, stats, dict(outputs)
+
+
+def run(case, compute):
+    functional, params, stats, outputs = case
+    images = jnp.asarray(outputs["image"].transpose(0, 2, 3, 1))
+    sizes = jnp.full((len(images), 2), 128, jnp.int32)
+    call = jax.jit(lambda p, s: compute(functional.bind(p, s), images, sizes))
+    with jax.default_matmul_precision("highest"):
+        return jax.tree.map(np.asarray, call(params, stats))
+
+
+def test_pyramid_and_rpn(case):
+    def compute(model, images, sizes):
+        pyramid = model.features(images, sizes, key=None, train=False)
+        return pyramid, model.rpn(pyramid)
+
+    pyramid, (objectness, deltas) = run(case, compute)
+    outputs = case[3]
+    for level in range(5):
+        name = f"p{level + 2}"
+        expected = outputs[name].transpose(0, 2, 3, 1)
+        np.testing.assert_allclose(pyramid[level], expected, atol=1e-3, err_msg=name)
+        expected = outputs[f"objectness_{name}"].transpose(0, 2, 3, 1).reshape(2, -1)
+        np.testing.assert_allclose(objectness[level], expected, atol=1e-3, err_msg=name)
+        expected = outputs[f"deltas_{name}"].transpose(0, 2, 3, 1).reshape(2, -1, 4)
+        np.testing.assert_allclose(deltas[level], expected, atol=1e-3, err_msg=name)
+
+
+def test_box_head_on_the_reference_proposals(case):
+    outputs = case[3]
+    rois = jnp.stack([outputs["proposals_0"], outputs["proposals_1"]])
+
+    def compute(model, images, sizes):
+        pyramid = model.features(images, sizes, key=None, train=False)
+        valid = jnp.ones(rois.shape[:2], bool)
+        return model._classify(pyramid, rois, valid, train=False)
+
+    logits, deltas = run(case, compute)
+    for i in range(2):
+        np.testing.assert_allclose(logits[i], outputs[f"class_logits_{i}"], atol=1e-3)
+        np.testing.assert_allclose(deltas[i], outputs[f"box_deltas_{i}"], atol=1e-3)
+
+
+def test_detections(case):
+    found = run(case, lambda model, image, hw: model.detect({"image": image, "image_hw": hw}))
+    outputs = case[3]
+    for i in range(2):
+        count = len(outputs[f"det_scores_{i}"])
+        assert found.valid[i].sum() == count
+        np.testing.assert_allclose(found.scores[i, :count], outputs[f"det_scores_{i}"], atol=1e-4)
+        np.testing.assert_array_equal(found.labels[i, :count], outputs[f"det_classes_{i}"])
+        np.testing.assert_allclose(found.boxes[i, :count], outputs[f"det_boxes_{i}"], atol=1e-2)
+        np.testing.assert_allclose(found.masks[i, :count], outputs[f"det_masks_{i}"], atol=1e-3)

@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from jaxdet.ops.anchors import pyramid_anchors
+
+STRIDES = (4, 8, 16, 32, 64)
+SIZES = (32, 64, 128, 256, 512)
+
+
+def test_agrees_with_reference_exactly(reference):
+    stored = reference("anchors.npz")
+    height, width = stored["image_size"]
+    grids = [(-(-height // stride), -(-width // stride)) for stride in STRIDES]
+    levels = pyramid_anchors(grids, STRIDES, SIZES, (0.5, 1.0, 2.0))
+    for number, anchors in enumerate(levels, start=2):
+        assert anchors.dtype == np.float32
+        np.testing.assert_array_equal(anchors, stored[f"anchors_p{number}"])
+
+
+def test_locations_run_by_row_then_column_then_shape():
+    (anchors,) = pyramid_anchors([(2, 3)], [16], [32], [0.5, 2.0])
+    centers = ((anchors[:, :2] + anchors[:, 2:]) / 2).reshape(2, 3, 2, 2)
+    np.testing.assert_array_equal(centers[1, 2], [[32, 16], [32, 16]])
+    wide, tall = (anchors[:2, 2:] - anchors[:2, :2]) / 32
+    np.testing.assert_allclose(wide, [2**0.5, 0.5**0.5], rtol=1e-6)
+    np.testing.assert_allclose(tall, [0.5**0.5, 2**0.5], rtol=1e-6)
+
+
+def test_levels_must_agree():
+    with pytest.raises(ValueError, match="zip"):
+        pyramid_anchors([(2, 3)], [16, 32], [32, 64], [1.0])

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdet.ops.nms import nms, suppress_in_sequence, suppress_to_fixed_point
+
+
+def greedy(boxes, scores, valid, threshold, groups=None):
+    """The definition, one box at a time: which boxes stay, in score order."""
+    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    kept: list[int] = []
+    for i in np.argsort(-scores, kind="stable"):
+        if not valid[i]:
+            continue
+        for j in kept:
+            if groups is not None and groups[i] != groups[j]:
+                continue
+            size = np.minimum(boxes[i, 2:], boxes[j, 2:]) - np.maximum(boxes[i, :2], boxes[j, :2])
+            intersection = np.prod(np.maximum(size, 0))
+            if intersection > 0 and intersection / (area[i] + area[j] - intersection) > threshold:
+                break
+        else:
+            kept.append(i)
+    return kept
+
+
+def in_score_order(keep, scores):
+    order = np.argsort(-scores, kind="stable")
+    return order[np.asarray(keep)[order]]
+
+
+def clustered_boxes(seed, n=250, clusters=12):
+    """Jittered copies of few boxes, as a proposal network yields them, and some strays."""
+    random = np.random.default_rng(seed)
+    center = random.uniform(0, 300, (clusters, 2))
+    size = np.exp(random.uniform(2, 5, (clusters, 2)))
+    of = random.integers(0, clusters, n)
+    centers = center[of] + random.normal(0, 0.12, (n, 2)) * size[of]
+    sizes = size[of] * np.exp(random.normal(0, 0.15, (n, 2)))
+    stray = random.uniform(size=n) < 0.2
+    centers[stray] = random.uniform(0, 300, (stray.sum(), 2))
+    boxes = np.concatenate([centers - sizes / 2, centers + sizes / 2], -1).astype(np.float32)
+    scores = random.permutation(n).astype(np.float32) / n
+    return boxes, scores, random.uniform(size=n) < 0.9, random.integers(0, 3, n)
+
+
+@pytest.fixture(params=[suppress_in_sequence, suppress_to_fixed_point])
+def algorithm(request, monkeypatch):
+    """Makes nms use one algorithm, whatever the platform."""
+    monkeypatch.setattr(
+        jax.lax, "platform_dependent", lambda *operands, **_: request.param(*operands)
+    )
+
+
+@pytest.mark.parametrize("percent", [30, 50, 70])
+@pytest.mark.parametrize("per_class", [False, True])
+@pytest.mark.usefixtures("algorithm")
+def test_agrees_with_reference(reference, percent, per_class):
+    stored = reference("nms.npz")
+    boxes, scores = stored["boxes"], stored["scores"]
+    groups = stored["classes"] if per_class else None
+    keep = nms(boxes, scores, np.ones(len(boxes), bool), percent / 100, groups)
+    expected = stored[f"batched_keep_{percent}" if per_class else f"keep_{percent}"]
+    np.testing.assert_array_equal(in_score_order(keep, scores), expected)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("threshold", [0.3, 0.5, 0.7])
+@pytest.mark.usefixtures("algorithm")
+def test_is_greedy_suppression(seed, threshold):
+    boxes, scores, valid, groups = clustered_boxes(seed)
+    for of in (None, groups):
+        expected = greedy(boxes, scores, valid, threshold, of)
+        keep = nms(boxes, scores, valid, threshold, of)
+        np.testing.assert_array_equal(in_score_order(keep, scores), expected)
+        assert 0 < len(expected) < valid.sum()
+
+
+@pytest.mark.usefixtures("algorithm")
+def test_chain_of_suppressions():
+    # Each box overlaps its neighbours only: every second one stays, settled one after the other.
+    left = np.arange(40.0)
+    boxes = np.stack([left, 0 * left, left + 1.9, 0 * left + 1], -1).astype(np.float32)
+    keep = nms(boxes, -left.astype(np.float32), np.ones(40, bool), 0.3)
+    np.testing.assert_array_equal(keep, np.arange(40) % 2 == 0)
+
+
+@pytest.mark.usefixtures("algorithm")
+def test_equal_scores_and_equal_boxes_keep_the_first():
+    boxes = np.tile(np.array([[0, 0, 10, 10]], np.float32), (4, 1))
+    valid = np.array([False, True, True, True])
+    keep = nms(boxes, np.zeros(4, np.float32), valid, 0.5)
+    np.testing.assert_array_equal(keep, [False, True, False, False])
+
+
+@pytest.mark.usefixtures("algorithm")
+def test_padding_neither_stays_nor_suppresses():
+    boxes, scores, valid, _ = clustered_boxes(0)
+    garbage = np.where(valid[:, None], boxes, boxes[np.argmax(scores)])
+    keep = nms(garbage, np.where(valid, scores, np.float32(9)), valid, 0.5)
+    np.testing.assert_array_equal(keep, nms(boxes, scores, valid, 0.5))
+    assert not np.asarray(keep)[~valid].any()
+    assert not nms(boxes, scores, np.zeros_like(valid), 0.5).any()
+
+
+def test_platform_choice_under_vmap_and_jit():
+    batch = [np.stack(arrays) for arrays in zip(*map(clustered_boxes, range(3)), strict=True)]
+    batched = jax.jit(jax.vmap(lambda b, s, v, g: nms(b, s, v, 0.5, g)))(*batch)
+    for row, (boxes, scores, valid, groups) in zip(batched, zip(*batch, strict=True), strict=True):
+        np.testing.assert_array_equal(
+            in_score_order(row, scores), greedy(boxes, scores, valid, 0.5, groups)
+        )
+    assert batched.dtype == jnp.bool_
+
+
+def test_no_exchange_between_devices(collectives):
+    batch = [np.stack(arrays) for arrays in zip(*map(clustered_boxes, range(8)), strict=True)]
+    batched = jax.vmap(lambda b, s, v, g: nms(b, s, v, 0.5, g))
+    assert collectives(batched, *batch) == set()

@@ -34,7 +34,7 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def reference() -> Callable[[str], dict[str, np.ndarray]]:
-    """Loads a stored set of reference arrays by file name: the committed copy, else the full one."""
+    """Loads stored reference arrays by file name: the committed copy, else the full one."""
 
     def load(name: str) -> dict[str, np.ndarray]:
         path = COMMITTED_REFERENCE / name

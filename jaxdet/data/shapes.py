@@ -19,10 +19,10 @@ from pycocotools import mask as mask_api
 from jaxdet.data.dataset import RLE, Category, Example
 from jaxdet.errors import UserError
 
-MAX_OBJECTS = 7
+MAX_OBJECTS = 5
 PLACEMENT_ATTEMPTS = 3
-SIZE_RANGE = (0.11, 0.55)  # longest extent of an object, as a share of image_size
-MIN_VISIBLE_SHARE = 0.25
+SIZE_RANGE = (0.2, 0.5)  # longest extent of an object, as a share of image_size
+MIN_VISIBLE_SHARE = 0.5
 MIN_VISIBLE_PIXELS = 40
 MIN_COLOUR_DISTANCE = 80.0  # Euclidean, in 0..255 RGB
 SUPERSAMPLING = 4

@@ -45,6 +45,7 @@ def is_nonempty(boxes: Float[Array, "*batch 4"]) -> Bool[Array, "*batch"]:
 
 
 def _centers_and_sizes(boxes: Float[Array, "*batch 4"]) -> tuple[Array, Array]:
+    boxes = jnp.asarray(boxes, jnp.float32)
     sizes = boxes[..., 2:] - boxes[..., :2]
     return boxes[..., :2] + 0.5 * sizes, sizes
 
@@ -58,12 +59,11 @@ def encode(
     it: center shifts in units of the source size, log size ratios, each times its weight.
     Entries are not finite where a box is empty; callers mask those out.
     """
-    source_center, source_size = _centers_and_sizes(source.astype(jnp.float32))
-    target_center, target_size = _centers_and_sizes(target.astype(jnp.float32))
+    source_center, source_size = _centers_and_sizes(source)
+    target_center, target_size = _centers_and_sizes(target)
     shift = (target_center - source_center) / source_size
-    return jnp.concatenate([shift, jnp.log(target_size / source_size)], -1) * jnp.asarray(
-        weights, jnp.float32
-    )
+    growth = jnp.log(target_size / source_size)
+    return jnp.concatenate([shift, growth], -1) * jnp.asarray(weights, jnp.float32)
 
 
 def decode(
@@ -74,8 +74,8 @@ def decode(
     Leading axes broadcast: class-specific deltas [R, K, 4] go with boxes [R, 1, 4]. Log size
     changes are capped at log(1000 / 16) as in Detectron2.
     """
-    center, size = _centers_and_sizes(boxes.astype(jnp.float32))
-    deltas = deltas.astype(jnp.float32) / jnp.asarray(weights, jnp.float32)
+    center, size = _centers_and_sizes(boxes)
+    deltas = jnp.asarray(deltas, jnp.float32) / jnp.asarray(weights, jnp.float32)
     new_center = deltas[..., :2] * size + center
     new_size = jnp.exp(jnp.minimum(deltas[..., 2:], MAX_LOG_SCALE)) * size
     return jnp.concatenate([new_center - 0.5 * new_size, new_center + 0.5 * new_size], -1)

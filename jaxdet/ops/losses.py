@@ -104,7 +104,7 @@ def _box_l1(
     where: Bool[Array, " boxes"],
     weights: BoxWeights,
 ) -> Float[Array, ""]:
-    # The targets of padding are not finite: out before the subtraction, or its gradient is NaN.
+    # The targets of padding are not finite: none may reach the sum or its gradient.
     targets = jnp.where(where[:, None], encode(source, target, weights), 0.0)
     return jnp.sum(jnp.abs(deltas.astype(jnp.float32) - targets), where=where[:, None])
 

@@ -32,7 +32,7 @@ def nms(
     Returns:
         Whether to keep each box, in the order of the input.
     """
-    order = jnp.argsort(jnp.where(valid, scores, -jnp.inf), descending=True, stable=True)
+    order = jnp.argsort(scores, descending=True, stable=True)
     sorted_boxes = boxes[order]
     rank = jnp.arange(order.shape[0])
     overlaps = (box_ops.iou(sorted_boxes, sorted_boxes) > iou_threshold) & (

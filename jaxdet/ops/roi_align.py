@@ -157,12 +157,12 @@ def _axis_slot(
         cell = jnp.floor(position) + slot % 2
         weight = 1 - jnp.abs(position - cell)
     else:
-        # Samples are at most a cell apart, and from the second on more than half of one: slots
-        # are consecutive cells, with at most four samples within a cell's reach.
+        # Samples are at most a cell apart: slots are consecutive cells. Three or more samples are
+        # over two thirds apart, so that no more than three are within a cell's reach.
         cell = jnp.floor(first) + slot
         reached = jnp.maximum(jnp.ceil((cell - 1 - first) / jnp.maximum(step, 1e-6)), 0)
         weight = jnp.zeros_like(cell)
-        for nth in (reached, reached + 1, reached + 2, reached + 3):
+        for nth in (reached, reached + 1, reached + 2):
             share = jnp.maximum(1 - jnp.abs(first + nth * step - cell), 0)
             weight += jnp.where(nth < samples, share, 0)
     return cell, weight / jnp.maximum(samples, 1)
@@ -218,11 +218,9 @@ def _pool_backward(sampling, regions, gradient):
         cell = jnp.where(weight > 0, cell, sampling.num_cells)
         return total.at[cell].add(weight[..., None] * gradient, mode="drop"), None
 
-    dtype = gradient.dtype
-    gradient = gradient.astype(jnp.float32)
     total = jnp.zeros((sampling.num_cells, gradient.shape[-1]), jnp.float32)
     total, _ = jax.lax.scan(add_slot, total, jnp.arange(sampling.num_slots))
-    return total.astype(dtype), None
+    return total.astype(gradient.dtype), None
 
 
 _pool.defvjp(_pool_forward, _pool_backward)

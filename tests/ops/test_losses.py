@@ -42,10 +42,8 @@ def test_rpn_losses_without_objects(reference):
     def total(objectness, deltas):
         return losses.rpn_losses(objectness, deltas, anchors, labels, np.zeros_like(boxes), count)
 
-    (classification, regression), gradient = (
-        total(objectness, deltas),
-        jax.grad(lambda *a: sum(total(*a)), (0, 1))(objectness, deltas),
-    )
+    classification, regression = total(objectness, deltas)
+    gradient = jax.jit(jax.grad(lambda *a: sum(total(*a)), (0, 1)))(objectness, deltas)
     expected = np.logaddexp(0, objectness[labels == 0]).sum() / count
     np.testing.assert_allclose(classification, expected, rtol=1e-5)
     assert regression == 0
@@ -67,8 +65,10 @@ def test_head_losses_agree_with_reference(reference):
 
 
 def head_losses(stored, rows, used):
-    """The sum of the head losses on some stored RoIs, of which only `used` ones count, as a
-    function of the predictions, and these predictions."""
+    """The summed head losses of some stored RoIs as a function of the predictions, and these.
+
+    Only `used` RoIs are sampled; the others have boxes of zeros.
+    """
     labels = stored["gt_classes"][rows]
     rois = np.where(used[:, None], stored["proposal_boxes"][rows], 0)
     matched = np.where(used[:, None], stored["gt_boxes"][rows], 0)
@@ -82,7 +82,7 @@ def head_losses(stored, rows, used):
         )
 
     mask_logits = stored["mask_logits"].transpose(0, 2, 3, 1)[rows]
-    return total, (stored["class_logits"][rows], stored["box_deltas"][rows], mask_logits)
+    return jax.jit(total), (stored["class_logits"][rows], stored["box_deltas"][rows], mask_logits)
 
 
 def test_unsampled_rois_change_neither_losses_nor_gradients(reference):
@@ -91,7 +91,8 @@ def test_unsampled_rois_change_neither_losses_nor_gradients(reference):
     padded, padded_predictions = head_losses(stored, np.arange(40), np.arange(40) < 25)
     np.testing.assert_allclose(padded(*padded_predictions), alone(*predictions), rtol=1e-5)
     gradients = jax.grad(padded, (0, 1, 2))(*padded_predictions)
-    for gradient, expected in zip(gradients, jax.grad(alone, (0, 1, 2))(*predictions), strict=True):
+    expected_gradients = jax.grad(alone, (0, 1, 2))(*predictions)
+    for gradient, expected in zip(gradients, expected_gradients, strict=True):
         np.testing.assert_allclose(gradient[:25], expected, rtol=1e-4, atol=1e-7)
         np.testing.assert_array_equal(gradient[25:], 0)
 

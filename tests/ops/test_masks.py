@@ -52,6 +52,12 @@ def test_targets_in_shifted_boxes_agree_with_pycocotools(reference, objects, out
     assert mean_iou(targets, np.stack(expected)) >= 0.97
 
 
+def test_target_in_the_object_box_at_full_resolution_is_the_crop(objects):
+    crops, boxes = objects
+    targets = masks.mask_targets(crops, boxes, boxes, np.arange(len(boxes)), CROP)
+    assert np.mean(np.asarray(targets) == crops) > 0.9999
+
+
 def test_target_is_zero_outside_the_object_box():
     full = np.ones((1, CROP, CROP), np.uint8)
     box = np.array([[20, 20, 60, 60]], np.float32)

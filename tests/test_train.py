@@ -1,0 +1,178 @@
+"""The whole line on the built-in shapes: train, interrupt, resume, evaluate."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from jaxdet.checkpoint import Checkpoints
+from jaxdet.config import benchmark, check
+from jaxdet.errors import UserError
+from jaxdet.evaluate import evaluate
+from jaxdet.experiment import Experiment, difference
+from jaxdet.train import train
+
+
+def small_config():
+    """A detector small enough to compile in seconds; 8 images a step, one for each test device."""
+    config = benchmark("tiny", "random", lr=1e-3, weight_decay=0.05, drop_path=0.1, epochs=2.0)
+    config.canvas = 64
+    config.batch_size = config.eval_batch_size = 8
+    config.eval_every = config.checkpoint_every = 1.0
+    config.log_every_steps = 1
+    config.log_every_seconds = 0.0
+    config.data.update(name="shapes", slots=6, mask_size=28, scale_range=(0.8, 1.2), threads=1)
+    config.data.shapes.update(train_images=16, val_images=9, image_size=64)
+    config.model.dtype = "float32"
+    config.model.vit.update(
+        width=32, depth=4, heads=2, pretrain_grid=4, window=2, global_blocks=(1, 3)
+    )
+    config.model.pyramid.update(channels=8, groups=8)
+    config.model.heads.update(
+        rpn_convs=1, box_convs=1, box_conv_dim=8, box_fc_dim=16, mask_convs=1, mask_conv_dim=8
+    )
+    config.model.detector.update(
+        anchor_sizes=(8.0, 16.0, 24.0, 32.0, 48.0),
+        train_pre_nms=30,
+        train_post_nms=20,
+        test_pre_nms=30,
+        test_post_nms=20,
+        roi_batch=8,
+        mask_roi_size=7,
+        detections=10,
+    )
+    check(config)
+    return config
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run of four steps, with evaluations and checkpoints after two and four."""
+    experiment = Experiment(small_config(), tmp_path_factory.mktemp("run") / "work")
+    return experiment, train(experiment)
+
+
+def lines(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def restored(experiment, step):
+    with Checkpoints(experiment.checkpoint_folder) as checkpoints:
+        params, stats = jax.eval_shape(experiment.functional.init, jax.random.key(0))
+        target = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(
+                leaf.shape, leaf.dtype, sharding=jax.sharding.SingleDeviceSharding(jax.devices()[0])
+            ),
+            {"params": params, "stats": stats},
+        )
+        return checkpoints.restore(step, target)
+
+
+def test_a_run_leaves_its_numbers_config_and_pictures(finished):
+    experiment, metrics = finished
+    workdir = experiment.workdir
+    result = json.loads((workdir / "result.json").read_text())
+    assert result["step"] == experiment.total_steps == 4
+    assert result["metrics"]["bbox"]["AP"] == metrics["bbox"]["AP"]
+    assert result["config"] == experiment.plain_config
+    assert (workdir / "detections.png").read_bytes().startswith(b"\x89PNG")
+    assert isinstance(json.loads((workdir / "detections.json").read_text()), list)
+    assert list(workdir.glob("events.out.tfevents.*"))
+    steps = [line["step"] for line in lines(workdir) if "loss" in line]
+    assert steps == [1, 2, 3, 4]
+    assert [line["step"] for line in lines(workdir) if "val/bbox/AP" in line] == [2, 4]
+
+
+def test_an_interrupted_run_goes_on_to_the_same_end(finished, tmp_path, monkeypatch):
+    experiment, _ = finished
+    workdir = tmp_path / "work"
+    interrupted = Experiment(small_config(), workdir)
+    save = Checkpoints.save
+
+    def save_and_stop(self, *args, **kwargs):
+        save(self, *args, **kwargs)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Checkpoints, "save", save_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        train(interrupted)
+    monkeypatch.undo()
+    assert not (workdir / "result.json").exists()
+
+    train(Experiment(small_config(), workdir))
+    there, here = restored(experiment, 4), restored(Experiment(small_config(), workdir), 4)
+    jax.tree.map(np.testing.assert_array_equal, there, here)
+    losses = [
+        [line["loss"] for line in lines(w) if "loss" in line] for w in (experiment.workdir, workdir)
+    ]
+    assert losses[0] == losses[1]
+
+
+def test_a_finished_run_is_evaluated_again_and_not_trained(finished, tmp_path):
+    experiment, metrics = finished
+    workdir = tmp_path / "work"
+    shutil.copytree(experiment.workdir, workdir)
+    (workdir / "result.json").unlink()
+    again = train(Experiment(small_config(), workdir))
+    np.testing.assert_equal(again, metrics)
+    assert (workdir / "result.json").exists()
+
+
+def test_evaluation_of_the_newest_checkpoint_gives_the_run_s_numbers(finished, tmp_path):
+    experiment, metrics = finished
+    workdir = tmp_path / "work"
+    shutil.copytree(experiment.workdir, workdir)
+    np.testing.assert_equal(evaluate(Experiment(small_config(), workdir)), metrics)
+
+
+def test_a_changed_config_is_refused_with_the_difference(finished):
+    experiment, _ = finished
+    config = small_config()
+    config.optim.lr = 2e-3
+    with pytest.raises(UserError, match=r"config\.optim\.lr was 0\.001 and is now 0\.002"):
+        train(Experiment(config, experiment.workdir))
+
+
+def test_evaluation_as_another_model_is_refused(finished):
+    experiment, _ = finished
+    config = small_config()
+    config.model.vit.width = 64
+    with pytest.raises(UserError, match=r"config\.model\.vit\.width was 32 and is now 64"):
+        evaluate(Experiment(config, experiment.workdir))
+
+
+def test_evaluation_without_a_checkpoint_says_what_to_do(tmp_path):
+    with pytest.raises(UserError, match=r"checkpoints does not exist; train first"):
+        evaluate(Experiment(small_config(), tmp_path))
+
+
+def test_a_divergence_stops_the_run_and_names_the_step(tmp_path):
+    config = small_config()
+    config.optim.update(lr=1e30, warmup_epochs=0.0)
+    with pytest.raises(UserError, match=r"training diverged: .*loss.* at step \d"):
+        train(Experiment(config, tmp_path / "work"))
+
+
+def test_a_pre_trained_config_does_not_start_from_random_weights(tmp_path):
+    config = small_config()
+    config.initialisation = "mae"
+    with pytest.raises(UserError, match=r"fine-tunes mae weights and config\.init is not set"):
+        train(Experiment(config, tmp_path / "work"))
+    assert not (tmp_path / "work").exists()
+
+
+def test_a_batch_that_does_not_divide_over_the_devices_is_refused(tmp_path):
+    config = small_config()
+    config.batch_size = 6
+    with pytest.raises(UserError, match=r"batch_size=6 does not divide over 8 devices"):
+        train(Experiment(config, tmp_path / "work"))
+
+
+def test_difference_names_the_first_word_that_differs():
+    assert difference({"a": 1}, {"a": 1}) is None
+    assert difference({"a": {"b": 1}}, {"a": {"b": 2}}) == "config.a.b was 1 and is now 2"
+    assert difference({"a": 1}, {}) == "config.a was 1 and is now None"

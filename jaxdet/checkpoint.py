@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -29,19 +30,18 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path):
-        keep = AnyPreservationPolicy(
-            [
-                LatestN(n=1),
-                BestN(
-                    n=1,
-                    get_metric_fn=lambda metrics: metrics["score"],
-                    keep_checkpoints_without_metrics=False,
-                ),
-            ]
-        )
+        def score(metrics: dict[str, float]) -> float:
+            return metrics["score"]
+
+        keep = AnyPreservationPolicy([LatestN(n=1), BestN(n=1, get_metric_fn=score)])
         self.folder = folder
         self._manager = ocp.CheckpointManager(
-            folder.absolute(), options=ocp.CheckpointManagerOptions(preservation_policy=keep)
+            folder.absolute(),
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=keep,
+                # The policy decides, but only with this are scores written for a later run to read.
+                best_fn=score,
+            ),
         )
 
     def __enter__(self) -> Checkpoints:
@@ -81,7 +81,7 @@ class Checkpoints:
             args=ocp.args.Composite(
                 **items, meta=ocp.args.JsonSave({"step": step, "config": config})
             ),
-            metrics=None if score is None else {"score": score},
+            metrics={"score": -math.inf if score is None else score},
             force=True,
         )
 

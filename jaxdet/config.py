@@ -180,7 +180,7 @@ def check(config: ConfigDict) -> None:
         ),
         (
             "canvas",
-            config.canvas > 0 and config.canvas % (4 * vit.patch) == 0,
+            config.canvas > 0 and vit.patch > 0 and config.canvas % (4 * vit.patch) == 0,
             f"is a multiple of {4 * vit.patch} pixels (4 patches)",
         ),
         (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 
 import jax
@@ -27,8 +26,8 @@ def load_weights(path: Path, params: Tree) -> Tree:
     """
     try:
         with np.load(path, allow_pickle=False) as archive:
-            weights = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, zipfile.BadZipFile, AttributeError) as error:
+            weights = {name: np.asarray(archive[name]) for name in archive.files}
+    except Exception as error:  # damage surfaces in whichever of zip, zlib and NumPy reads it first
         raise UserError(
             f"{path} is not a file of converted weights ({error}); convert the original again"
         ) from error
@@ -40,6 +39,8 @@ def load_weights(path: Path, params: Tree) -> Tree:
         if name not in weights:
             return leaf
         value = weights.pop(name)
+        if value.dtype.kind != "f":
+            raise UserError(f"{path}: {name} holds {value.dtype}, not floats; convert it again")
         if value.shape != leaf.shape:
             raise UserError(
                 f"{path}: {name} is {value.shape} and the config's detector has {leaf.shape}; "

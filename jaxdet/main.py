@@ -40,17 +40,18 @@ def parse(arguments: list[str]) -> flags.FlagValues:
     path = _config_path(arguments)
     if not path.is_file():
         raise UserError(f"config file {path} does not exist; --config takes a Python file's path")
+    load_config(path)  # because the flag below hides what is wrong with a file
     try:
-        # Defining the flag already reads sys.argv for the config's words, hence inside.
+        # Defining the flag already looks for the config's words and can fail, hence inside.
         config_flags.DEFINE_config_file(
             "config",
             str(_default_config()),
             "The experiment: a Python file with get_config().",
             lock_config=True,
             flag_values=values,
+            sys_argv=["jaxdet", *arguments],
         )
         rest = values(["jaxdet", *arguments])
-        values.config  # noqa: B018 - raises where the file could not be run
     except Exception as error:
         raise UserError(_explain(error, path, arguments)) from error
     if len(rest) > 1:
@@ -67,10 +68,7 @@ def _default_config() -> Path:
 
 def _explain(error: Exception, path: Path, arguments: list[str]) -> str:
     """What is wrong with a command line that could not be read, in one sentence."""
-    try:
-        config = load_config(path)
-    except UserError as unusable:
-        return str(unusable)
+    config = load_config(path)
     for argument in arguments:
         name = argument.lstrip("-").partition("=")[0]
         for prefix in ("config.", "noconfig."):

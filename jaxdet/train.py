@@ -69,7 +69,7 @@ def make_train_step(
             "opt_state": opt_state,
             "step": state["step"] + 1,
         }
-        metrics = {"loss": loss, **losses, **counts, "grad_norm": optax.global_norm(gradients)}
+        metrics = {"loss": loss, **losses, **counts, "grad_norm": optax.tree.norm(gradients)}
         return new_state, metrics
 
     replicated = parallel.replicated(mesh)
@@ -242,12 +242,12 @@ def _shown(scalars: Metrics) -> Metrics:
 
 
 def _flat(metrics: dict[str, Any]) -> dict[str, float]:
-    """Evaluation numbers under names such as "val/bbox/AP"."""
+    """Evaluation numbers under names such as "val/bbox/AP"; those without ground truth left out."""
     return {
         f"val/{kind}/{name}": value
         for kind, numbers in metrics.items()
         for name, value in numbers.items()
-        if isinstance(value, float)
+        if isinstance(value, float) and math.isfinite(value)
     }
 
 

@@ -34,7 +34,7 @@ def errors_of(capsys, *arguments: str) -> str:
             ["--config=configs/coco_small.py", "--config.data.root=/nowhere"],
             "/nowhere: no such folder; set config.data.root",
         ),
-        (["--config=configs/coco_small.py"], "no folder is given for the val data"),
+        (["--config=configs/coco_small.py"], "no folder is given for the train data"),
         (["--config.init=/nowhere.npz"], "config.init='/nowhere.npz' is not a file"),
     ],
 )

@@ -1,0 +1,312 @@
+"""The whole detector: what padding, placement and chance may not change, and what it detects."""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxdet.config import benchmark, check
+from jaxdet.models.build import Functional, batch_stats, build_detector
+from jaxdet.models.mask_rcnn import MaskRCNN, Settings
+from jaxdet.models.rpn import Proposals
+from jaxdet.ops.boxes import iou
+from jaxdet.optim import path_name
+
+CANVAS, BATCH, SLOTS, CROP, CLASSES = 64, 8, 4, 28, 3
+DETECTIONS = 12
+PREDICTS = re.compile(r"(objectness|deltas|logits)\.kernel$")
+OBJECTS = np.array([2, 1, 0, 4, 3, 1, 2, 0])
+"""How many objects each image of the training batch has."""
+
+
+def tiny_functional() -> Functional:
+    config = benchmark("b", "random", lr=1e-3, weight_decay=0.1, drop_path=0.2, epochs=1.0)
+    config.canvas = CANVAS
+    config.model.dtype = "float32"
+    config.model.vit.update(
+        width=16, depth=4, heads=2, pretrain_grid=4, window=3, global_blocks=(1, 3)
+    )
+    config.model.pyramid.update(channels=8, groups=4)
+    config.model.heads.update(
+        rpn_convs=1, box_convs=1, box_conv_dim=8, box_fc_dim=16, mask_convs=1, mask_conv_dim=8
+    )
+    config.model.detector.update(
+        anchor_sizes=(8.0, 16.0, 24.0, 32.0, 64.0),
+        rpn_batch=32,
+        train_pre_nms=60,
+        train_post_nms=40,
+        test_pre_nms=60,
+        test_post_nms=40,
+        roi_batch=24,
+        sampling_ratio=2,
+        canonical_size=32.0,
+        detections=DETECTIONS,
+    )
+    check(config)
+    return Functional(lambda rngs: build_detector(config, CLASSES, rngs))
+
+
+class Detector:
+    """One set of parameters, and the two computations every test calls, compiled once."""
+
+    def __init__(self):
+        functional = tiny_functional()
+        params, self.stats = jax.jit(functional.init)(jax.random.key(0))
+        # At the start all predictions are nearly alike, and hardly depend on anything.
+        self.params = jax.tree_util.tree_map_with_path(
+            lambda path, leaf: 50 * leaf if PREDICTS.search(path_name(path)) else leaf, params
+        )
+
+        def losses(params, stats, batch, key):
+            def total(params):
+                model = functional.bind(params, stats)
+                losses, counts = model.losses(batch, key)
+                return sum(losses.values()), (losses, counts, batch_stats(model))
+
+            gradients, rest = jax.grad(total, has_aux=True)(params)
+            return *rest, gradients
+
+        self.losses = jax.jit(losses)
+        self.detect = jax.jit(
+            lambda params, stats, batch: functional.bind(params, stats).detect(batch)
+        )
+
+    def train(self, batch, key: int = 0):
+        """(losses, counts, new batch statistics, gradients) on the host."""
+        return jax.device_get(self.losses(self.params, self.stats, batch, jax.random.key(key)))
+
+    def find(self, images):
+        """Detections on the host."""
+        return jax.device_get(self.detect(self.params, self.stats, images))
+
+
+@pytest.fixture(scope="module")
+def detector() -> Detector:
+    return Detector()
+
+
+def random_boxes(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    corner = rng.uniform(0, 40, (*shape, 2))
+    size = rng.uniform(8, 24, (*shape, 2))
+    return np.concatenate([corner, corner + size], -1).astype(np.float32)
+
+
+def random_batch(objects=OBJECTS) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    valid = np.arange(SLOTS) < np.asarray(objects)[:, None]
+    return {
+        "image": rng.integers(0, 256, (BATCH, CANVAS, CANVAS, 3), np.uint8),
+        "image_hw": np.full((BATCH, 2), CANVAS, np.int32),
+        "boxes": random_boxes(rng, BATCH, SLOTS) * valid[..., None],
+        "labels": rng.integers(0, CLASSES, (BATCH, SLOTS)).astype(np.int32) * valid,
+        "masks": rng.integers(0, 2, (BATCH, SLOTS, CROP, CROP), np.uint8) * valid[..., None, None],
+        "valid": valid,
+    }
+
+
+@pytest.fixture(scope="module")
+def batch():
+    return random_batch()
+
+
+def assert_equal_trees(one, two):
+    jax.tree.map(np.testing.assert_array_equal, one, two)
+
+
+def all_finite(tree) -> bool:
+    return all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(tree))
+
+
+def test_losses_are_finite_and_every_part_learns(detector, batch):
+    losses, counts, stats, gradients = detector.train(batch)
+    assert set(losses) == {
+        "loss_rpn_objectness",
+        "loss_rpn_box",
+        "loss_class",
+        "loss_box",
+        "loss_mask",
+    }
+    assert all(value > 0 for value in losses.values())
+    assert all_finite((losses, stats, gradients))
+    assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradients))
+    # Ground truth is among the proposals, so that every object has a foreground RoI at least.
+    assert counts["foreground_rois"] >= OBJECTS.mean()
+    moved = jax.tree.map(lambda old, new: bool((old != new).any()), detector.stats, stats)
+    assert all(jax.tree.leaves(moved))
+
+
+@pytest.mark.parametrize("content", ["copies of objects", "nonsense"])
+def test_padded_ground_truth_changes_nothing(detector, batch, content):
+    rng = np.random.default_rng(1)
+    if content == "copies of objects":
+        # Near the real ones, so that anchors and proposals would match them.
+        boxes = np.roll(batch["boxes"], 1, axis=1) + rng.normal(size=batch["boxes"].shape)
+        boxes[OBJECTS == 0] = random_boxes(rng, SLOTS)
+        labels = rng.integers(0, CLASSES, batch["labels"].shape)
+    else:
+        boxes = rng.normal(scale=1e6, size=batch["boxes"].shape)
+        labels = np.full_like(batch["labels"], 1000)
+    other = {"boxes": boxes, "labels": labels, "masks": np.ones_like(batch["masks"])}
+    changed = dict(batch)
+    for name, values in other.items():
+        padded = ~batch["valid"].reshape(BATCH, SLOTS, *[1] * (values.ndim - 2))
+        changed[name] = np.where(padded, values, batch[name]).astype(batch[name].dtype)
+    assert_equal_trees(detector.train(changed), detector.train(batch))
+    # The same boxes as objects do count.
+    counted = {**changed, "valid": np.ones_like(batch["valid"])}
+    assert detector.train(counted)[0]["loss_rpn_box"] != detector.train(batch)[0]["loss_rpn_box"]
+
+
+def test_images_without_objects(detector):
+    losses, counts, stats, gradients = detector.train(random_batch(objects=np.zeros(BATCH, int)))
+    assert losses["loss_rpn_box"] == losses["loss_box"] == losses["loss_mask"] == 0
+    assert losses["loss_rpn_objectness"] > 0
+    assert losses["loss_class"] > 0
+    assert counts["foreground_rois"] == 0
+    assert all_finite((losses, gradients))
+    assert not any(leaf.any() for leaf in jax.tree.leaves(gradients["mask_head"]))
+    assert_equal_trees(stats["mask_head"], jax.device_get(detector.stats["mask_head"]))
+
+
+def test_chance_follows_from_the_key(detector, batch):
+    one = detector.train(batch, key=1)
+    assert_equal_trees(one, detector.train(batch, key=1))
+    two = detector.train(batch, key=2)
+    assert all(one[0][name] != two[0][name] for name in one[0])
+
+
+def test_a_batch_over_eight_devices_trains_as_on_one(detector, batch):
+    devices = np.array(jax.devices())
+    assert len(devices) == BATCH
+    mesh = Mesh(devices, ("data",))
+    whole, split = (NamedSharding(mesh, PartitionSpec(*axis)) for axis in ((), ("data",)))
+    spread = detector.losses(
+        *jax.device_put((detector.params, detector.stats), whole),
+        jax.device_put(batch, split),
+        jax.device_put(jax.random.key(0), whole),
+    )
+    spread, single = jax.device_get(spread), detector.train(batch)
+    for one, two in zip(spread[:3], single[:3], strict=True):
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), one, two)
+    # Some parameters only move what a batch norm takes out again: their gradients are rounding.
+    rounding = 1e-8 * optax.global_norm(single[3])
+
+    def assert_close(one, two):
+        assert np.linalg.norm(one - two) <= 1e-5 * np.linalg.norm(two) + rounding
+
+    jax.tree.map(assert_close, spread[3], single[3])
+
+
+IMAGE_HW = np.array(
+    [(64, 64), (40, 64), (64, 23), (17, 9), (0, 0), (33, 33), (64, 64), (5, 64)], np.int32
+)
+
+
+@pytest.fixture(scope="module")
+def images(batch):
+    return {"image": batch["image"], "image_hw": IMAGE_HW}
+
+
+@pytest.fixture(scope="module")
+def found(detector, images):
+    return detector.find(images)
+
+
+def test_detections_are_ranked_and_few(found):
+    assert found.scores.shape == found.valid.shape == (BATCH, DETECTIONS)
+    assert found.boxes.shape == (BATCH, DETECTIONS, 4)
+    assert found.masks.shape == (BATCH, DETECTIONS, 28, 28)
+    assert found.valid[0].all()
+    # Valid ones first, best first.
+    assert (np.diff(found.valid.astype(int)) <= 0).all()
+    assert (np.diff(found.scores) <= 0).all()
+    assert (found.scores[found.valid] > 0.05).all()
+    assert (found.scores[~found.valid] == 0).all()
+    assert ((found.labels >= 0) & (found.labels < CLASSES)).all()
+    assert len(set(found.labels[found.valid])) > 1
+    masks = found.masks[found.valid]
+    assert ((masks > 0) & (masks < 1)).all()
+
+
+def test_detections_lie_inside_their_image(found):
+    for boxes, valid, (height, width) in zip(found.boxes, found.valid, IMAGE_HW, strict=True):
+        assert (boxes[valid] >= 0).all()
+        assert (boxes[valid] <= [width, height, width, height]).all()
+        assert (boxes[valid][:, 2:] > boxes[valid][:, :2]).all()
+    assert not found.valid[4].any(), "an image without an area has no detections"
+    assert found.valid[np.arange(BATCH) != 4].any(1).all()
+
+
+def test_detections_of_one_class_hardly_overlap(found):
+    for boxes, labels, valid in zip(found.boxes, found.labels, found.valid, strict=True):
+        overlap = np.array(iou(boxes, boxes))
+        rivals = (
+            (labels[:, None] == labels) & valid[:, None] & valid & ~np.eye(DETECTIONS, dtype=bool)
+        )
+        assert (overlap[rivals] <= 0.5 + 1e-6).all()
+
+
+def test_pixels_outside_the_image_do_not_matter(detector, images, found):
+    rows, columns = np.arange(CANVAS)[:, None, None], np.arange(CANVAS)[None, :, None]
+    height, width = IMAGE_HW.T.reshape(2, BATCH, 1, 1, 1)
+    inside = (rows < height) & (columns < width)
+    assert_equal_trees(
+        detector.find({**images, "image": np.where(inside, images["image"], 0)}), found
+    )
+    # The last row inside does.
+    is_last = rows == height - 1
+    changed = detector.find({**images, "image": np.where(is_last, 0, images["image"])})
+    for i in np.flatnonzero(IMAGE_HW.all(1)):
+        assert (changed.scores[i] != found.scores[i]).any()
+
+
+def test_normalisation():
+    stub = SimpleNamespace(settings=Settings(1, pixel_mean=(10, 20, 30), pixel_std=(1, 2, 4)))
+    images = np.full((2, 4, 4, 3), (13, 26, 42), np.uint8)
+    normalised = MaskRCNN.normalise(stub, jnp.asarray(images), jnp.array([[4, 4], [2, 3]]))
+    expected = np.zeros((2, 4, 4, 3))
+    expected[0] = expected[1, :2, :3] = (3, 3, 3)
+    np.testing.assert_allclose(normalised, expected)
+
+
+@pytest.mark.parametrize("padding", [0, 10])
+def test_selection_agrees_with_reference(reference, padding):
+    """Detectron2's final boxes, also where the list of proposals ends in padding."""
+    stored = reference("roi_heads.npz")
+    count, classes = stored["class_logits"].shape[0], stored["class_logits"].shape[1] - 1
+    settings = Settings(
+        classes,
+        score_threshold=float(stored["score_thresh"]),
+        nms_threshold=float(stored["nms_thresh"]),
+        detections=int(stored["topk"]),
+    )
+    # Padding that would win: certain of a class, in the middle of the image, without a rival.
+    boxes = np.concatenate([stored["proposal_boxes"], np.tile((20, 20, 90, 80), (padding, 1))])
+    logits = np.concatenate(
+        [stored["class_logits"], np.tile(99.0 * np.eye(classes + 1)[2], (padding, 1))]
+    )
+    deltas = np.concatenate([stored["box_deltas"], np.zeros((padding, classes * 4))])
+    proposals = Proposals(
+        jnp.asarray(boxes, jnp.float32),
+        jnp.zeros(count + padding),
+        jnp.arange(count + padding) < count,
+    )
+    found, scores, labels, valid = MaskRCNN._select(
+        SimpleNamespace(settings=settings),
+        proposals,
+        jnp.asarray(logits, jnp.float32),
+        jnp.asarray(deltas, jnp.float32),
+        jnp.asarray(stored["image_size"]),
+    )
+    assert valid.all()
+    np.testing.assert_allclose(found, stored["det_boxes"], atol=1e-3)
+    np.testing.assert_allclose(scores, stored["det_scores"], atol=1e-5)
+    np.testing.assert_array_equal(labels, stored["det_classes"])

@@ -1,0 +1,189 @@
+"""The benchmark's recipes as published, and the errors of a config that cannot be."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import jax
+import pytest
+from ml_collections import ConfigDict
+
+from jaxdet.config import benchmark, check, unknown_word
+from jaxdet.errors import UserError
+from jaxdet.main import load_config
+from jaxdet.models.build import Functional, build_detector
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+
+LR_AND_WEIGHT_DECAY = {
+    "random": (1.6e-4, 0.2),
+    "supervised": (8e-5, 0.1),
+    "mocov3": (1.6e-4, 0.1),
+    "beit": (8e-5, 0.1),
+    "mae": (8e-5, 0.1),
+}
+"""What arXiv 2111.11429 found on ViT-B (section 4.2) and uses for ViT-L too."""
+
+DROP_PATH = {"b": 0.1, "l": 0.3}
+
+SIZES = {
+    "b": {"width": 768, "depth": 12, "heads": 12, "global_blocks": (2, 5, 8, 11)},
+    "l": {"width": 1024, "depth": 24, "heads": 16, "global_blocks": (5, 11, 17, 23)},
+}
+
+EPOCHS = {"random": (100, 200, 400), "pre-trained": (25, 50, 100)}
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")), ids=lambda path: path.stem)
+def test_every_config_can_be(path):
+    check(load_config(path))
+
+
+def test_no_benchmark_config_is_missing():
+    names = {path.stem for path in CONFIGS.glob("vit[bl]_*.py")}
+    assert names == {f"vit{size}_{name}" for size in SIZES for name in LR_AND_WEIGHT_DECAY}
+
+
+@pytest.mark.parametrize("initialisation", LR_AND_WEIGHT_DECAY)
+@pytest.mark.parametrize("size", SIZES)
+def test_benchmark_config_is_the_published_recipe(size, initialisation):
+    config = load_config(CONFIGS / f"vit{size}_{initialisation}.py")
+    assert config.initialisation == initialisation
+    assert (config.optim.lr, config.optim.weight_decay) == LR_AND_WEIGHT_DECAY[initialisation]
+    assert config.optim.betas == (0.9, 0.999)
+    assert config.optim.warmup_epochs == 0.25
+    assert config.canvas == 1024
+    assert config.batch_size == 64
+    assert config.data.scale_range == (0.1, 2.0)
+    assert config.epochs in EPOCHS["random" if initialisation == "random" else "pre-trained"]
+
+    vit = config.model.vit
+    assert vit.drop_path == DROP_PATH[size]
+    assert {name: vit[name] for name in SIZES[size]} == SIZES[size]
+    assert (vit.patch, vit.window, vit.pretrain_grid) == (16, 14, 14)
+    assert vit.relative_position
+    is_beit = initialisation == "beit"
+    assert vit.qkv_bias == ("qv" if is_beit else "qkv")
+    assert (vit.layer_scale is not None) == is_beit
+
+
+def expected_parameters(width: int, depth: int, heads: int) -> int:
+    """The detector of the paper's section 2 counted by hand, for 80 classes."""
+
+    def conv(inputs, outputs, kernel, extra):
+        """`extra` numbers an output: one for a bias, two for a norm's scale and bias."""
+        return outputs * (inputs * kernel**2 + extra)
+
+    attention = 4 * (width + 1) * width
+    mlp = (width + 1) * 4 * width + (4 * width + 1) * width
+    vit = depth * (attention + mlp + 2 * 2 * width)
+    vit += conv(3, width, 16, 1) + 14 * 14 * width
+    vit += (27 * 27 + 127 * 127) * heads
+    pyramid = 3 * conv(width, width, 2, 0) + 3 * width + 2 * width
+    pyramid += 4 * (conv(width, 256, 1, 2) + conv(256, 256, 3, 2))
+    rpn = 2 * conv(256, 256, 3, 1) + conv(256, 3, 1, 1) + conv(256, 12, 1, 1)
+    box = 4 * conv(256, 256, 3, 2) + (7 * 7 * 256 + 1) * 1024 + 1025 * (81 + 320)
+    mask = 4 * conv(256, 256, 3, 2) + conv(256, 256, 2, 1) + conv(256, 80, 1, 1)
+    return vit + pyramid + rpn + box + mask
+
+
+@pytest.mark.parametrize(("size", "published"), [("b", "116 M"), ("l", "339 M")])
+def test_parameter_count_is_the_published_one(size, published):
+    config = load_config(CONFIGS / f"vit{size}_mae.py")
+    functional = Functional(lambda rngs: build_detector(config, 80, rngs))
+    params, _ = jax.eval_shape(functional.init, jax.random.key(0))
+    count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+    vit = config.model.vit
+    assert count == expected_parameters(vit.width, vit.depth, vit.heads)
+    assert f"{count / 1e6:.0f} M" == published
+    assert round(count / 1e6, 2) == {"b": 115.68, "l": 339.01}[size]
+
+
+@pytest.fixture
+def config() -> ConfigDict:
+    return benchmark("b", "mae", lr=1e-4, weight_decay=0.1, drop_path=0.1, epochs=10.0)
+
+
+WRONG = [
+    ("data.name", "cifar"),
+    ("initialisation", "clip"),
+    ("batch_size", 0),
+    ("eval_batch_size", 0),
+    ("epochs", 0.0),
+    ("eval_every", 0.0),
+    ("checkpoint_every", -1.0),
+    ("log_every_steps", 0),
+    ("data.slots", 0),
+    ("data.mask_size", 27),
+    ("data.threads", 0),
+    ("data.scale_range", (0.0, 2.0)),
+    ("data.scale_range", (2.0, 0.1)),
+    ("data.scale_range", (1.0,)),
+    ("model.dtype", "float16"),
+    ("model.vit.depth", 10),
+    ("model.vit.depth", 0),
+    ("model.vit.heads", 7),
+    ("model.vit.heads", 0),
+    ("model.vit.patch", 14),
+    ("model.vit.patch", 0),
+    ("model.vit.qkv_bias", "kv"),
+    ("model.vit.global_blocks", (12,)),
+    ("model.vit.global_blocks", (-1,)),
+    ("model.vit.drop_path", 1.0),
+    ("model.vit.drop_path", -0.1),
+    ("model.pyramid.groups", 7),
+    ("model.pyramid.groups", 0),
+    ("canvas", 1000),
+    ("canvas", 0),
+    ("model.detector.strides", (4, 8, 16, 32)),
+    ("model.detector.anchor_sizes", (32.0, 64.0)),
+    ("optim.lr", 0.0),
+    ("optim.no_decay", ("(",)),
+    ("optim.no_decay", (1,)),
+    ("optim.warmup_epochs", -1.0),
+    ("init", "no/such/file.npz"),
+]
+
+
+@pytest.mark.parametrize(("word", "value"), WRONG)
+def test_a_wrong_word_is_named(config, word, value):
+    check(config)
+    config.update_from_flattened_dict({word: value})
+    with pytest.raises(UserError) as raised:
+        check(config)
+    assert f"config.{word}={value!r}" in str(raised.value)
+
+
+def test_weights_for_a_random_start_are_refused(config, tmp_path):
+    weights = tmp_path / "weights.npz"
+    weights.touch()
+    config.init = str(weights)
+    check(config)
+    config.initialisation = "random"
+    with pytest.raises(UserError, match=r"config\.init .* config\.initialisation is 'random'"):
+        check(config)
+
+
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [
+        ("optm.lr", "config has no word 'optm'; did you mean config.optim?"),
+        (
+            "model.vit.widht",
+            "config.model.vit has no word 'widht'; did you mean config.model.vit.w",
+        ),
+        ("optim.zzz", "config.optim has no word 'zzz'; it has betas, lr, no_decay, warmup_epochs"),
+        (
+            "optim.lr.start",
+            "config.optim.lr has no word 'start'; config.optim.lr is a single value",
+        ),
+    ],
+)
+def test_an_unknown_word_is_told_with_a_hint(config, word, hint):
+    assert unknown_word(config, word).startswith(hint)
+
+
+@pytest.mark.parametrize("word", ["seed", "init", "model", "model.vit.width", "data.shapes"])
+def test_a_known_word_is_not_unknown(config, word):
+    assert unknown_word(config, word) is None

@@ -27,22 +27,29 @@ class Checkpoints:
 
     Args:
         folder: where they lie; made if absent.
+
+    Raises:
+        UserError: the folder cannot be made or read.
     """
 
     def __init__(self, folder: Path):
         def score(metrics: dict[str, float]) -> float:
             return metrics["score"]
 
-        keep = AnyPreservationPolicy([LatestN(n=1), BestN(n=1, get_metric_fn=score)])
+        best = BestN(n=1, get_metric_fn=score, keep_checkpoints_without_metrics=False)
         self.folder = folder
-        self._manager = ocp.CheckpointManager(
-            folder.absolute(),
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=keep,
-                # The policy decides, but only with this are scores written for a later run to read.
-                best_fn=score,
-            ),
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=AnyPreservationPolicy([LatestN(n=1), best]),
+            # The policy decides, but only with this are scores written for a later run to read.
+            best_fn=score,
         )
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+        except OSError as error:
+            raise UserError(
+                f"{folder} cannot be used ({error}); choose another --workdir"
+            ) from error
 
     def __enter__(self) -> Checkpoints:
         return self

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +16,7 @@ from jaxdet import parallel
 from jaxdet.checkpoint import Checkpoints, abstract
 from jaxdet.data.loader import train_batches
 from jaxdet.errors import UserError
-from jaxdet.evaluate import Evaluator, report
+from jaxdet.evaluate import Evaluator, report, write_json
 from jaxdet.experiment import Experiment, difference
 from jaxdet.initialise import load_weights
 from jaxdet.metric_writer import MetricWriter, Progress
@@ -92,7 +91,6 @@ def train(experiment: Experiment) -> dict[str, Any]:
             f"this config fine-tunes {config.initialisation} weights and config.init is not set; "
             "give --config.init=FILE, or --config.initialisation=random to train from scratch"
         )
-    _claim_workdir(experiment)
     total_steps = experiment.total_steps
     eval_steps = _marks(experiment, config.eval_every)
     checkpoint_steps = _marks(experiment, config.checkpoint_every) | eval_steps
@@ -100,8 +98,8 @@ def train(experiment: Experiment) -> dict[str, Any]:
     run_key = jax.device_put(jax.random.key(config.seed), replicated)
     train_step = make_train_step(experiment.functional, experiment.optimizer, experiment.mesh)
     evaluator = Evaluator(experiment)
-
     with Checkpoints(experiment.checkpoint_folder) as checkpoints:
+        _claim_workdir(experiment, checkpoints)
         state, start_step = _start(experiment, checkpoints, run_key)
         _introduce(experiment, state, start_step)
         evaluation = None
@@ -118,8 +116,10 @@ def train(experiment: Experiment) -> dict[str, Any]:
             for step in range(start_step + 1, total_steps + 1):
                 batch = parallel.place_batch(next(batches), experiment.mesh)
                 state, scalars = train_step(state, batch, run_key)
-                if step % config.log_every_steps == 0 or step == total_steps:
+                is_logged = step % config.log_every_steps == 0 or step == total_steps
+                if is_logged or step in checkpoint_steps:
                     _check_finite(scalars, step, experiment, checkpoints)
+                if is_logged:
                     rate = float(experiment.schedule(step - 1))
                     epoch = step / experiment.steps_per_epoch
                     writer.write(step, {**scalars, "learning_rate": rate, "epoch": epoch})
@@ -139,22 +139,17 @@ def train(experiment: Experiment) -> dict[str, Any]:
     return metrics
 
 
-def _claim_workdir(experiment: Experiment) -> None:
-    """Writes config.json into the workdir, or finds that it holds the same config already."""
-    path = experiment.workdir / "config.json"
-    config = experiment.plain_config
-    try:
-        experiment.workdir.mkdir(parents=True, exist_ok=True)
-        if path.is_file():
-            changed = difference(json.loads(path.read_text(encoding="utf-8")), config)
-            if changed:
-                raise UserError(
-                    f"{experiment.workdir} holds a run of another config ({changed}); "
-                    "use another --workdir, or the config of that run"
-                )
-        path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be used ({error}); choose another --workdir") from error
+def _claim_workdir(experiment: Experiment, checkpoints: Checkpoints) -> None:
+    """Refuses the checkpoints of another config; writes config.json."""
+    workdir, config = experiment.workdir, experiment.plain_config
+    if checkpoints.latest is not None:
+        changed = difference(checkpoints.config(checkpoints.latest), config)
+        if changed:
+            raise UserError(
+                f"{workdir} holds a run of another config ({changed}); "
+                "use another --workdir, or the config of that run"
+            )
+    write_json(workdir / "config.json", config, indent=2)
 
 
 def _marks(experiment: Experiment, every: float) -> set[int]:

@@ -8,7 +8,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
-from jaxdet.models.layers import ConvNorm, c2_msra, c2_xavier, normal
+from jaxdet.models.layers import c2_xavier, head_convs, normal
 
 
 class BoxHead(nnx.Module):
@@ -29,20 +29,7 @@ class BoxHead(nnx.Module):
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
-        self.convs = nnx.List(
-            [
-                ConvNorm(
-                    channels if i == 0 else conv_dim,
-                    conv_dim,
-                    3,
-                    activation=True,
-                    kernel_init=c2_msra,
-                    dtype=dtype,
-                    rngs=rngs,
-                )
-                for i in range(num_convs)
-            ]
-        )
+        self.convs = head_convs(channels, conv_dim, num_convs, dtype=dtype, rngs=rngs)
         last = conv_dim if num_convs else channels
         self.fc = nnx.Linear(
             last * roi_size * roi_size, fc_dim, kernel_init=c2_xavier, dtype=dtype, rngs=rngs

@@ -113,6 +113,14 @@ class ConvNorm(nnx.Module):
         return jax.nn.relu(x) if self.activation else x
 
 
+def head_convs(
+    inputs: int, width: int, count: int, *, dtype: DTypeLike, rngs: nnx.Rngs
+) -> nnx.List[ConvNorm]:
+    """The hidden 3 x 3 convolutions of a RoI head, initialised as Detectron2 does."""
+    options = {"activation": True, "kernel_init": c2_msra, "dtype": dtype, "rngs": rngs}
+    return nnx.List([ConvNorm(width if i else inputs, width, 3, **options) for i in range(count)])
+
+
 def conv(inputs: int, outputs: int, kernel: int, **options) -> nnx.Conv:
     """A square convolution of stride 1 that keeps the map's size."""
     return nnx.Conv(inputs, outputs, (kernel, kernel), padding=kernel // 2, **options)

@@ -8,7 +8,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
-from jaxdet.models.layers import ConvNorm, Upsample2x, c2_msra, conv, normal
+from jaxdet.models.layers import Upsample2x, c2_msra, conv, head_convs, normal
 
 
 class MaskHead(nnx.Module):
@@ -27,20 +27,7 @@ class MaskHead(nnx.Module):
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
-        self.convs = nnx.List(
-            [
-                ConvNorm(
-                    channels if i == 0 else conv_dim,
-                    conv_dim,
-                    3,
-                    activation=True,
-                    kernel_init=c2_msra,
-                    dtype=dtype,
-                    rngs=rngs,
-                )
-                for i in range(num_convs)
-            ]
-        )
+        self.convs = head_convs(channels, conv_dim, num_convs, dtype=dtype, rngs=rngs)
         last = conv_dim if num_convs else channels
         self.upsample = Upsample2x(last, conv_dim, kernel_init=c2_msra, dtype=dtype, rngs=rngs)
         self.logits = conv(

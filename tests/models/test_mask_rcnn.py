@@ -268,6 +268,50 @@ def test_pixels_outside_the_image_do_not_matter(detector, images, found):
         assert (changed.scores[i] != found.scores[i]).any()
 
 
+def test_sampling_matches_real_ground_truth_alone():
+    """Proposals lie on real, on padded and on no objects; the real ones are candidates too."""
+    valid = jnp.array([True, False, True, False])
+    objects = jnp.array([(0, 0, 10, 10), (20, 0, 30, 10), (0, 20, 10, 30), (20, 20, 30, 30)], float)
+    elsewhere = objects + 40
+    proposals = Proposals(
+        jnp.concatenate([objects, elsewhere, objects + 1]),
+        jnp.zeros(12),
+        # Those a pixel off are padding themselves.
+        jnp.arange(12) < 8,
+    )
+    stub = SimpleNamespace(settings=Settings(80, roi_batch=16, roi_positive=0.5))
+    samples = MaskRCNN._sample(
+        stub, proposals, objects, jnp.array([5, 6, 7, 8]), valid, jax.random.key(0)
+    )
+    count = 8 + 2
+    np.testing.assert_array_equal(samples.sampled, np.arange(16) < count)
+    np.testing.assert_array_equal(samples.foreground, np.arange(16) < 4)
+    rois = [tuple(roi) for roi in np.asarray(samples.rois[:count]).tolist()]
+    expected = [*objects.tolist(), *elsewhere.tolist(), *objects[valid].tolist()]
+    assert sorted(rois) == sorted(tuple(box) for box in expected)
+    for roi, label, matched in zip(rois, samples.labels, samples.matched, strict=False):
+        if roi in ((0, 0, 10, 10), (0, 20, 10, 30)):
+            assert roi == tuple(objects[matched].tolist())
+            assert label == 5 + matched
+        else:
+            assert label == 80
+
+
+def test_sampling_is_random_and_takes_few_foreground():
+    boxes = jnp.asarray(random_boxes(np.random.default_rng(0), 40))
+    proposals = Proposals(boxes, jnp.zeros(40), jnp.ones(40, bool))
+    stub = SimpleNamespace(settings=Settings(80, roi_batch=16, roi_positive=0.25))
+    objects, labels, valid = boxes[:10], jnp.arange(10), jnp.ones(10, bool)
+    draws = set()
+    for seed in range(3):
+        key = jax.random.key(seed)
+        samples = MaskRCNN._sample(stub, proposals, objects, labels, valid, key)
+        np.testing.assert_array_equal(samples.foreground, np.arange(16) < 4)
+        assert samples.sampled.all()
+        draws.add(samples.rois.tobytes())
+    assert len(draws) == 3
+
+
 def test_normalisation():
     stub = SimpleNamespace(settings=Settings(1, pixel_mean=(10, 20, 30), pixel_std=(1, 2, 4)))
     images = np.full((2, 4, 4, 3), (13, 26, 42), np.uint8)

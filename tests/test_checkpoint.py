@@ -126,6 +126,14 @@ def test_an_empty_folder_has_no_checkpoint(tmp_path):
     assert (tmp_path / "new" / "checkpoints").is_dir()
 
 
+def test_an_unusable_folder_is_named(tmp_path):
+    path = tmp_path / "checkpoints"
+    path.touch()
+    with pytest.raises(UserError, match="choose another --workdir") as raised:
+        Checkpoints(path)
+    assert str(path) in str(raised.value)
+
+
 def test_what_a_killed_run_left_half_saved_is_no_checkpoint(tmp_path, replicated):
     saved(tmp_path, (3, None))
     shutil.copytree(tmp_path / "3", tmp_path / "7.orbax-checkpoint-tmp")

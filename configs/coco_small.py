@@ -20,7 +20,9 @@ def get_config() -> ConfigDict:
     config.eval_every = config.checkpoint_every = 10.0
     config.data.update(slots=50, mask_size=56, scale_range=(0.5, 1.5), threads=2)
     config.model.dtype = "float32"
-    config.model.vit.update(depth=8, window=4, pretrain_grid=16, global_blocks=(1, 3, 5, 7))
+    config.model.vit.update(
+        depth=8, window=4, pretrain_grid=16, global_blocks=(1, 3, 5, 7), taps=(1, 3, 5, 7)
+    )
     config.model.pyramid.channels = 64
     config.model.heads.update(
         rpn_convs=1, box_convs=2, box_conv_dim=64, box_fc_dim=256, mask_convs=2, mask_conv_dim=64

@@ -22,7 +22,14 @@ def get_config() -> ConfigDict:
     config.data.shapes.update(train_images=2000, val_images=100, image_size=96)
     config.model.dtype = "float32"
     config.model.vit.update(
-        width=128, depth=4, heads=4, patch=8, pretrain_grid=8, window=4, global_blocks=(1, 3)
+        width=128,
+        depth=4,
+        heads=4,
+        patch=8,
+        pretrain_grid=8,
+        window=4,
+        global_blocks=(1, 3),
+        taps=(0, 1, 2, 3),
     )
     config.model.pyramid.channels = 32
     config.model.heads.update(

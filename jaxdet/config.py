@@ -20,6 +20,7 @@ VIT_SIZES = {
     "s": {"width": 384, "depth": 12, "heads": 6},
     "b": {"width": 768, "depth": 12, "heads": 12},
     "l": {"width": 1024, "depth": 24, "heads": 16},
+    "h": {"width": 1280, "depth": 32, "heads": 16},
 }
 
 INITIALISATIONS = ("random", "supervised", "mocov3", "beit", "mae")
@@ -74,13 +75,15 @@ def benchmark(
                     "pretrain_grid": 14,
                     "window": 14,
                     "global_blocks": quarter_ends(VIT_SIZES[size]["depth"]),
+                    "taps": quarter_ends(VIT_SIZES[size]["depth"]),
                     "qkv_bias": "qkv",
                     "drop_path": drop_path,
                     "layer_scale": config_dict.placeholder(float),
-                    "relative_position": True,
+                    "relative_position": "shared",
                 },
-                "pyramid": {"channels": 256, "groups": 32},
+                "pyramid": {"kind": "fpn", "channels": 256, "groups": 32},
                 "heads": {
+                    "norm": "batch",
                     "rpn_convs": 2,
                     "box_convs": 4,
                     "box_conv_dim": 256,
@@ -115,6 +118,9 @@ def benchmark(
                 "lr": lr,
                 "weight_decay": weight_decay,
                 "betas": (0.9, 0.999),
+                "schedule": "cosine",
+                "milestones": (8 / 9, 26 / 27),
+                "layer_decay": 1.0,
                 "warmup_epochs": 0.25,
                 "warmup_factor": 0.001,
                 "no_decay": ("norm", "pos_embed", "rel_pos"),
@@ -126,6 +132,41 @@ def benchmark(
             "log_every_seconds": 10.0,
         }
     )
+
+
+def vitdet(
+    size: str,
+    initialisation: str,
+    *,
+    lr: float,
+    weight_decay: float,
+    drop_path: float,
+    epochs: float,
+    layer_decay: float,
+) -> ConfigDict:
+    """The recipe of ViTDet (arXiv 2203.16527) with Mask R-CNN: what differs from `benchmark`.
+
+    Args:
+        layer_decay: factor on the learning rate from each block to the one before it.
+    """
+    config = benchmark(
+        size,
+        initialisation,
+        lr=lr,
+        weight_decay=weight_decay,
+        drop_path=drop_path,
+        epochs=epochs,
+    )
+    config.model.vit.relative_position = "decomposed"
+    config.model.pyramid.kind = "simple"
+    config.model.heads.norm = "layer"
+    config.optim.update(
+        schedule="step",
+        layer_decay=layer_decay,
+        warmup_epochs=250 * 64 / 118_000,
+        no_decay=("norm", "pos_embed"),
+    )
+    return config
 
 
 def quarter_ends(depth: int) -> tuple[int, ...]:
@@ -163,7 +204,7 @@ def check(config: ConfigDict) -> None:
             config.model.dtype in ("float32", "bfloat16"),
             'is "float32" or "bfloat16"',
         ),
-        ("model.vit.depth", vit.depth > 0 and vit.depth % 4 == 0, "is a multiple of 4"),
+        ("model.vit.depth", vit.depth > 0, "is at least 1"),
         ("model.vit.heads", vit.heads > 0 and vit.width % vit.heads == 0, "divides the width"),
         ("model.vit.patch", vit.patch > 0 and vit.patch % 4 == 0, "is a multiple of 4"),
         ("model.vit.qkv_bias", vit.qkv_bias in ("qkv", "qv", "none"), 'is "qkv", "qv" or "none"'),
@@ -172,7 +213,29 @@ def check(config: ConfigDict) -> None:
             all(0 <= block < vit.depth for block in vit.global_blocks),
             f"names blocks 0 to {vit.depth - 1}",
         ),
+        (
+            "model.vit.taps",
+            len(vit.taps) == 4
+            and list(vit.taps) == sorted(set(vit.taps))
+            and set(vit.taps) <= set(range(vit.depth)),
+            f"names four blocks in ascending order, 0 to {vit.depth - 1}",
+        ),
         ("model.vit.drop_path", 0 <= vit.drop_path < 1, "is at least 0 and below 1"),
+        (
+            "model.vit.relative_position",
+            vit.relative_position in ("shared", "decomposed", "none"),
+            'is "shared", "decomposed" or "none"',
+        ),
+        (
+            "model.pyramid.kind",
+            config.model.pyramid.kind in ("fpn", "simple"),
+            'is "fpn" or "simple"',
+        ),
+        (
+            "model.heads.norm",
+            config.model.heads.norm in ("batch", "layer"),
+            'is "batch" or "layer"',
+        ),
         (
             "model.pyramid.groups",
             config.model.pyramid.groups > 0 and vit.width % config.model.pyramid.groups == 0,
@@ -195,6 +258,21 @@ def check(config: ConfigDict) -> None:
             "has one size for each of P2 to P6",
         ),
         ("optim.lr", config.optim.lr > 0, "is above 0"),
+        (
+            "optim.schedule",
+            config.optim.schedule in ("cosine", "step"),
+            'is "cosine" or "step"',
+        ),
+        (
+            "optim.milestones",
+            all(0 < milestone < 1 for milestone in config.optim.milestones),
+            "is a tuple of shares of the run, each between 0 and 1",
+        ),
+        (
+            "optim.layer_decay",
+            0 < config.optim.layer_decay <= 1,
+            "is above 0 and at most 1",
+        ),
         (
             "optim.no_decay",
             all(_is_pattern(pattern) for pattern in config.optim.no_decay),

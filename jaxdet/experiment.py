@@ -69,10 +69,12 @@ class Experiment:
     def schedule(self) -> optax.Schedule:
         settings = self.config.optim
         return optim.lr_schedule(
+            settings.schedule,
             peak=settings.lr,
             total_steps=self.total_steps,
             warmup_steps=round(settings.warmup_epochs * self.steps_per_epoch),
             warmup_factor=settings.warmup_factor,
+            milestones=tuple(settings.milestones),
         )
 
     @cached_property
@@ -83,6 +85,8 @@ class Experiment:
             weight_decay=settings.weight_decay,
             betas=tuple(settings.betas),
             no_decay=tuple(settings.no_decay),
+            layer_decay=settings.layer_decay,
+            depth=self.config.model.vit.depth,
         )
 
     @property

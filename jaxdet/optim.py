@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -13,25 +12,38 @@ import optax
 
 
 def lr_schedule(
-    *, peak: float, total_steps: int, warmup_steps: int, warmup_factor: float
+    kind: str,
+    *,
+    peak: float,
+    total_steps: int,
+    warmup_steps: int,
+    warmup_factor: float,
+    milestones: Sequence[float] = (),
 ) -> optax.Schedule:
-    """Half-period cosine from `peak` to 0, under a linear warm-up (arXiv 2111.11429 section 2).
+    """The learning rate over a run, under a linear warm-up.
 
-    As in Detectron2 the warm-up does not delay the cosine: it rises from `warmup_factor * peak` to
-    the value the cosine has at the warm-up's end.
+    As in Detectron2 the warm-up does not delay the schedule: it rises from `warmup_factor * peak`
+    to the value the schedule has at the warm-up's end.
 
     Args:
-        peak: learning rate the cosine starts from.
-        total_steps: the step at which the cosine reaches 0.
+        kind: "cosine", half a period from `peak` to 0 (arXiv 2111.11429), or "step", a tenth from
+            each milestone on (arXiv 2203.16527).
+        peak: learning rate the schedule starts from.
+        total_steps: length of the run.
         warmup_steps: length of the warm-up, may be 0.
         warmup_factor: share of `peak` at step 0.
+        milestones: where the "step" schedule falls, as shares of the run.
     """
-    cosine = optax.cosine_decay_schedule(peak, total_steps)
+    if kind == "cosine":
+        schedule = optax.cosine_decay_schedule(peak, total_steps)
+    else:
+        falls = {round(milestone * total_steps): 0.1 for milestone in milestones}
+        schedule = optax.piecewise_constant_schedule(peak, falls)
     if warmup_steps == 0:
-        return cosine
-    target = peak * 0.5 * (1.0 + math.cos(math.pi * min(1.0, warmup_steps / total_steps)))
+        return schedule
+    target = float(schedule(min(warmup_steps, total_steps)))
     warmup = optax.linear_schedule(peak * warmup_factor, target, warmup_steps)
-    return lambda step: jnp.where(step < warmup_steps, warmup(step), cosine(step))
+    return lambda step: jnp.where(step < warmup_steps, warmup(step), schedule(step))
 
 
 def decay_mask(params: Any, no_decay: Sequence[str]) -> Any:
@@ -55,15 +67,40 @@ def path_name(path: Sequence[Any]) -> str:
     return jax.tree_util.keystr(path, simple=True, separator=".")
 
 
+def layer_multipliers(params: Any, layer_decay: float, depth: int) -> Any:
+    """A tree of float: what each parameter's learning rate is multiplied with.
+
+    Block i of `depth` gets layer_decay ** (depth - i), the patch and position embeddings
+    layer_decay ** (depth + 1), everything else 1 (BEiT's rule as ViTDet uses it).
+    """
+
+    def multiplier(path, _):
+        name = path_name(path)
+        if name.startswith(("backbone.patch_embed", "backbone.pos_embed")):
+            return layer_decay ** (depth + 1)
+        block = re.match(r"backbone\.blocks\.(\d+)\.", name)
+        return layer_decay ** (depth - int(block[1])) if block else 1.0
+
+    return jax.tree_util.tree_map_with_path(multiplier, params)
+
+
 def adamw(
     schedule: optax.Schedule,
     *,
     weight_decay: float,
     betas: tuple[float, float],
     no_decay: Sequence[str],
+    layer_decay: float = 1.0,
+    depth: int = 0,
 ) -> optax.GradientTransformation:
-    """AdamW with decoupled decay, as torch.optim.AdamW (epsilon 1e-8)."""
-    return optax.adamw(
+    """AdamW with decoupled decay, as torch.optim.AdamW (epsilon 1e-8).
+
+    Args:
+        schedule: learning rate by step.
+        weight_decay, no_decay: see `decay_mask`.
+        layer_decay, depth: see `layer_multipliers`.
+    """
+    optimizer = optax.adamw(
         schedule,
         b1=betas[0],
         b2=betas[1],
@@ -71,3 +108,11 @@ def adamw(
         weight_decay=weight_decay,
         mask=lambda params: decay_mask(params, no_decay),
     )
+    if layer_decay == 1.0:
+        return optimizer
+
+    def scale(updates, params):
+        multipliers = layer_multipliers(params, layer_decay, depth)
+        return jax.tree.map(lambda update, factor: update * factor, updates, multipliers)
+
+    return optax.chain(optimizer, optax.stateless(scale))

@@ -28,8 +28,20 @@ LR_AND_WEIGHT_DECAY = {
 DROP_PATH = {"b": 0.1, "l": 0.3}
 
 SIZES = {
-    "b": {"width": 768, "depth": 12, "heads": 12, "global_blocks": (2, 5, 8, 11)},
-    "l": {"width": 1024, "depth": 24, "heads": 16, "global_blocks": (5, 11, 17, 23)},
+    "b": {
+        "width": 768,
+        "depth": 12,
+        "heads": 12,
+        "global_blocks": (2, 5, 8, 11),
+        "taps": (2, 5, 8, 11),
+    },
+    "l": {
+        "width": 1024,
+        "depth": 24,
+        "heads": 16,
+        "global_blocks": (5, 11, 17, 23),
+        "taps": (5, 11, 17, 23),
+    },
 }
 
 EPOCHS = {"random": (100, 200, 400), "pre-trained": (25, 50, 100)}
@@ -62,10 +74,34 @@ def test_benchmark_config_is_the_published_recipe(size, initialisation):
     assert vit.drop_path == DROP_PATH[size]
     assert {name: vit[name] for name in SIZES[size]} == SIZES[size]
     assert (vit.patch, vit.window, vit.pretrain_grid) == (16, 14, 14)
-    assert vit.relative_position
+    assert vit.relative_position == "shared"
+    assert (config.model.pyramid.kind, config.model.heads.norm) == ("fpn", "batch")
+    assert (config.optim.schedule, config.optim.layer_decay) == ("cosine", 1.0)
     is_beit = initialisation == "beit"
     assert vit.qkv_bias == ("qv" if is_beit else "qkv")
     assert (vit.layer_scale is not None) == is_beit
+
+
+VITDET = {
+    "b": (768, 12, 0.1, 100, 0.7),
+    "l": (1024, 24, 0.4, 100, 0.8),
+    "h": (1280, 32, 0.5, 75, 0.9),
+}
+"""Width, depth, drop path, epochs and layer decay of arXiv 2203.16527's table 11 and text."""
+
+
+@pytest.mark.parametrize("size", VITDET)
+def test_vitdet_config_is_the_published_recipe(size):
+    config = load_config(CONFIGS / f"vitdet_{size}_mae.py")
+    vit, optim = config.model.vit, config.optim
+    found = (vit.width, vit.depth, vit.drop_path, config.epochs, optim.layer_decay)
+    assert found == VITDET[size]
+    assert (optim.lr, optim.weight_decay, optim.schedule) == (1e-4, 0.1, "step")
+    assert (config.canvas, config.batch_size) == (1024, 64)
+    steps = 184375
+    assert [round(share * steps) for share in optim.milestones] == [163889, 177546]
+    assert vit.relative_position == "decomposed"
+    assert (config.model.pyramid.kind, config.model.heads.norm) == ("simple", "layer")
 
 
 def expected_parameters(width: int, depth: int, heads: int) -> int:
@@ -121,7 +157,15 @@ WRONG = [
     ("data.scale_range", (2.0, 0.1)),
     ("data.scale_range", (1.0,)),
     ("model.dtype", "float16"),
-    ("model.vit.depth", 10),
+    ("model.vit.taps", (2, 5, 8)),
+    ("model.vit.taps", (5, 2, 8, 11)),
+    ("model.vit.taps", (2, 5, 8, 12)),
+    ("model.vit.relative_position", "sinusoidal"),
+    ("model.pyramid.kind", "bifpn"),
+    ("model.heads.norm", "group"),
+    ("optim.schedule", "linear"),
+    ("optim.milestones", (0.5, 1.5)),
+    ("optim.layer_decay", 0.0),
     ("model.vit.depth", 0),
     ("model.vit.heads", 7),
     ("model.vit.heads", 0),

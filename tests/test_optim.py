@@ -23,7 +23,9 @@ def cosine(peak: float, step: int, total: int) -> float:
 
 
 def test_schedule_with_warmup():
-    schedule = lr_schedule(peak=0.2, total_steps=1000, warmup_steps=100, warmup_factor=0.01)
+    schedule = lr_schedule(
+        "cosine", peak=0.2, total_steps=1000, warmup_steps=100, warmup_factor=0.01
+    )
     np.testing.assert_allclose(schedule(0), 0.002, rtol=1e-5)
     np.testing.assert_allclose(schedule(50), (0.002 + cosine(0.2, 100, 1000)) / 2, rtol=1e-5)
     for step in (100, 101, 250, 500, 999):
@@ -36,13 +38,13 @@ def test_schedule_with_warmup():
 
 
 def test_schedule_without_warmup():
-    schedule = lr_schedule(peak=0.2, total_steps=10, warmup_steps=0, warmup_factor=0.001)
+    schedule = lr_schedule("cosine", peak=0.2, total_steps=10, warmup_steps=0, warmup_factor=0.001)
     values = [schedule(step) for step in range(11)]
     np.testing.assert_allclose(values, [cosine(0.2, step, 10) for step in range(11)], atol=1e-7)
 
 
 def test_schedule_takes_traced_steps():
-    schedule = lr_schedule(peak=0.2, total_steps=100, warmup_steps=10, warmup_factor=0.1)
+    schedule = lr_schedule("cosine", peak=0.2, total_steps=100, warmup_steps=10, warmup_factor=0.1)
     steps = jnp.array([0, 5, 10, 60, 100])
     np.testing.assert_allclose(
         jax.jit(jax.vmap(schedule))(steps), [schedule(int(step)) for step in steps], rtol=1e-6
@@ -113,7 +115,7 @@ def test_adamw_equals_pytorch():
     torch = pytest.importorskip("torch")
     rng = np.random.default_rng(0)
     values = {"kernel": rng.normal(size=(3, 4)), "norm": rng.normal(size=4)}
-    schedule = lr_schedule(peak=0.05, total_steps=8, warmup_steps=3, warmup_factor=0.1)
+    schedule = lr_schedule("cosine", peak=0.05, total_steps=8, warmup_steps=3, warmup_factor=0.1)
 
     theirs = {name: torch.tensor(value, requires_grad=True) for name, value in values.items()}
     torch_optimizer = torch.optim.AdamW(
@@ -145,3 +147,48 @@ def test_adamw_equals_pytorch():
             np.testing.assert_allclose(
                 ours[name], theirs[name].detach().numpy(), rtol=1e-5, atol=1e-6
             )
+
+
+def test_step_schedule_falls_at_the_milestones():
+    schedule = lr_schedule(
+        "step",
+        peak=0.2,
+        total_steps=100,
+        warmup_steps=10,
+        warmup_factor=0.001,
+        milestones=(8 / 9, 26 / 27),
+    )
+    found = [float(schedule(step)) for step in (0, 5, 10, 88, 89, 95, 96, 99)]
+    expected = [0.0002, 0.1001, 0.2, 0.2, 0.02, 0.02, 0.002, 0.002]
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_layer_decay_scales_each_parameter_s_whole_step():
+    params = {
+        "backbone": {
+            "pos_embed": jnp.ones(3),
+            "patch_embed": {"kernel": jnp.ones(3)},
+            "blocks": {0: {"kernel": jnp.ones(3)}, 1: {"kernel": jnp.ones(3)}},
+            "rel_pos_window": {"table": jnp.ones(3)},
+        },
+        "pyramid": {"kernel": jnp.ones(3)},
+    }
+    gradients = jax.tree.map(jnp.ones_like, params)
+
+    def step(**options):
+        optimizer = adamw(
+            lambda step: 0.1, weight_decay=0.5, betas=(0.9, 0.999), no_decay=(), **options
+        )
+        return optimizer.update(gradients, optimizer.init(params), params)[0]
+
+    whole, decayed = step(), step(layer_decay=0.5, depth=2)
+    ratio = jax.tree.map(lambda a, b: float((a / b)[0]), decayed, whole)
+    assert ratio == {
+        "backbone": {
+            "pos_embed": 0.125,
+            "patch_embed": {"kernel": 0.125},
+            "blocks": {0: {"kernel": 0.25}, 1: {"kernel": 0.5}},
+            "rel_pos_window": {"table": 1.0},
+        },
+        "pyramid": {"kernel": 1.0},
+    }

@@ -29,7 +29,13 @@ def small_config():
     config.data.shapes.update(train_images=16, val_images=9, image_size=64)
     config.model.dtype = "float32"
     config.model.vit.update(
-        width=32, depth=4, heads=2, pretrain_grid=4, window=2, global_blocks=(1, 3)
+        width=32,
+        depth=4,
+        heads=2,
+        pretrain_grid=4,
+        window=2,
+        global_blocks=(1, 3),
+        taps=(0, 1, 2, 3),
     )
     config.model.pyramid.update(channels=8, groups=8)
     config.model.heads.update(

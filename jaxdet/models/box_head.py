@@ -12,9 +12,10 @@ from jaxdet.models.layers import c2_xavier, head_convs, normal
 
 
 class BoxHead(nnx.Module):
-    """Four 3 x 3 convolutions with batch norm, one fully connected layer, two linear outputs.
+    """3 x 3 convolutions with batch or layer norm, one fully connected layer, two linear outputs.
 
-    The "4conv1fc" head of arXiv 2111.11429, initialised as Detectron2 does.
+    With four convolutions the "4conv1fc" head of arXiv 2111.11429 (batch norm) and 2203.16527
+    (layer norm), initialised as Detectron2 does.
     """
 
     def __init__(
@@ -25,11 +26,12 @@ class BoxHead(nnx.Module):
         roi_size: int,
         num_convs: int,
         conv_dim: int,
+        norm: str,
         fc_dim: int,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
-        self.convs = head_convs(channels, conv_dim, num_convs, dtype=dtype, rngs=rngs)
+        self.convs = head_convs(channels, conv_dim, num_convs, norm=norm, dtype=dtype, rngs=rngs)
         last = conv_dim if num_convs else channels
         self.fc = nnx.Linear(
             last * roi_size * roi_size, fc_dim, kernel_init=c2_xavier, dtype=dtype, rngs=rngs

@@ -13,7 +13,7 @@ from flax import nnx
 from jaxdet.models.box_head import BoxHead
 from jaxdet.models.mask_head import MaskHead
 from jaxdet.models.mask_rcnn import MaskRCNN, Settings
-from jaxdet.models.pyramid import FPN
+from jaxdet.models.pyramid import FPN, SimplePyramid
 from jaxdet.models.rpn import RPNHead
 from jaxdet.models.vit import ViT
 
@@ -30,9 +30,13 @@ def build_detector(config: ConfigDict, num_classes: int, rngs: nnx.Rngs) -> Mask
     names = {field.name for field in fields(Settings)} & set(model.detector)
     settings = Settings(num_classes=num_classes, **{name: model.detector[name] for name in names})
     channels = model.pyramid.channels
+    if model.pyramid.kind == "fpn":
+        pyramid = FPN(model.vit.width, channels, groups=model.pyramid.groups, **part)
+    else:
+        pyramid = SimplePyramid(model.vit.width, channels, **part)
     return MaskRCNN(
         backbone=ViT(**model.vit, canvas=config.canvas, **part),
-        pyramid=FPN(model.vit.width, channels, groups=model.pyramid.groups, **part),
+        pyramid=pyramid,
         rpn=RPNHead(
             channels,
             num_anchors=len(settings.aspect_ratios),
@@ -45,6 +49,7 @@ def build_detector(config: ConfigDict, num_classes: int, rngs: nnx.Rngs) -> Mask
             roi_size=settings.box_roi_size,
             num_convs=model.heads.box_convs,
             conv_dim=model.heads.box_conv_dim,
+            norm=model.heads.norm,
             fc_dim=model.heads.box_fc_dim,
             **part,
         ),
@@ -53,6 +58,7 @@ def build_detector(config: ConfigDict, num_classes: int, rngs: nnx.Rngs) -> Mask
             num_classes,
             num_convs=model.heads.mask_convs,
             conv_dim=model.heads.mask_conv_dim,
+            norm=model.heads.norm,
             **part,
         ),
         settings=settings,

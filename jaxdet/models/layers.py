@@ -24,6 +24,10 @@ def normal(stddev: float) -> jax.nn.initializers.Initializer:
     return jax.nn.initializers.normal(stddev)
 
 
+torch_default = jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+"""What PyTorch gives convolutions and linear layers by itself."""
+
+
 def c2_msra(key: Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Array:
     """Detectron2's `c2_msra_fill`: normal, variance 2 / fan_out, for [kh, kw, in, out] kernels."""
     return jax.nn.initializers.variance_scaling(2.0, "fan_out", "normal")(key, shape, dtype)
@@ -83,7 +87,11 @@ class BatchNorm(nnx.Module):
 
 
 class ConvNorm(nnx.Module):
-    """A convolution without bias followed by batch normalisation, and ReLU if asked for."""
+    """A convolution without bias, then batch or layer normalisation, then ReLU if asked for.
+
+    Args:
+        norm: "batch", or "layer" for a LayerNorm over the channels of each pixel.
+    """
 
     def __init__(
         self,
@@ -91,6 +99,7 @@ class ConvNorm(nnx.Module):
         outputs: int,
         kernel: int,
         *,
+        norm: str,
         activation: bool,
         kernel_init: jax.nn.initializers.Initializer,
         dtype: DTypeLike,
@@ -105,19 +114,26 @@ class ConvNorm(nnx.Module):
             dtype=dtype,
             rngs=rngs,
         )
-        self.norm = BatchNorm(outputs)
+        self.norm = (
+            BatchNorm(outputs) if norm == "batch" else LayerNorm(outputs, dtype=dtype, rngs=rngs)
+        )
         self.activation = activation
 
     def __call__(self, x: Array, *, train: bool, valid: Array | None = None) -> Array:
-        x = self.norm(self.conv(x), train=train, valid=valid)
+        x = self.conv(x)
+        if isinstance(self.norm, BatchNorm):
+            x = self.norm(x, train=train, valid=valid)
+        else:
+            x = self.norm(x)
         return jax.nn.relu(x) if self.activation else x
 
 
 def head_convs(
-    inputs: int, width: int, count: int, *, dtype: DTypeLike, rngs: nnx.Rngs
+    inputs: int, width: int, count: int, *, norm: str, dtype: DTypeLike, rngs: nnx.Rngs
 ) -> nnx.List[ConvNorm]:
     """The hidden 3 x 3 convolutions of a RoI head, initialised as Detectron2 does."""
-    options = {"activation": True, "kernel_init": c2_msra, "dtype": dtype, "rngs": rngs}
+    options = {"norm": norm, "activation": True, "dtype": dtype, "rngs": rngs}
+    options["kernel_init"] = c2_msra
     return nnx.List([ConvNorm(width if i else inputs, width, 3, **options) for i in range(count)])
 
 

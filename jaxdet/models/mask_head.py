@@ -12,7 +12,7 @@ from jaxdet.models.layers import Upsample2x, c2_msra, conv, head_convs, normal
 
 
 class MaskHead(nnx.Module):
-    """3 x 3 convolutions with batch norm, a 2 x 2 transposed convolution, one logit per class.
+    """3 x 3 convolutions with batch or layer norm, a 2 x 2 transposed one, one logit per class.
 
     Detectron2's MaskRCNNConvUpsampleHead with normalised convolutions.
     """
@@ -24,10 +24,11 @@ class MaskHead(nnx.Module):
         *,
         num_convs: int,
         conv_dim: int,
+        norm: str,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
-        self.convs = head_convs(channels, conv_dim, num_convs, dtype=dtype, rngs=rngs)
+        self.convs = head_convs(channels, conv_dim, num_convs, norm=norm, dtype=dtype, rngs=rngs)
         last = conv_dim if num_convs else channels
         self.upsample = Upsample2x(last, conv_dim, kernel_init=c2_msra, dtype=dtype, rngs=rngs)
         self.logits = conv(

@@ -49,6 +49,35 @@ class RelativePositionBias(nnx.Module):
         return bias.reshape(-1, height * width, height * width)
 
 
+class DecomposedRelativePosition(nnx.Module):
+    """A bias that depends on the query: its product with a learned vector per row offset and one
+    per column offset (MViTv2, arXiv 2112.01526, as ViTDet uses it).
+
+    Attributes:
+        height, width: float32 [2 h - 1, channels] and [2 w - 1, channels], start at zero.
+    """
+
+    def __init__(self, grid: tuple[int, int], channels: int):
+        rows, columns = grid
+        self.height = nnx.Param(jnp.zeros((2 * rows - 1, channels)))
+        self.width = nnx.Param(jnp.zeros((2 * columns - 1, channels)))
+        self.grid = grid
+
+    def __call__(
+        self, query: Float[Array, "n tokens heads channels"]
+    ) -> Float[Array, "n heads tokens tokens"]:
+        """The bias of every (query, key) pair, from queries before they are scaled."""
+        rows, columns = self.grid
+        n, tokens, heads, channels = query.shape
+        q = query.reshape(n, rows, columns, heads, channels)
+        of_rows = self.height[...].astype(q.dtype)[offsets(rows)]
+        of_columns = self.width[...].astype(q.dtype)[offsets(columns)]
+        by_row = jnp.einsum("nyxhc,yrc->nhyxr", q, of_rows)
+        by_column = jnp.einsum("nyxhc,xsc->nhyxs", q, of_columns)
+        bias = by_row[..., :, None] + by_column[..., None, :]
+        return bias.reshape(n, heads, tokens, tokens)
+
+
 def offsets(length: int) -> np.ndarray:
     """int [length, length]: position of the offset query - key in an axis of a bias table."""
     index = np.arange(length)

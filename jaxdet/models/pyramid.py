@@ -10,7 +10,15 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from jaxdet.models.layers import ConvNorm, GroupNorm, Upsample2x, c2_xavier, gelu
+from jaxdet.models.layers import (
+    ConvNorm,
+    GroupNorm,
+    LayerNorm,
+    Upsample2x,
+    c2_xavier,
+    gelu,
+    torch_default,
+)
 
 lecun = jax.nn.initializers.lecun_normal()
 
@@ -42,7 +50,8 @@ class FPN(nnx.Module):
     """
 
     def __init__(self, width: int, channels: int, *, groups: int, dtype: DTypeLike, rngs: nnx.Rngs):
-        options = {"activation": False, "kernel_init": c2_xavier, "dtype": dtype, "rngs": rngs}
+        options = {"norm": "batch", "activation": False, "kernel_init": c2_xavier}
+        options |= {"dtype": dtype, "rngs": rngs}
         self.scaling = TapScaling(width, groups=groups, dtype=dtype, rngs=rngs)
         self.lateral = nnx.List([ConvNorm(width, channels, 1, **options) for _ in range(4)])
         self.output = nnx.List([ConvNorm(channels, channels, 3, **options) for _ in range(4)])
@@ -56,6 +65,38 @@ class FPN(nnx.Module):
         for level in (2, 1, 0):
             merged[level] = merged[level] + upsample_nearest(merged[level + 1])
         pyramid = [output(x, train=train) for output, x in zip(self.output, merged, strict=True)]
+        return [*pyramid, pyramid[-1][:, ::2, ::2]]
+
+
+class SimplePyramid(nnx.Module):
+    """P2 ... P6 from the last map alone, without a top-down path (arXiv 2203.16527).
+
+    Strides 1/4 and 1/2 by transposed convolutions, 2 by max-pooling; then on each level a 1 x 1 and
+    a 3 x 3 convolution with LayerNorm; P6 is P5 subsampled.
+    """
+
+    def __init__(self, width: int, channels: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        up = {"kernel_init": torch_default, "dtype": dtype, "rngs": rngs}
+        self.up4_first = Upsample2x(width, width // 2, **up)
+        self.up4_norm = LayerNorm(width // 2, dtype=dtype, rngs=rngs)
+        self.up4_second = Upsample2x(width // 2, width // 4, **up)
+        self.up2 = Upsample2x(width, width // 2, **up)
+        options = {"norm": "layer", "activation": False, **up}
+        widths = (width // 4, width // 2, width, width)
+        self.lateral = nnx.List([ConvNorm(inputs, channels, 1, **options) for inputs in widths])
+        self.output = nnx.List([ConvNorm(channels, channels, 3, **options) for _ in widths])
+
+    def __call__(
+        self, taps: Sequence[Float[Array, "n g g width"]], *, train: bool
+    ) -> list[Float[Array, "n h w channels"]]:
+        """P2 ... P6, strides 1/4, 1/2, 1, 2 and 4 times the patch; only the last tap is used."""
+        last = taps[-1]
+        finest = self.up4_second(gelu(self.up4_norm(self.up4_first(last))))
+        maps = [finest, self.up2(last), last, nnx.max_pool(last, (2, 2), strides=(2, 2))]
+        pyramid = [
+            output(lateral(x, train=train), train=train)
+            for lateral, output, x in zip(self.lateral, self.output, maps, strict=True)
+        ]
         return [*pyramid, pyramid[-1][:, ::2, ::2]]
 
 

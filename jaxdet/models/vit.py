@@ -16,17 +16,34 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from jaxdet.models.layers import LayerNorm, drop_path, gelu, normal
-from jaxdet.models.position import RelativePositionBias, resize_embedding
+from jaxdet.models.layers import LayerNorm, drop_path, gelu, normal, torch_default
+from jaxdet.models.position import (
+    DecomposedRelativePosition,
+    RelativePositionBias,
+    resize_embedding,
+)
 
 
 class Attention(nnx.Module):
     """Multi-head self-attention over the tokens of one sequence.
 
-    `qkv_bias` is "qkv", "qv" (BEiT: no bias on the keys) or "none".
+    Args:
+        qkv_bias: "qkv", "qv" (BEiT: no bias on the keys) or "none".
+        decomposed_grid: the map of tokens this attention has its own decomposed relative position
+            for, or None for none.
     """
 
-    def __init__(self, width: int, heads: int, qkv_bias: str, *, proj_std: float, dtype, rngs):
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        qkv_bias: str,
+        *,
+        decomposed_grid: tuple[int, int] | None,
+        proj_std: float,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ):
         self.qkv = nnx.Linear(
             width,
             3 * width,
@@ -38,6 +55,11 @@ class Attention(nnx.Module):
         if qkv_bias == "qv":
             self.q_bias = nnx.Param(jnp.zeros(width))
             self.v_bias = nnx.Param(jnp.zeros(width))
+        self.rel_pos = (
+            DecomposedRelativePosition(decomposed_grid, width // heads)
+            if decomposed_grid is not None
+            else None
+        )
         self.proj = nnx.Linear(width, width, kernel_init=normal(proj_std), dtype=dtype, rngs=rngs)
         self.heads = heads
         self.qkv_bias = qkv_bias
@@ -53,7 +75,10 @@ class Attention(nnx.Module):
             q_bias, v_bias = self.q_bias[...], self.v_bias[...]
             qkv += jnp.concatenate([q_bias, jnp.zeros_like(q_bias), v_bias]).astype(qkv.dtype)
         q, k, v = jnp.moveaxis(qkv.reshape(n, tokens, 3, self.heads, -1), 2, 0)
-        bias = None if bias is None else bias[None].astype(q.dtype)
+        if self.rel_pos is not None:
+            bias = self.rel_pos(q)
+        elif bias is not None:
+            bias = bias[None].astype(q.dtype)
         y = jax.nn.dot_product_attention(q, k, v, bias)
         return self.proj(y.reshape(n, tokens, width))
 
@@ -75,6 +100,8 @@ class Block(nnx.Module):
     Args:
         depth_index: 1-based position; residual outputs start scaled by 1 / sqrt(2 depth_index), as
             BEiT's code initialises and arXiv 2111.11429 follows.
+        window: side of the windows it attends within.
+        decomposed_grid: see `Attention`.
         layer_scale: initial value of a learned factor on each residual branch, or None for none.
     """
 
@@ -85,6 +112,7 @@ class Block(nnx.Module):
         *,
         depth_index: int,
         window: int | None,
+        decomposed_grid: tuple[int, int] | None,
         mlp_ratio: float,
         qkv_bias: str,
         drop_path: float,
@@ -94,7 +122,15 @@ class Block(nnx.Module):
     ):
         std = 0.02 / np.sqrt(2 * depth_index)
         self.norm1 = LayerNorm(width, dtype=dtype, rngs=rngs)
-        self.attn = Attention(width, heads, qkv_bias, proj_std=std, dtype=dtype, rngs=rngs)
+        self.attn = Attention(
+            width,
+            heads,
+            qkv_bias,
+            decomposed_grid=decomposed_grid,
+            proj_std=std,
+            dtype=dtype,
+            rngs=rngs,
+        )
         self.norm2 = LayerNorm(width, dtype=dtype, rngs=rngs)
         self.mlp = Mlp(width, int(width * mlp_ratio), out_std=std, dtype=dtype, rngs=rngs)
         if layer_scale is not None:
@@ -151,24 +187,22 @@ def merge_windows(
     return x[:, :height, :width]
 
 
-def quarter_ends(depth: int) -> tuple[int, int, int, int]:
-    """0-based positions of the last block of each quarter of the depth."""
-    return tuple(depth * quarter // 4 - 1 for quarter in (1, 2, 3, 4))
-
-
 class ViT(nnx.Module):
     """Images to the four token maps that the pyramid is made from.
 
     Args:
-        width, depth, heads, mlp_ratio: size of the transformer; the depth is a multiple of 4.
+        width, depth, heads, mlp_ratio: size of the transformer.
         patch: side of a patch in pixels.
         canvas: side of the (square) image in pixels; fixes the global relative-bias table.
         pretrain_grid: side of the grid the absolute position embedding is stored at.
         window: side of an attention window in tokens.
         global_blocks: 0-based positions of the blocks that attend globally.
+        taps: 0-based positions of the four blocks whose output the pyramid is made from.
         drop_path: rate of the last block; it rises linearly from 0 in the first.
         layer_scale: see `Block`.
-        relative_position: whether blocks have the shared relative position biases.
+        relative_position: "shared" for one table of biases for all windowed and one for all global
+            blocks (2111.11429), "decomposed" for rows and columns apart in every block
+            (2203.16527), or "none".
     """
 
     def __init__(
@@ -183,15 +217,15 @@ class ViT(nnx.Module):
         pretrain_grid: int,
         window: int,
         global_blocks: Sequence[int],
+        taps: Sequence[int],
         qkv_bias: str,
         drop_path: float,
         layer_scale: float | None,
-        relative_position: bool,
+        relative_position: str,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
-        # PyTorch's default for a convolution, which BEiT's code leaves the patch projection at.
-        torch_default = jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+        # BEiT's code leaves the patch projection at PyTorch's default.
         self.patch_embed = nnx.Linear(
             3 * patch * patch,
             width,
@@ -205,6 +239,7 @@ class ViT(nnx.Module):
         self.pos_embed = nnx.Param(
             normal(0.02)(rngs.params(), (pretrain_grid, pretrain_grid, width))
         )
+        grid = canvas // patch
         rates = np.linspace(0.0, drop_path, depth)
         self.blocks = nnx.List(
             [
@@ -213,6 +248,13 @@ class ViT(nnx.Module):
                     heads,
                     depth_index=i + 1,
                     window=None if i in global_blocks else window,
+                    decomposed_grid=(
+                        None
+                        if relative_position != "decomposed"
+                        else (grid, grid)
+                        if i in global_blocks
+                        else (window, window)
+                    ),
                     mlp_ratio=mlp_ratio,
                     qkv_bias=qkv_bias,
                     drop_path=float(rates[i]),
@@ -223,27 +265,23 @@ class ViT(nnx.Module):
                 for i in range(depth)
             ]
         )
-        grid = canvas // patch
+        shared = relative_position == "shared"
         any_windowed = len(set(global_blocks)) < depth
         self.rel_pos_window = (
-            RelativePositionBias((window, window), heads)
-            if relative_position and any_windowed
-            else None
+            RelativePositionBias((window, window), heads) if shared and any_windowed else None
         )
         self.rel_pos_global = (
-            RelativePositionBias((grid, grid), heads)
-            if relative_position and global_blocks
-            else None
+            RelativePositionBias((grid, grid), heads) if shared and global_blocks else None
         )
         self.patch = patch
         self.width = width
-        self.taps = quarter_ends(depth)
+        self.taps = tuple(taps)
         self.dtype = dtype
 
     def __call__(
         self, images: Float[Array, "n s s 3"], key: Array | None = None
     ) -> list[Float[Array, "n g g width"]]:
-        """Token maps after the last block of each quarter.
+        """Token maps after each of the tapped blocks.
 
         Args:
             images: normalised pixels.

@@ -7,6 +7,18 @@ import re
 import numpy as np
 
 RENAMES = [
+    (r"^backbone\.simfp_2\.0\.", "pyramid.up4_first."),
+    (r"^backbone\.simfp_2\.1\.", "pyramid.up4_norm."),
+    (r"^backbone\.simfp_2\.3\.", "pyramid.up4_second."),
+    (r"^backbone\.simfp_3\.0\.", "pyramid.up2."),
+    # The last two modules of each level; what comes before them differs in number.
+    (r"^backbone\.simfp_(2\.4|3\.1|4\.0|5\.1)\.", lambda m: f"pyramid.lateral.{int(m[1][0]) - 2}."),
+    (r"^backbone\.simfp_(2\.5|3\.2|4\.1|5\.2)\.", lambda m: f"pyramid.output.{int(m[1][0]) - 2}."),
+    (r"^(pyramid\.(?:lateral|output)\.\d)\.weight$", r"\1.conv.weight"),
+    (r"^backbone\.net\.", "backbone."),
+    (r"\.attn\.rel_pos_h$", ".attn.rel_pos.height"),
+    (r"\.attn\.rel_pos_w$", ".attn.rel_pos.width"),
+    (r"^backbone\.patch_embed\.proj\.", "backbone.patch_embed."),
     (
         r"^backbone\.fpn_(lateral|output)(\d)\.norm\.",
         lambda m: f"pyramid.{m[1]}.{int(m[2]) - 2}.norm.",
@@ -59,7 +71,7 @@ def convert(state: dict[str, np.ndarray], roi_size: int = 7) -> dict[str, np.nda
 def _layout(path: str, value: np.ndarray, roi_size: int) -> np.ndarray:
     if path == "backbone.pos_embed":
         side = int(np.sqrt(value.shape[1]))
-        return value.reshape(side, side, -1)
+        return value[:, -(side**2) :].reshape(side, side, -1)  # without a class token's
     if path == "backbone.patch_embed.kernel":
         return value.transpose(2, 3, 1, 0).reshape(-1, value.shape[0])
     if path == "box_head.fc.kernel":

@@ -32,7 +32,13 @@ def tiny_functional() -> Functional:
     config.canvas = CANVAS
     config.model.dtype = "float32"
     config.model.vit.update(
-        width=16, depth=4, heads=2, pretrain_grid=4, window=3, global_blocks=(1, 3)
+        width=16,
+        depth=4,
+        heads=2,
+        pretrain_grid=4,
+        window=3,
+        global_blocks=(1, 3),
+        taps=(0, 1, 2, 3),
     )
     config.model.pyramid.update(channels=8, groups=4)
     config.model.heads.update(

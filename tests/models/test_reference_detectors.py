@@ -8,21 +8,28 @@ import numpy as np
 import pytest
 from detectron2_names import convert
 
-from jaxdet.config import benchmark
+from jaxdet.config import benchmark, vitdet
 from jaxdet.models.build import Functional, build_detector
 from jaxdet.optim import path_name
 
 NUM_CLASSES = 4
 
 
-def tiny_config(*, beit: bool):
-    config = benchmark("b", "mae", lr=1e-4, weight_decay=0.1, drop_path=0.0, epochs=1.0)
+def tiny_config(kind: str):
+    if kind == "vitdet":
+        config = vitdet(
+            "b", "mae", lr=1e-4, weight_decay=0.1, drop_path=0.0, epochs=1.0, layer_decay=0.7
+        )
+        shape = {"width": 32, "depth": 4, "pretrain_grid": 4, "window": 3}
+        shape |= {"global_blocks": (1, 3), "taps": (0, 1, 2, 3)}
+    else:
+        config = benchmark("b", "mae", lr=1e-4, weight_decay=0.1, drop_path=0.0, epochs=1.0)
+        shape = {"width": 64, "depth": 8, "pretrain_grid": 8, "window": 4}
+        shape |= {"global_blocks": (1, 3, 5, 7), "taps": (1, 3, 5, 7)}
     config.canvas = 128
     config.model.dtype = "float32"
-    config.model.vit.update(
-        width=64, depth=8, heads=2, pretrain_grid=8, window=4, global_blocks=(1, 3, 5, 7)
-    )
-    if beit:
+    config.model.vit.update(heads=2, **shape)
+    if kind == "beitfpn":
         config.model.vit.update(qkv_bias="qv", layer_scale=0.1)
     config.model.pyramid.channels = 16
     config.model.heads.update(box_conv_dim=16, box_fc_dim=32, mask_conv_dim=16)
@@ -32,7 +39,7 @@ def tiny_config(*, beit: bool):
     return config
 
 
-@pytest.fixture(scope="module", params=["vitfpn", "beitfpn"])
+@pytest.fixture(scope="module", params=["vitfpn", "beitfpn", "vitdet"])
 def case(request, shared):
     """(functional, params, stats, reference outputs) of one stored detector."""
     torch = pytest.importorskip("torch")
@@ -40,7 +47,7 @@ def case(request, shared):
     loaded = torch.load(shared / "reference" / f"{name}.pth", weights_only=True)
     state = {key: value.numpy() for key, value in loaded["model"].items()}
     arrays = convert(state)
-    config = tiny_config(beit=request.param == "beitfpn")
+    config = tiny_config(request.param)
     functional = Functional(lambda rngs: build_detector(config, NUM_CLASSES, rngs))
 
     def take(path, leaf):

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxdet import config
-from jaxdet.models import vit
 from jaxdet.models.build import Functional
-from jaxdet.models.position import RelativePositionBias, resize_embedding
+from jaxdet.models.position import (
+    DecomposedRelativePosition,
+    RelativePositionBias,
+    resize_embedding,
+)
 from jaxdet.models.vit import Attention, Block, ViT, merge_windows, partition_windows
 
 WIDTH, HEADS = 8, 2
@@ -104,7 +106,16 @@ def softmax_attention(x, kernel, qkv_bias, proj_kernel, proj_bias, bias):
 @pytest.mark.parametrize("qkv_bias", ["qkv", "qv", "none"])
 def test_attention_equals_the_formula(rng, qkv_bias):
     attention = randomise(
-        Attention(WIDTH, HEADS, qkv_bias, proj_std=0.02, dtype=jnp.float32, rngs=nnx.Rngs(0)), rng
+        Attention(
+            WIDTH,
+            HEADS,
+            qkv_bias,
+            decomposed_grid=None,
+            proj_std=0.02,
+            dtype=jnp.float32,
+            rngs=nnx.Rngs(0),
+        ),
+        rng,
     )
     if qkv_bias == "qkv":
         expected_bias = np.asarray(attention.qkv.bias[...])
@@ -130,19 +141,13 @@ def test_attention_equals_the_formula(rng, qkv_bias):
     assert abs(attention(x) - found).max() > 1e-3
 
 
-@pytest.mark.parametrize("quarter_ends", [vit.quarter_ends, config.quarter_ends])
-def test_quarter_ends(quarter_ends):
-    assert quarter_ends(12) == (2, 5, 8, 11)
-    assert quarter_ends(24) == (5, 11, 17, 23)
-    assert quarter_ends(4) == (0, 1, 2, 3)
-
-
 def new_block(**changes) -> Block:
     options = {
         "width": WIDTH,
         "heads": HEADS,
         "depth_index": 1,
         "window": None,
+        "decomposed_grid": None,
         "mlp_ratio": 2.0,
         "qkv_bias": "qkv",
         "drop_path": 0.0,
@@ -196,6 +201,24 @@ def test_layer_scale_scales_each_branch(rng):
     )
 
 
+def test_decomposed_relative_position_equals_the_loop(rng):
+    rows, columns, channels = 2, 3, 4
+    position = DecomposedRelativePosition((rows, columns), channels)
+    position.height[...] = array(rng, 2 * rows - 1, channels)
+    position.width[...] = array(rng, 2 * columns - 1, channels)
+    q = array(rng, 1, rows * columns, 2, channels)
+    bias = position(q)
+    assert bias.shape == (1, 2, 6, 6)
+    for head in range(2):
+        for i in range(6):
+            for j in range(6):
+                dy, dx = i // columns - j // columns, i % columns - j % columns
+                vector = position.height[dy + rows - 1] + position.width[dx + columns - 1]
+                np.testing.assert_allclose(
+                    bias[0, head, i, j], q[0, i, head] @ vector, rtol=1e-5, atol=1e-5
+                )
+
+
 def test_layer_scale_starts_at_the_value_asked_for():
     block = new_block(layer_scale=1e-5)
     for gamma in (block.gamma1, block.gamma2):
@@ -213,10 +236,11 @@ def a_vit(**changes) -> Functional:
         "pretrain_grid": 3,
         "window": 3,
         "global_blocks": (1, 3),
+        "taps": (0, 1, 2, 3),
         "qkv_bias": "qkv",
         "drop_path": 0.0,
         "layer_scale": None,
-        "relative_position": True,
+        "relative_position": "shared",
         "dtype": jnp.float32,
         **changes,
     }
@@ -250,8 +274,8 @@ def test_drop_path_rises_from_zero(rng):
     np.testing.assert_allclose(rates, [0.0, 1 / 6, 2 / 6, 0.5])
 
 
-def test_taps_follow_the_last_block_of_each_quarter(rng):
-    functional = a_vit(depth=8, layer_scale=0.1)
+def test_taps_follow_the_blocks_asked_for(rng):
+    functional = a_vit(depth=8, taps=(1, 3, 5, 7), layer_scale=0.1)
     params, images = random_params(functional, rng), array(rng, 1, 20, 20, 3)
 
     @jax.jit
@@ -311,7 +335,7 @@ def test_bias_tables_exist_where_blocks_use_them():
     assert tables() == {"rel_pos_window", "rel_pos_global"}
     assert tables(global_blocks=()) == {"rel_pos_window"}
     assert tables(global_blocks=range(4)) == {"rel_pos_global"}
-    assert tables(relative_position=False) == set()
+    assert tables(relative_position="none") == set()
 
 
 @pytest.mark.parametrize("depth_index", [1, 12])

@@ -1,0 +1,24 @@
+"""ViTDet with Mask R-CNN, ViT-L from MAE, arXiv 2203.16527.
+
+    python -m jaxdet.main --config=configs/vitdet_l_mae.py --workdir=runs/vitdet_l_mae \
+        --config.data.root=/data/coco \
+        --config.init=/weights/mae_vitl.npz
+
+Published on COCO val2017: box AP 55.6, mask AP 49.2 after 100 epochs.
+"""
+
+from ml_collections import ConfigDict
+
+from jaxdet.config import vitdet
+
+
+def get_config() -> ConfigDict:
+    return vitdet(
+        "l",
+        "mae",
+        lr=1e-4,
+        weight_decay=0.1,
+        drop_path=0.4,
+        epochs=100.0,
+        layer_decay=0.8,
+    )

@@ -217,7 +217,11 @@ def test_weights_for_a_random_start_are_refused(config, tmp_path):
             "model.vit.widht",
             "config.model.vit has no word 'widht'; did you mean config.model.vit.w",
         ),
-        ("optim.zzz", "config.optim has no word 'zzz'; it has betas, lr, no_decay, warmup_epochs"),
+        (
+            "optim.zzz",
+            "config.optim has no word 'zzz'; it has betas, layer_decay, lr, milestones, no_decay, "
+            "schedule, warmup_epochs",
+        ),
         (
             "optim.lr.start",
             "config.optim.lr has no word 'start'; config.optim.lr is a single value",

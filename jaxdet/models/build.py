@@ -30,12 +30,13 @@ def build_detector(config: ConfigDict, num_classes: int, rngs: nnx.Rngs) -> Mask
     names = {field.name for field in fields(Settings)} & set(model.detector)
     settings = Settings(num_classes=num_classes, **{name: model.detector[name] for name in names})
     channels = model.pyramid.channels
+    backbone = ViT(**model.vit, canvas=config.canvas, **part)
     if model.pyramid.kind == "fpn":
         pyramid = FPN(model.vit.width, channels, groups=model.pyramid.groups, **part)
     else:
         pyramid = SimplePyramid(model.vit.width, channels, **part)
     return MaskRCNN(
-        backbone=ViT(**model.vit, canvas=config.canvas, **part),
+        backbone=backbone,
         pyramid=pyramid,
         rpn=RPNHead(
             channels,

@@ -141,7 +141,7 @@ class TestFinding:
         paths = tmp_path / "a.json", tmp_path / "b"
         assert find_coco(None, "val", *paths) == paths
         assert find_coco("nowhere", "val", *map(str, paths)) == paths
-        with pytest.raises(UserError, match="set both config.data.val_annotations"):
+        with pytest.raises(UserError, match=r"set both config\.data\.val_annotations"):
             find_coco(tmp_path, "val", annotations=paths[0])
 
     def test_missing_root(self, tmp_path):

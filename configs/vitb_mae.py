@@ -2,7 +2,7 @@
 
     python -m jaxdet.main --config=configs/vitb_mae.py --workdir=runs/vitb_mae \
         --config.data.root=/data/coco \
-        --config.init=/weights/mae_vitb
+        --config.init=/weights/mae_vitb.npz
 
 Published on COCO val2017: box AP 50.3, mask AP 44.9 after 100 epochs
 (48.1 / 43.2 after 25, 50.1 / 44.6 after 50).

@@ -2,7 +2,7 @@
 
     python -m jaxdet.main --config=configs/vitb_mocov3.py --workdir=runs/vitb_mocov3 \
         --config.data.root=/data/coco \
-        --config.init=/weights/mocov3_vitb
+        --config.init=/weights/mocov3_vitb.npz
 
 Published on COCO val2017: box AP 47.9, mask AP 42.7 as the best of 25,
 50 and 100 epochs; which one is not in the text, so --config.epochs decides.

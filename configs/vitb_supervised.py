@@ -2,7 +2,7 @@
 
     python -m jaxdet.main --config=configs/vitb_supervised.py --workdir=runs/vitb_supervised \
         --config.data.root=/data/coco \
-        --config.init=/weights/supervised_vitb
+        --config.init=/weights/supervised_vitb.npz
 
 Published on COCO val2017: box AP 47.9, mask AP 42.9 as the best of 25,
 50 and 100 epochs; which one is not in the text, so --config.epochs decides.

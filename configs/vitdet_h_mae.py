@@ -5,7 +5,7 @@
         --config.init=/weights/mae_vith.npz
 
 Published on COCO val2017: box AP 56.7, mask AP 50.1 after 75 epochs.
-The released ViT-H weights have patches of 14 pixels; they are resampled to 16.
+The released ViT-H weights have patches of 14 pixels; the recipe resamples them to 16.
 """
 
 from ml_collections import ConfigDict

@@ -2,7 +2,7 @@
 
     python -m jaxdet.main --config=configs/vitl_mocov3.py --workdir=runs/vitl_mocov3 \
         --config.data.root=/data/coco \
-        --config.init=/weights/mocov3_vitl
+        --config.init=/weights/mocov3_vitl.npz
 
 Published on COCO val2017: box AP 49.3, mask AP 44.0 as the best of 25,
 50 and 100 epochs; which one is not in the text, so --config.epochs decides.

@@ -2,7 +2,7 @@
 
     python -m jaxdet.main --config=configs/vitl_supervised.py --workdir=runs/vitl_supervised \
         --config.data.root=/data/coco \
-        --config.init=/weights/supervised_vitl
+        --config.init=/weights/supervised_vitl.npz
 
 Published on COCO val2017: box AP 49.3, mask AP 43.9 as the best of 25,
 50 and 100 epochs; which one is not in the text, so --config.epochs decides.

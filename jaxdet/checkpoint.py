@@ -71,7 +71,7 @@ class Checkpoints:
         self,
         state: dict[str, Any],
         step: int,
-        config: dict[str, Any],
+        meta: dict[str, Any],
         score: float | None = None,
     ) -> None:
         """Starts saving the state reached after `step` steps; returns before it is on disk.
@@ -79,15 +79,13 @@ class Checkpoints:
         Args:
             state: the training state.
             step: the number of steps it has seen.
-            config: the complete config as plain JSON values, stored beside the arrays.
+            meta: what the arrays belong to, as plain JSON values, stored beside them.
             score: what checkpoints are ranked by, where this one was evaluated.
         """
         items = {name: ocp.args.StandardSave(state[name]) for name in ARRAYS}
         self._manager.save(
             step,
-            args=ocp.args.Composite(
-                **items, meta=ocp.args.JsonSave({"step": step, "config": config})
-            ),
+            args=ocp.args.Composite(**items, meta=ocp.args.JsonSave(meta)),
             metrics={"score": -math.inf if score is None else score},
             force=True,
         )
@@ -105,20 +103,26 @@ class Checkpoints:
         """
         names = [name for name in ARRAYS if name in target]
         arguments = {name: ocp.args.StandardRestore(target[name]) for name in names}
+        restored = self._read(step, arguments)
+        return {name: restored[name] for name in names}
+
+    def meta(self, step: int) -> dict[str, Any]:
+        """What was stored as `meta` with the checkpoint of `step`.
+
+        Raises:
+            UserError: the checkpoint cannot be read.
+        """
+        return self._read(step, {"meta": ocp.args.JsonRestore()})["meta"]
+
+    def _read(self, step: int, arguments: dict[str, Any]) -> Any:
         try:
-            restored = self._manager.restore(step, args=ocp.args.Composite(**arguments))
+            return self._manager.restore(step, args=ocp.args.Composite(**arguments))
         except (ValueError, KeyError, TypeError, OSError) as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
             raise UserError(
                 f"checkpoint {self.folder / str(step)} does not fit this config or is damaged "
                 f"({reason}); use the config it was trained with, or another --workdir"
             ) from error
-        return {name: restored[name] for name in names}
-
-    def config(self, step: int) -> dict[str, Any]:
-        """The complete config stored with the checkpoint of `step`."""
-        meta = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))
-        return meta["meta"]["config"]
 
 
 def abstract(tree: Any, sharding: jax.sharding.Sharding) -> Any:

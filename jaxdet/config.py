@@ -2,14 +2,17 @@
 
 A config is an `ml_collections.ConfigDict`. `benchmark()` returns the recipe of arXiv 2111.11429;
 the files in `configs/` start from it and change what differs. Lengths are in epochs, and
-`batch_size` is the number of images per optimizer step over all devices.
+`batch_size` is the number of images per optimizer step over all devices. An epoch counts the images
+with objects, since only those are trained on.
 """
 
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
@@ -92,6 +95,11 @@ def benchmark(
                     "mask_conv_dim": 256,
                 },
                 "detector": {
+                    "rpn_thresholds": (0.3, 0.7),
+                    "rpn_nms_threshold": 0.7,
+                    "roi_threshold": 0.5,
+                    "box_weights": (10.0, 10.0, 5.0, 5.0),
+                    "max_candidates": 2000,
                     "strides": (4, 8, 16, 32, 64),
                     "anchor_sizes": (32.0, 64.0, 128.0, 256.0, 512.0),
                     "aspect_ratios": (0.5, 1.0, 2.0),
@@ -131,7 +139,7 @@ def benchmark(
             "log_every_steps": 20,
             "log_every_seconds": 10.0,
         }
-    )
+    ).lock()
 
 
 def vitdet(
@@ -174,118 +182,161 @@ def quarter_ends(depth: int) -> tuple[int, ...]:
     return tuple(depth * quarter // 4 - 1 for quarter in (1, 2, 3, 4))
 
 
+INFINITY = float("inf")
+TINY = 1e-12
+"""The smallest value of what must be above 0."""
+
+RANGES = {
+    "seed": (0, 2**32 - 1),
+    "canvas": (1, 2**15),
+    "batch_size": (1, INFINITY),
+    "eval_batch_size": (1, INFINITY),
+    "epochs": (TINY, 1e6),
+    "eval_every": (TINY, 1e6),
+    "checkpoint_every": (TINY, 1e6),
+    "log_every_steps": (1, INFINITY),
+    "log_every_seconds": (0, INFINITY),
+    "data.slots": (1, 10_000),
+    "data.mask_size": (28, 1024),
+    "data.scale_range": (TINY, 100),
+    "data.threads": (1, 1024),
+    "data.shapes.train_images": (1, INFINITY),
+    "data.shapes.val_images": (1, INFINITY),
+    "data.shapes.image_size": (64, 4096),
+    "model.vit.width": (1, INFINITY),
+    "model.vit.depth": (1, INFINITY),
+    "model.vit.heads": (1, INFINITY),
+    "model.vit.mlp_ratio": (TINY, 100),
+    "model.vit.patch": (4, 128),
+    "model.vit.pretrain_grid": (1, 1024),
+    "model.vit.window": (1, 1024),
+    "model.vit.global_blocks": (0, INFINITY),
+    "model.vit.taps": (0, INFINITY),
+    "model.vit.drop_path": (0, 1 - TINY),
+    "model.pyramid.channels": (1, INFINITY),
+    "model.pyramid.groups": (1, INFINITY),
+    "model.heads.rpn_convs": (0, 100),
+    "model.heads.box_convs": (0, 100),
+    "model.heads.box_conv_dim": (1, INFINITY),
+    "model.heads.box_fc_dim": (1, INFINITY),
+    "model.heads.mask_convs": (0, 100),
+    "model.heads.mask_conv_dim": (1, INFINITY),
+    "model.detector.rpn_thresholds": (0, 1),
+    "model.detector.rpn_nms_threshold": (0, 1),
+    "model.detector.roi_threshold": (0, 1),
+    "model.detector.box_weights": (TINY, 1e6),
+    "model.detector.max_candidates": (1, 100_000),
+    "model.detector.strides": (1, INFINITY),
+    "model.detector.anchor_sizes": (TINY, 1e6),
+    "model.detector.aspect_ratios": (TINY, 1e6),
+    "model.detector.rpn_batch": (1, INFINITY),
+    "model.detector.rpn_positive": (0, 1),
+    "model.detector.train_pre_nms": (1, INFINITY),
+    "model.detector.train_post_nms": (1, INFINITY),
+    "model.detector.test_pre_nms": (1, INFINITY),
+    "model.detector.test_post_nms": (1, INFINITY),
+    "model.detector.roi_batch": (1, INFINITY),
+    "model.detector.roi_positive": (TINY, 1),
+    "model.detector.box_roi_size": (1, 64),
+    "model.detector.mask_roi_size": (1, 64),
+    "model.detector.sampling_ratio": (0, 16),
+    "model.detector.canonical_size": (TINY, 1e6),
+    "model.detector.score_threshold": (0, 1),
+    "model.detector.nms_threshold": (0, 1),
+    "model.detector.detections": (1, 10_000),
+    "model.detector.pixel_mean": (-1e6, 1e6),
+    "model.detector.pixel_std": (TINY, 1e6),
+    "optim.lr": (TINY, 1e6),
+    "optim.weight_decay": (0, 1e6),
+    "optim.betas": (0, 1 - TINY),
+    "optim.milestones": (TINY, 1 - TINY),
+    "optim.layer_decay": (TINY, 1),
+    "optim.warmup_epochs": (0, 1e6),
+    "optim.warmup_factor": (0, 1),
+}
+"""Smallest and largest value of each number; of each element where the word is a tuple."""
+
+LENGTHS = {
+    "data.scale_range": 2,
+    "model.vit.taps": 4,
+    "model.detector.rpn_thresholds": 2,
+    "model.detector.box_weights": 4,
+    "model.detector.anchor_sizes": 5,
+    "model.detector.pixel_mean": 3,
+    "model.detector.pixel_std": 3,
+    "optim.betas": 2,
+}
+
+CHOICES = {
+    "initialisation": INITIALISATIONS,
+    "data.name": ("coco", "shapes"),
+    "model.dtype": ("float32", "bfloat16"),
+    "model.vit.qkv_bias": ("qkv", "qv", "none"),
+    "model.vit.relative_position": ("shared", "decomposed", "none"),
+    "model.pyramid.kind": ("fpn", "simple"),
+    "model.heads.norm": ("batch", "layer"),
+    "optim.schedule": ("cosine", "step"),
+}
+
+
 def check(config: ConfigDict) -> None:
     """Raises UserError naming the first word of a config that cannot be, and what it may be."""
-    vit = config.model.vit
-    rules = [
-        ("data.name", config.data.name in ("coco", "shapes"), 'is "coco" or "shapes"'),
-        (
-            "initialisation",
-            config.initialisation in INITIALISATIONS,
-            f"is one of {', '.join(INITIALISATIONS)}",
+    for word, (low, high) in RANGES.items():
+        value = word_of(config, word)
+        elements = value if isinstance(value, tuple | list) else (value,)
+        _demand(
+            config,
+            word,
+            all(_is_number(element) and low <= element <= high for element in elements),
+            f"lies between {_readable(low)} and {_readable(high)}",
+        )
+    for word, length in LENGTHS.items():
+        _demand(config, word, len(word_of(config, word)) == length, f"has {length} numbers")
+    for word, choices in CHOICES.items():
+        _demand(config, word, word_of(config, word) in choices, f"is one of {', '.join(choices)}")
+
+    vit, detector = config.model.vit, config.model.detector
+    strides = tuple(vit.patch // 4 * 2**level for level in range(5))
+    rules = {
+        "data.scale_range": (
+            config.data.scale_range[0] <= config.data.scale_range[1],
+            "has the smaller scale first",
         ),
-        ("batch_size", config.batch_size >= 1, "is at least 1"),
-        ("eval_batch_size", config.eval_batch_size >= 1, "is at least 1"),
-        ("epochs", config.epochs > 0, "is above 0"),
-        ("eval_every", config.eval_every > 0, "is above 0 epochs"),
-        ("checkpoint_every", config.checkpoint_every > 0, "is above 0 epochs"),
-        ("log_every_steps", config.log_every_steps >= 1, "is at least 1"),
-        ("data.slots", config.data.slots >= 1, "is at least 1"),
-        ("data.mask_size", config.data.mask_size >= 28, "is at least 28"),
-        ("data.threads", config.data.threads >= 1, "is at least 1"),
-        (
-            "data.scale_range",
-            len(config.data.scale_range) == 2
-            and 0 < config.data.scale_range[0] <= config.data.scale_range[1],
-            "is two numbers, 0 < smallest <= largest",
+        "model.vit.heads": (vit.width % vit.heads == 0, "divides the width"),
+        "model.vit.patch": (vit.patch % 4 == 0, "is a multiple of 4"),
+        "model.vit.global_blocks": (
+            _are_blocks(vit.global_blocks, vit.depth),
+            f"names blocks 0 to {vit.depth - 1} in ascending order",
         ),
-        (
-            "model.dtype",
-            config.model.dtype in ("float32", "bfloat16"),
-            'is "float32" or "bfloat16"',
+        "model.vit.taps": (
+            _are_blocks(vit.taps, vit.depth) and vit.taps[-1] == vit.depth - 1,
+            f"names four blocks in ascending order, the last one {vit.depth - 1}",
         ),
-        ("model.vit.depth", vit.depth > 0, "is at least 1"),
-        ("model.vit.heads", vit.heads > 0 and vit.width % vit.heads == 0, "divides the width"),
-        ("model.vit.patch", vit.patch > 0 and vit.patch % 4 == 0, "is a multiple of 4"),
-        ("model.vit.qkv_bias", vit.qkv_bias in ("qkv", "qv", "none"), 'is "qkv", "qv" or "none"'),
-        (
-            "model.vit.global_blocks",
-            all(0 <= block < vit.depth for block in vit.global_blocks),
-            f"names blocks 0 to {vit.depth - 1}",
-        ),
-        (
-            "model.vit.taps",
-            len(vit.taps) == 4
-            and list(vit.taps) == sorted(set(vit.taps))
-            and set(vit.taps) <= set(range(vit.depth)),
-            f"names four blocks in ascending order, 0 to {vit.depth - 1}",
-        ),
-        ("model.vit.drop_path", 0 <= vit.drop_path < 1, "is at least 0 and below 1"),
-        (
-            "model.vit.relative_position",
-            vit.relative_position in ("shared", "decomposed", "none"),
-            'is "shared", "decomposed" or "none"',
-        ),
-        (
-            "model.pyramid.kind",
-            config.model.pyramid.kind in ("fpn", "simple"),
-            'is "fpn" or "simple"',
-        ),
-        (
-            "model.heads.norm",
-            config.model.heads.norm in ("batch", "layer"),
-            'is "batch" or "layer"',
-        ),
-        (
-            "model.pyramid.groups",
-            config.model.pyramid.groups > 0 and vit.width % config.model.pyramid.groups == 0,
+        "model.pyramid.groups": (
+            config.model.pyramid.kind != "fpn" or vit.width % config.model.pyramid.groups == 0,
             "divides the width",
         ),
-        (
-            "canvas",
-            config.canvas > 0 and vit.patch > 0 and config.canvas % (4 * vit.patch) == 0,
+        "canvas": (
+            config.canvas % (4 * vit.patch) == 0,
             f"is a multiple of {4 * vit.patch} pixels (4 patches)",
         ),
-        (
-            "model.detector.strides",
-            tuple(config.model.detector.strides)
-            == tuple(vit.patch // 4 * 2**level for level in range(5)),
-            f"is {tuple(vit.patch // 4 * 2**level for level in range(5))} for this patch",
+        "model.detector.strides": (
+            tuple(detector.strides) == strides,
+            f"is {strides} for this patch",
         ),
-        (
-            "model.detector.anchor_sizes",
-            len(config.model.detector.anchor_sizes) == 5,
-            "has one size for each of P2 to P6",
+        "model.detector.aspect_ratios": (len(detector.aspect_ratios) > 0, "has a ratio"),
+        "model.detector.roi_batch": (
+            int(detector.roi_batch * detector.roi_positive) >= 1,
+            "leaves room for a foreground RoI",
         ),
-        ("optim.lr", config.optim.lr > 0, "is above 0"),
-        (
-            "optim.schedule",
-            config.optim.schedule in ("cosine", "step"),
-            'is "cosine" or "step"',
-        ),
-        (
-            "optim.milestones",
-            all(0 < milestone < 1 for milestone in config.optim.milestones),
-            "is a tuple of shares of the run, each between 0 and 1",
-        ),
-        (
-            "optim.layer_decay",
-            0 < config.optim.layer_decay <= 1,
-            "is above 0 and at most 1",
-        ),
-        (
-            "optim.no_decay",
+        "optim.no_decay": (
             all(_is_pattern(pattern) for pattern in config.optim.no_decay),
             "is a tuple of regular expressions",
         ),
-        ("optim.warmup_epochs", config.optim.warmup_epochs >= 0, "is at least 0"),
-    ]
-    for word, holds, demand in rules:
-        if not holds:
-            value = config
-            for name in word.split("."):
-                value = value[name]
-            raise UserError(f"config.{word}={value!r} cannot be: it {demand}")
+    }
+    for word, (holds, demand) in rules.items():
+        _demand(config, word, holds, demand)
+
     if config.init is not None and not Path(config.init).is_file():
         raise UserError(f"config.init={config.init!r} is not a file; give converted weights")
     if config.init is not None and config.initialisation == "random":
@@ -293,6 +344,37 @@ def check(config: ConfigDict) -> None:
             "config.init is given but config.initialisation is 'random'; name the pre-training the "
             "weights come from, or leave config.init out"
         )
+
+
+def word_of(config: ConfigDict, dotted: str) -> Any:
+    """The value of a word such as "model.vit.width"."""
+    for name in dotted.split("."):
+        config = config[name]
+    return config
+
+
+def _demand(config: ConfigDict, word: str, holds: bool, demand: str) -> None:
+    if not holds:
+        raise UserError(f"config.{word}={word_of(config, word)!r} cannot be: it {demand}")
+
+
+def _is_number(value: object) -> bool:
+    is_real = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_real and math.isfinite(value)
+
+
+def _readable(bound: float) -> str:
+    """A bound as a person would say it."""
+    if bound == TINY:
+        return "0 (not itself)"
+    if bound == 1 - TINY:
+        return "1 (not itself)"
+    return f"{bound:g}" if bound != INFINITY else "any size"
+
+
+def _are_blocks(blocks: tuple[int, ...], depth: int) -> bool:
+    whole = all(isinstance(block, int) and block < depth for block in blocks)
+    return whole and list(blocks) == sorted(set(blocks))
 
 
 def _is_pattern(text: object) -> bool:

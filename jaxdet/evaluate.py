@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as rle
 
-from jaxdet import parallel
+from jaxdet import __version__, parallel
 from jaxdet.checkpoint import Checkpoints, abstract
 from jaxdet.data.loader import eval_batches
 from jaxdet.errors import UserError
@@ -105,26 +105,39 @@ def evaluate(experiment: Experiment) -> Metrics:
         step = checkpoints.latest
         if step is None:
             raise UserError(f"{folder} holds no checkpoint yet; train first")
-        changed = difference(checkpoints.config(step)["model"], experiment.plain_config["model"])
+        stored, given = checkpoints.meta(step), experiment.identity
+        changed = (
+            difference(stored["config"]["model"], given["config"]["model"], "config.model")
+            or difference(stored["config"]["canvas"], given["config"]["canvas"], "config.canvas")
+            or difference(stored["categories"], given["categories"], "categories")
+        )
         if changed:
             raise UserError(
-                f"the checkpoint in {folder} was trained as another model "
-                f"({changed.replace('config', 'config.model', 1)}); give the config of that run"
+                f"the checkpoint in {folder} was trained as another model ({changed}); "
+                "give the config and the classes of that run"
             )
+        print(experiment.val_set.summary())
         params, stats = jax.eval_shape(functional.init, jax.random.key(0))
         target = abstract({"params": params, "stats": stats}, parallel.replicated(experiment.mesh))
         state = checkpoints.restore(step, target)
     metrics, results = Evaluator(experiment)(state["params"], state["stats"])
-    report(experiment, step, metrics, results)
+    report(experiment, step, metrics, results, stored["config"])
     return metrics
 
 
-def report(experiment: Experiment, step: int, metrics: Metrics, results: Results) -> None:
+def report(
+    experiment: Experiment,
+    step: int,
+    metrics: Metrics,
+    results: Results,
+    trained_config: dict[str, Any],
+) -> None:
     """Writes result.json, detections.json and detections.png, and says what and where they are.
 
     Args:
         step: of the checkpoint that was evaluated.
         metrics, results: what an `Evaluator` returned.
+        trained_config: the complete config the checkpoint was trained with.
     """
     workdir = experiment.workdir
     params, _ = jax.eval_shape(experiment.functional.init, jax.random.key(0))
@@ -133,9 +146,13 @@ def report(experiment: Experiment, step: int, metrics: Metrics, results: Results
         "metrics": without_nan(metrics),
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
         "checkpoint": str(experiment.checkpoint_folder / str(step)),
-        "versions": {name: version(name) for name in ("jaxdet", "jax", "flax", "optax")},
+        "versions": {
+            "jaxdet": __version__,
+            **{name: version(name) for name in ("jax", "flax", "optax")},
+        },
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-        "config": experiment.plain_config,
+        "config": trained_config,
+        "evaluated_on": experiment.plain_config["data"],
     }
     write_json(workdir / "result.json", result, indent=2)
     write_json(workdir / "detections.json", results)

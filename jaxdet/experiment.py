@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -94,12 +95,28 @@ class Experiment:
         """The complete config as JSON values."""
         return json.loads(self.config.to_json())
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint of this experiment belongs to, as JSON values."""
+        names = [category.name for category in self.val_set.categories]
+        return {"config": self.plain_config, "categories": names}
 
-def difference(stored: Any, given: Any, word: str = "config") -> str | None:
-    """The first word in which two plain configs differ, with both values; None if in none."""
+
+def difference(
+    stored: Any, given: Any, word: str = "config", ignored: Collection[str] = ()
+) -> str | None:
+    """The first word in which two plain configs differ, with both values; None if in none.
+
+    Args:
+        stored, given: nested dictionaries of JSON values.
+        word: what the values are called.
+        ignored: dotted words that may differ.
+    """
+    if word in ignored:
+        return None
     if isinstance(stored, dict) and isinstance(given, dict):
         for name in sorted(stored.keys() | given.keys()):
-            found = difference(stored.get(name), given.get(name), f"{word}.{name}")
+            found = difference(stored.get(name), given.get(name), f"{word}.{name}", ignored)
             if found:
                 return found
         return None

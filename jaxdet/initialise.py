@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import jax
@@ -10,6 +11,9 @@ import numpy as np
 from jaxdet.errors import UserError
 from jaxdet.models.build import Tree
 from jaxdet.optim import path_name
+
+POSITION = re.compile(r"pos_embed|rel_pos")
+"""Parameters of the backbone that a source may lack: not every pre-training has them."""
 
 
 def load_weights(path: Path, params: Tree) -> Tree:
@@ -22,7 +26,8 @@ def load_weights(path: Path, params: Tree) -> Tree:
 
     Raises:
         UserError: the file is not such an archive, or holds a name or shape the detector does not
-            have, values that are not finite, or nothing.
+            have, values that are not finite, or not the whole backbone (position information
+            apart).
     """
     try:
         with np.load(path, allow_pickle=False) as archive:
@@ -50,10 +55,23 @@ def load_weights(path: Path, params: Tree) -> Tree:
             raise UserError(f"{path}: {name} has values that are not finite; get the file again")
         return value.astype(leaf.dtype)
 
+    given = len(weights)
+    names = {path_name(key_path) for key_path, _ in jax.tree_util.tree_leaves_with_path(params)}
+    absent = sorted(
+        name
+        for name in names - weights.keys()
+        if name.startswith("backbone.") and not POSITION.search(name)
+    )
     placed = jax.tree_util.tree_map_with_path(place, params)
     if weights:
         raise UserError(
             f"{path} holds {len(weights)} arrays the config's detector has no place for, "
             f"{min(weights)} among them; use the config the weights were made for"
         )
+    if absent:
+        raise UserError(
+            f"{path} lacks {len(absent)} arrays of the backbone, {absent[0]} among them; "
+            "convert the original again, or use the config the weights were made for"
+        )
+    print(f"{path}: {given} of {len(names)} arrays taken, the others start at random")
     return placed

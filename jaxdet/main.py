@@ -60,7 +60,7 @@ def parse(arguments: list[str]) -> flags.FlagValues:
 
 
 def _default_config() -> Path:
-    """configs/shapes_tiny.py of the current folder, else the one installed with the package."""
+    """configs/shapes_tiny.py of the current folder, else of the clone jaxdet is installed from."""
     if DEFAULT_CONFIG.is_file():
         return DEFAULT_CONFIG
     return Path(__file__).resolve().parent.parent / DEFAULT_CONFIG

@@ -17,8 +17,10 @@ def data_mesh(batch_size: int, eval_batch_size: int) -> Mesh:
     """All devices in one axis, "data", over which batches are split.
 
     Raises:
-        UserError: a batch does not divide over the devices.
+        UserError: a batch does not divide over the devices, or there are several processes.
     """
+    if jax.process_count() > 1:
+        raise UserError("several processes are not supported yet; run one, with all its devices")
     devices = jax.device_count()
     for word, size in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
         if size % devices:

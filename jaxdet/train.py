@@ -25,6 +25,23 @@ from jaxdet.models.build import Functional, batch_stats
 State = dict[str, Any]
 """What a step changes: {"params", "stats", "opt_state", "step"}, nested plain dictionaries."""
 
+NEUTRAL_WORDS = tuple(
+    f"config.{word}"
+    for word in (
+        "init",
+        "data.root",
+        "data.train_annotations",
+        "data.train_images",
+        "data.val_annotations",
+        "data.val_images",
+        "data.threads",
+        "eval_batch_size",
+        "log_every_steps",
+        "log_every_seconds",
+    )
+)
+"""Words a resumed run may change: where its files lie, and what its result does not depend on."""
+
 Metrics = dict[str, jax.Array]
 TrainStep = Callable[[State, dict[str, jax.Array], jax.Array], tuple[State, Metrics]]
 
@@ -133,23 +150,25 @@ def train(experiment: Experiment) -> dict[str, Any]:
                     progress.note(f"step {step}: {_summary(evaluation[0])}")
                 if step in checkpoint_steps:
                     score = None if score is None or math.isnan(score) else score
-                    checkpoints.save(state, step, experiment.plain_config, score)
+                    checkpoints.save(state, step, experiment.identity, score)
         metrics, results = evaluation or evaluator(state["params"], state["stats"])
-    report(experiment, total_steps, metrics, results)
+    report(experiment, total_steps, metrics, results, experiment.plain_config)
     return metrics
 
 
 def _claim_workdir(experiment: Experiment, checkpoints: Checkpoints) -> None:
     """Refuses the checkpoints of another config; writes config.json."""
-    workdir, config = experiment.workdir, experiment.plain_config
+    workdir = experiment.workdir
     if checkpoints.latest is not None:
-        changed = difference(checkpoints.config(checkpoints.latest), config)
+        stored, given = checkpoints.meta(checkpoints.latest), experiment.identity
+        changed = difference(stored["config"], given["config"], ignored=NEUTRAL_WORDS)
+        changed = changed or difference(stored["categories"], given["categories"], "categories")
         if changed:
             raise UserError(
                 f"{workdir} holds a run of another config ({changed}); "
                 "use another --workdir, or the config of that run"
             )
-    write_json(workdir / "config.json", config, indent=2)
+    write_json(workdir / "config.json", experiment.plain_config, indent=2)
 
 
 def _marks(experiment: Experiment, every: float) -> set[int]:
@@ -187,10 +206,8 @@ def _introduce(experiment: Experiment, state: State, start_step: int) -> None:
         f"{experiment.config.batch_size} images on {jax.device_count()} "
         f"{jax.devices()[0].device_kind} device(s)"
     )
-    for dataset in (experiment.train_set, experiment.val_set):
-        summary = getattr(dataset, "summary", lambda: None)()
-        if summary:
-            print(summary)
+    for summary in dict.fromkeys((experiment.train_set.summary(), experiment.val_set.summary())):
+        print(summary)
     if start_step:
         print(f"resuming after step {start_step}")
     print("compiling the training step ...", flush=True)
@@ -223,7 +240,7 @@ def _check_finite(
         kept = f"the last checkpoint is of step {last}" if last else "no checkpoint was saved yet"
         raise UserError(
             f"training diverged: {', '.join(broken)} not finite at step {step}; lower "
-            f"config.optim.lr ({kept}, in {experiment.checkpoint_folder})"
+            f"config.optim.lr and use a new --workdir ({kept}, in {experiment.checkpoint_folder})"
         )
 
 

@@ -70,7 +70,7 @@ def test_a_state_comes_back_exactly(tmp_path, replicated):
     target = abstract(state, replicated)
     with Checkpoints(saved(tmp_path / "checkpoints", (7, 0.5))) as checkpoints:
         assert checkpoints.latest == 7
-        assert checkpoints.config(7) == CONFIG
+        assert checkpoints.meta(7) == CONFIG
         restored = checkpoints.restore(7, target)
     assert set(restored) == {"params", "stats", "opt_state"}
     assert_same(restored, {name: state[name] for name in restored})

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields
 from pathlib import Path
 
 import jax
 import pytest
 from ml_collections import ConfigDict
 
-from jaxdet.config import benchmark, check, unknown_word
+from jaxdet.config import RANGES, benchmark, check, unknown_word
 from jaxdet.errors import UserError
 from jaxdet.main import load_config
 from jaxdet.models.build import Functional, build_detector
+from jaxdet.models.mask_rcnn import Settings
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
@@ -183,7 +185,25 @@ WRONG = [
     ("model.detector.strides", (4, 8, 16, 32)),
     ("model.detector.anchor_sizes", (32.0, 64.0)),
     ("optim.lr", 0.0),
+    ("optim.lr", float("inf")),
+    ("optim.weight_decay", -1.0),
+    ("optim.betas", (0.9,)),
     ("optim.no_decay", ("(",)),
+    ("seed", -1),
+    ("epochs", float("inf")),
+    ("data.scale_range", ("a", "b")),
+    ("model.vit.window", 0),
+    ("model.vit.pretrain_grid", 0),
+    ("model.vit.global_blocks", (1, "a")),
+    ("model.vit.taps", (0, 1, 2, 3)),
+    ("model.pyramid.channels", 0),
+    ("model.heads.box_convs", -1),
+    ("model.detector.detections", 0),
+    ("model.detector.roi_batch", 1),
+    ("model.detector.aspect_ratios", ()),
+    ("model.detector.sampling_ratio", -1),
+    ("model.detector.pixel_std", (0.0, 1.0, 1.0)),
+    ("model.detector.score_threshold", 2.0),
     ("optim.no_decay", (1,)),
     ("optim.warmup_epochs", -1.0),
     ("init", "no/such/file.npz"),
@@ -197,6 +217,33 @@ def test_a_wrong_word_is_named(config, word, value):
     with pytest.raises(UserError) as raised:
         check(config)
     assert f"config.{word}={value!r}" in str(raised.value)
+
+
+def test_a_config_file_cannot_invent_words(config):
+    for section, word in ((config, "epoch"), (config.optim, "lrr"), (config.model.detector, "nms")):
+        with pytest.raises((AttributeError, KeyError)):
+            setattr(section, word, 1)
+        with pytest.raises((AttributeError, KeyError)):
+            section.update({word: 1})
+
+
+def test_every_number_of_the_detector_is_a_word_of_the_config(config):
+    settings = {field.name: field.default for field in fields(Settings)}
+    del settings["num_classes"]
+    assert config.model.detector.to_dict() == settings
+
+
+def test_every_number_of_a_config_has_a_range(config):
+    def numbers(section, prefix=""):
+        for name, value in section.items():
+            if isinstance(value, ConfigDict):
+                yield from numbers(value, f"{prefix}{name}.")
+            elif isinstance(value, tuple) and isinstance(value[0], str):
+                continue
+            elif isinstance(value, int | float | tuple) and not isinstance(value, bool):
+                yield f"{prefix}{name}"
+
+    assert set(numbers(config)) == set(RANGES)
 
 
 def test_weights_for_a_random_start_are_refused(config, tmp_path):

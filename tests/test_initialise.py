@@ -28,18 +28,37 @@ def path(tmp_path):
     return tmp_path / "weights.npz"
 
 
-def test_named_parameters_are_replaced_and_no_others(params, path):
+def test_named_parameters_are_replaced_and_no_others(params, path, capsys):
     kernel, position = np.arange(6.0).reshape(2, 3), np.arange(4, dtype=np.float16)
-    np.savez(path, **{"backbone.blocks.1.kernel": kernel, "backbone.pos_embed": position})
+    first = -kernel
+    np.savez(
+        path,
+        **{
+            "backbone.blocks.0.kernel": first,
+            "backbone.blocks.1.kernel": kernel,
+            "backbone.pos_embed": position,
+        },
+    )
     loaded = load_weights(path, params)
+    assert "3 of 4 arrays taken" in capsys.readouterr().out
 
     assert jax.tree.structure(loaded) == jax.tree.structure(params)
     np.testing.assert_array_equal(loaded["backbone"]["blocks"][1]["kernel"], kernel)
     np.testing.assert_array_equal(loaded["backbone"]["pos_embed"], position)
     assert {leaf.dtype for leaf in jax.tree.leaves(loaded)} == {np.dtype("float32")}
-    assert not loaded["backbone"]["blocks"][0]["kernel"].any()
+    np.testing.assert_array_equal(loaded["backbone"]["blocks"][0]["kernel"], first)
     np.testing.assert_array_equal(loaded["rpn"]["bias"], [5.0, 5.0])
     np.testing.assert_array_equal(params["backbone"]["blocks"][1]["kernel"], np.ones((2, 3)))
+
+
+def test_a_backbone_must_be_whole_but_for_its_position_information(params, path):
+    blocks = {f"backbone.blocks.{i}.kernel": np.ones((2, 3)) for i in (0, 1)}
+    np.savez(path, **blocks)
+    assert not load_weights(path, params)["backbone"]["pos_embed"].any()
+    del blocks["backbone.blocks.0.kernel"]
+    np.savez(path, **blocks)
+    with pytest.raises(UserError, match=r"lacks 1 arrays .* backbone\.blocks\.0\.kernel among"):
+        load_weights(path, params)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,8 @@ import pytest
 
 from jaxdet.checkpoint import Checkpoints
 from jaxdet.config import benchmark, check
+from jaxdet.data.dataset import Category
+from jaxdet.data.shapes import ShapesDataset
 from jaxdet.errors import UserError
 from jaxdet.evaluate import evaluate
 from jaxdet.experiment import Experiment, difference
@@ -149,6 +151,38 @@ def test_evaluation_as_another_model_is_refused(finished):
     config.model.vit.width = 64
     with pytest.raises(UserError, match=r"config\.model\.vit\.width was 32 and is now 64"):
         evaluate(Experiment(config, experiment.workdir))
+
+
+def test_evaluation_keeps_the_config_the_checkpoint_was_trained_with(finished, tmp_path):
+    experiment, _ = finished
+    workdir = tmp_path / "work"
+    shutil.copytree(experiment.workdir, workdir)
+    config = small_config()
+    config.optim.lr = 0.5
+    config.data.shapes.val_images = 3
+    evaluate(Experiment(config, workdir))
+    result = json.loads((workdir / "result.json").read_text())
+    assert result["config"] == experiment.plain_config
+    assert result["evaluated_on"]["shapes"]["val_images"] == 3
+
+
+def test_a_run_may_be_resumed_from_elsewhere(finished, tmp_path):
+    experiment, metrics = finished
+    workdir = tmp_path / "work"
+    shutil.copytree(experiment.workdir, workdir)
+    config = small_config()
+    config.data.update(root="/moved", threads=2)
+    config.log_every_seconds = 1.0
+    np.testing.assert_equal(train(Experiment(config, workdir)), metrics)
+
+
+def test_other_classes_are_refused(finished, monkeypatch):
+    experiment, _ = finished
+    classes = (*ShapesDataset.categories[:3], Category(4, "moon"))
+    monkeypatch.setattr(ShapesDataset, "categories", classes)
+    for run in (train, evaluate):
+        with pytest.raises(UserError, match=r"categories was .*'star'.* is now .*'moon'"):
+            run(Experiment(small_config(), experiment.workdir))
 
 
 def test_evaluation_without_a_checkpoint_says_what_to_do(tmp_path):

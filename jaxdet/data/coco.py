@@ -102,6 +102,7 @@ class Report:
         images: images listed.
         images_with_objects: those with an object to train on.
         objects: objects to train on.
+        most_objects: the most of them in one image.
         crowds: crowd regions, kept for evaluation only.
         skipped: by kind of flaw.
     """
@@ -109,6 +110,7 @@ class Report:
     images: int = 0
     images_with_objects: int = 0
     objects: int = 0
+    most_objects: int = 0
     crowds: int = 0
     skipped: dict[str, Skipped] = field(default_factory=dict)
 
@@ -184,6 +186,7 @@ class CocoDataset:
         self._image_bounds = np.concatenate([[0], np.cumsum(counts)])
         report.objects = len(image_of_object)
         report.images_with_objects = int(np.count_nonzero(counts))
+        report.most_objects = int(counts.max(initial=0))
         self.report = report
 
     def __len__(self) -> int:
@@ -256,7 +259,8 @@ class CocoDataset:
         return (
             f"{self._annotations_path}: {report.images} images, {report.images_with_objects} of "
             f"them with objects; {report.objects} objects of {len(self.categories)} classes, "
-            f"{report.crowds} crowd regions; skipped: {skipped or 'nothing'}"
+            f"at most {report.most_objects} in an image, {report.crowds} crowd regions; "
+            f"skipped: {skipped or 'nothing'}"
         )
 
 
@@ -334,7 +338,7 @@ class _Document:
                     f"{name} ({file_name}) has {sides[0]} x {sides[1]} pixels, more than the "
                     f"{LARGEST_IMAGE} that are read; scale or tile it"
                 )
-        _require_unique(path, "images", [image["id"] for image in images])
+        _require_unique(path, "images", "id", [image["id"] for image in images])
         return images
 
     @staticmethod
@@ -347,7 +351,8 @@ class _Document:
             _require_id(category, "id", name)
             if not isinstance(category.get("name"), str):
                 raise UserError(f"{name} has name {category.get('name')!r}; give a text")
-        _require_unique(path, "categories", [category["id"] for category in raw["categories"]])
+        _require_unique(path, "categories", "id", [c["id"] for c in raw["categories"]])
+        _require_unique(path, "categories", "name", [c["name"] for c in raw["categories"]])
         return tuple(sorted(Category(c["id"], c["name"]) for c in raw["categories"]))
 
     def iterate(self, skip: Callable[[str, str], None] = _ignore) -> Iterator[_Annotation]:
@@ -409,11 +414,13 @@ def _require_id(values: dict[str, Any], key: str, place: str) -> None:
         raise UserError(f"{place} has {key} {value!r}; make it a whole number")
 
 
-def _require_unique(path: Path, key: str, ids: list[int]) -> None:
+def _require_unique(path: Path, key: str, field_name: str, values: list[Any]) -> None:
     seen = set()
-    for value in ids:
+    for value in values:
         if value in seen:
-            raise UserError(f"{path}: two {key} have id {value}; make ids unique")
+            raise UserError(
+                f"{path}: two {key} have {field_name} {value}; make {field_name}s unique"
+            )
         seen.add(value)
 
 

@@ -55,6 +55,10 @@ class DetectionDataset(Protocol):
         """Whether the image has at least one object to train on (crowd regions do not count)."""
         ...
 
+    def summary(self) -> str:
+        """One line for the log: what there is, and what was left out."""
+        ...
+
     def ground_truth(self) -> dict[str, Any]:
         """The annotations in COCO's JSON layout, crowd regions included, for evaluation."""
         ...

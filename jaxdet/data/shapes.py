@@ -35,9 +35,9 @@ Colour = tuple[float, float, float]  # red, green, blue in 0..255
 class ShapesDataset:
     """Discs, boxes, triangles and stars that overlap; implements `DetectionDataset`.
 
-    Images are between 0.75 and 1 times `image_size` high and wide and hold one to seven objects.
-    Later objects hide earlier ones, but never so much that one is left with less than a quarter of
-    its area or 40 pixels: every object that can be seen is annotated. Masks are the visible pixels.
+    Images are between 0.75 and 1 times `image_size` high and wide and hold one to five objects.
+    Later objects hide earlier ones, but never so much that one is left with less than half of its
+    area or 40 pixels: every object that can be seen is annotated. Masks are the visible pixels.
 
     Args:
         split: "train" or "val"; the two share no image.
@@ -99,6 +99,10 @@ class ShapesDataset:
     def has_objects(self, index: int) -> bool:
         """Always true: every image holds at least one object."""
         return True
+
+    def summary(self) -> str:
+        """One line for the log."""
+        return f"shapes, {self._split}: {self._num_images} drawn images"
 
     def ground_truth(self) -> dict[str, Any]:
         """The annotations in COCO's JSON layout; drawn at the first call and kept."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -27,8 +26,7 @@ def build_detector(config: ConfigDict, num_classes: int, rngs: nnx.Rngs) -> Mask
     """Assembles the detector that a complete config describes, randomly initialised."""
     model = config.model
     part = {"dtype": jnp.dtype(model.dtype), "rngs": rngs}
-    names = {field.name for field in fields(Settings)} & set(model.detector)
-    settings = Settings(num_classes=num_classes, **{name: model.detector[name] for name in names})
+    settings = Settings(num_classes=num_classes, **model.detector)
     channels = model.pyramid.channels
     backbone = ViT(**model.vit, canvas=config.canvas, **part)
     if model.pyramid.kind == "fpn":

@@ -35,7 +35,7 @@ class Settings:
     Attributes:
         strides: of P2 ... P6 in pixels.
         anchor_sizes: side of the square anchor per level, in pixels.
-        canonical_size: a box of this side is pooled from the third level (P4).
+        canonical_size: a box of this side, in pixels, is pooled from the level of stride 16.
         rpn_batch, rpn_positive: anchors per image in the RPN loss, and the share of foreground.
         roi_batch, roi_positive: RoIs per image in the head losses, and the share of foreground.
         *_pre_nms, *_post_nms: proposals per level before and per image after NMS.

@@ -76,12 +76,14 @@ class SimplePyramid(nnx.Module):
     """
 
     def __init__(self, width: int, channels: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        up = {"kernel_init": torch_default, "dtype": dtype, "rngs": rngs}
+        # PyTorch counts the outputs of a transposed convolution as its fan-in.
+        transposed = jax.nn.initializers.variance_scaling(1 / 3, "fan_out", "uniform")
+        up = {"kernel_init": transposed, "dtype": dtype, "rngs": rngs}
         self.up4_first = Upsample2x(width, width // 2, **up)
         self.up4_norm = LayerNorm(width // 2, dtype=dtype, rngs=rngs)
         self.up4_second = Upsample2x(width // 2, width // 4, **up)
         self.up2 = Upsample2x(width, width // 2, **up)
-        options = {"norm": "layer", "activation": False, **up}
+        options = {**up, "norm": "layer", "activation": False, "kernel_init": torch_default}
         widths = (width // 4, width // 2, width, width)
         self.lateral = nnx.List([ConvNorm(inputs, channels, 1, **options) for inputs in widths])
         self.output = nnx.List([ConvNorm(channels, channels, 3, **options) for _ in widths])

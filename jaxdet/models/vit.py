@@ -1,8 +1,9 @@
 """The plain Vision Transformer with windowed and global blocks, as a detection backbone.
 
 Defined by arXiv 2111.11429 section 2: all blocks attend inside non-overlapping windows of the
-pre-training grid's size, except the last block of each quarter, which attends globally; those four
-blocks are also where the pyramid taps. There is no class token and no final norm.
+pre-training grid's size, except a few that attend globally; in the recipe the last block of each
+quarter does, and the pyramid is made from the outputs of these four. There is no class token and no
+final norm.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ def test_examples_keep_the_data_contract(image_size):
         assert max(height, width) <= image_size
         assert example.image_id == dataset.image_ids[index]
         assert dataset.has_objects(index)
-        assert 1 <= len(example.labels) <= 7
+        assert 1 <= len(example.labels) <= 5
         assert example.labels.dtype == np.int32
         assert set(example.labels.tolist()) <= {0, 1, 2, 3}
         assert example.boxes.shape == (len(example.labels), 4)

@@ -8,6 +8,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from jaxdet.checkpoint import Checkpoints
 from jaxdet.config import benchmark, check
@@ -203,6 +204,42 @@ def test_a_pre_trained_config_does_not_start_from_random_weights(tmp_path):
     with pytest.raises(UserError, match=r"fine-tunes mae weights and config\.init is not set"):
         train(Experiment(config, tmp_path / "work"))
     assert not (tmp_path / "work").exists()
+
+
+@pytest.fixture
+def coco_folder(tmp_path):
+    """The shapes written out as a folder in COCO's format."""
+    shapes = ShapesDataset("train", 8, 64)
+    (tmp_path / "images").mkdir()
+    annotations = shapes.ground_truth()
+    for index, record in enumerate(annotations["images"]):
+        record["file_name"] = f"{index}.png"
+        Image.fromarray(shapes[index].image).save(tmp_path / "images" / record["file_name"])
+    (tmp_path / "instances.json").write_text(json.dumps(annotations))
+    return tmp_path
+
+
+def coco_config(folder):
+    config = small_config()
+    config.data.update(name="coco", root=str(folder))
+    config.epochs = config.eval_every = 1.0
+    return config
+
+
+def test_a_coco_folder_trains_and_evaluates(coco_folder, capsys):
+    train(Experiment(coco_config(coco_folder), coco_folder / "work"))
+    result = json.loads((coco_folder / "work" / "result.json").read_text())
+    assert result["step"] == 1
+    assert set(result["metrics"]["bbox"]["per_category"]) == {"disc", "box", "triangle", "star"}
+    assert capsys.readouterr().out.count("8 images, 8 of them with objects") == 1
+
+
+def test_an_unreadable_image_stops_the_run_by_name(coco_folder):
+    image = coco_folder / "images" / "3.png"
+    image.write_bytes(image.read_bytes()[:100])
+    with pytest.raises(UserError) as raised:
+        train(Experiment(coco_config(coco_folder), coco_folder / "work"))
+    assert str(image) in str(raised.value)
 
 
 def test_a_batch_that_does_not_divide_over_the_devices_is_refused(tmp_path):

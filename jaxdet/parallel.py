@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxdet.errors import UserError
-
-Tree = Any
 
 
 def data_mesh(batch_size: int, eval_batch_size: int) -> Mesh:

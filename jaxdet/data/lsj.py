@@ -107,16 +107,12 @@ def place_image(image: np.ndarray, placement: Placement, canvas: int, pad: int) 
     return placed
 
 
-def place_boxes(boxes: np.ndarray, placement: Placement) -> np.ndarray:
-    """Moves boxes [N, 4] (x1, y1, x2, y2) from image to canvas pixels, without clipping them."""
-    corners = np.asarray(boxes, np.float64).reshape(-1, 2, 2)
-    placed = _place_points(corners, placement)
+def place_points(points: np.ndarray, placement: Placement) -> np.ndarray:
+    """Moves points [..., 2] (x, y) from image to canvas pixels, also those the canvas cuts off."""
+    (height, width), (resized_h, resized_w) = placement.image_hw, placement.resized_hw
     if placement.flip:
-        placed = np.stack(
-            [placed[:, ::-1, 0], placed[:, :, 1]],
-            axis=-1,
-        )
-    return placed.reshape(-1, 4).astype(np.float32)
+        points = points * (-1, 1) + (width, 0)
+    return points * (resized_w / width, resized_h / height) - placement.offset
 
 
 def place_objects(
@@ -161,21 +157,13 @@ def _visible_source(placement: Placement, canvas: int) -> tuple[float, float, fl
     )
 
 
-def _place_points(points: np.ndarray, placement: Placement) -> np.ndarray:
-    """Image to canvas pixels, for (x, y) along the last axis."""
-    (height, width), (resized_h, resized_w) = placement.image_hw, placement.resized_hw
-    if placement.flip:
-        points = points * (-1, 1) + (width, 0)
-    return points * (resized_w / width, resized_h / height) - placement.offset
-
-
 def _place_polygons(
     polygons: Polygons, placement: Placement, canvas: int, mask_size: int
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Box [4] and mask [mask_size, mask_size] of the visible part, or None where there is none."""
     visible_h, visible_w = placement.visible_hw(canvas)
     window = np.array([visible_w, visible_h], np.float64)
-    pieces = [_clip_polygon(_place_points(polygon, placement), window) for polygon in polygons]
+    pieces = [_clip_polygon(place_points(polygon, placement), window) for polygon in polygons]
     pieces = [piece for piece in pieces if piece is not None]
     if not pieces:
         return None

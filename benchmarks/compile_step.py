@@ -15,13 +15,12 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxdet import parallel
 from jaxdet.config import check
+from jaxdet.experiment import build_optimizer
 from jaxdet.main import load_config
-from jaxdet.models.build import Functional, build_detector
-from jaxdet.optim import adamw
+from jaxdet.models.build import Functional, build_detector, parameter_count
 from jaxdet.train import initial_state, make_train_step
 
 COCO_CLASSES = 80
@@ -41,12 +40,7 @@ def main() -> None:
     check(config)
     mesh = parallel.data_mesh(options.batch, options.batch)
     functional = Functional(lambda rngs: build_detector(config, COCO_CLASSES, rngs))
-    optimizer = adamw(
-        lambda step: config.optim.lr,
-        weight_decay=config.optim.weight_decay,
-        betas=tuple(config.optim.betas),
-        no_decay=tuple(config.optim.no_decay),
-    )
+    optimizer = build_optimizer(config, lambda step: config.optim.lr)
     key = jax.eval_shape(lambda: jax.random.key(0))
     state = jax.eval_shape(lambda k: initial_state(functional, optimizer, k), key)
 
@@ -56,10 +50,7 @@ def main() -> None:
     compiled = lowered.compile()
     compiled_at = time.perf_counter()
 
-    parts = {
-        name: sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(part))
-        for name, part in state["params"].items()
-    }
+    parts = {name: parameter_count(part) for name, part in state["params"].items()}
     cost, memory = compiled.cost_analysis(), compiled.memory_analysis()
     rows = [
         ("parameters", f"{sum(parts.values()) / 1e6:.2f} M"),

@@ -36,7 +36,7 @@ class Checkpoints:
         def score(metrics: dict[str, float]) -> float:
             return metrics["score"]
 
-        best = BestN(n=1, get_metric_fn=score, keep_checkpoints_without_metrics=False)
+        best = BestN(n=1, get_metric_fn=score)
         self.folder = folder
         options = ocp.CheckpointManagerOptions(
             preservation_policy=AnyPreservationPolicy([LatestN(n=1), best]),

@@ -11,12 +11,14 @@ from __future__ import annotations
 import difflib
 import math
 import re
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
 from jaxdet.errors import UserError
+from jaxdet.models.settings import Settings
 
 VIT_SIZES = {
     "tiny": {"width": 192, "depth": 12, "heads": 3},
@@ -27,8 +29,6 @@ VIT_SIZES = {
 }
 
 INITIALISATIONS = ("random", "supervised", "mocov3", "beit", "mae")
-
-IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 
 def benchmark(
@@ -95,31 +95,9 @@ def benchmark(
                     "mask_conv_dim": 256,
                 },
                 "detector": {
-                    "rpn_thresholds": (0.3, 0.7),
-                    "rpn_nms_threshold": 0.7,
-                    "roi_threshold": 0.5,
-                    "box_weights": (10.0, 10.0, 5.0, 5.0),
-                    "max_candidates": 2000,
-                    "strides": (4, 8, 16, 32, 64),
-                    "anchor_sizes": (32.0, 64.0, 128.0, 256.0, 512.0),
-                    "aspect_ratios": (0.5, 1.0, 2.0),
-                    "rpn_batch": 256,
-                    "rpn_positive": 0.5,
-                    "train_pre_nms": 2000,
-                    "train_post_nms": 1000,
-                    "test_pre_nms": 1000,
-                    "test_post_nms": 1000,
-                    "roi_batch": 512,
-                    "roi_positive": 0.25,
-                    "box_roi_size": 7,
-                    "mask_roi_size": 14,
-                    "sampling_ratio": 0,
-                    "canonical_size": 224.0,
-                    "score_threshold": 0.05,
-                    "nms_threshold": 0.5,
-                    "detections": 100,
-                    "pixel_mean": IMAGENET_MEAN,
-                    "pixel_std": IMAGENET_STD,
+                    field.name: field.default
+                    for field in fields(Settings)
+                    if field.name != "num_classes"
                 },
             },
             "optim": {

@@ -21,7 +21,7 @@ from jaxdet.data.loader import eval_batches
 from jaxdet.errors import UserError
 from jaxdet.experiment import Experiment, difference
 from jaxdet.metrics.coco import evaluate_coco
-from jaxdet.models.build import Tree
+from jaxdet.models.build import Tree, parameter_count
 from jaxdet.models.mask_rcnn import Detections
 from jaxdet.ops.masks import paste
 from jaxdet.visualize import contact_sheet, draw_detections
@@ -98,7 +98,7 @@ def evaluate(experiment: Experiment) -> Metrics:
     Raises:
         UserError: there is no checkpoint, or it was trained as another model.
     """
-    functional, folder = experiment.functional, experiment.checkpoint_folder
+    folder = experiment.checkpoint_folder
     if not folder.is_dir():
         raise UserError(f"{folder} does not exist; train first, or give the run's --workdir")
     with Checkpoints(folder) as checkpoints:
@@ -117,7 +117,7 @@ def evaluate(experiment: Experiment) -> Metrics:
                 "give the config and the classes of that run"
             )
         print(experiment.val_set.summary())
-        params, stats = jax.eval_shape(functional.init, jax.random.key(0))
+        params, stats = experiment.functional.abstract
         target = abstract({"params": params, "stats": stats}, parallel.replicated(experiment.mesh))
         state = checkpoints.restore(step, target)
     metrics, results = Evaluator(experiment)(state["params"], state["stats"])
@@ -140,11 +140,10 @@ def report(
         trained_config: the complete config the checkpoint was trained with.
     """
     workdir = experiment.workdir
-    params, _ = jax.eval_shape(experiment.functional.init, jax.random.key(0))
     result = {
         "step": step,
         "metrics": without_nan(metrics),
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
+        "parameters": parameter_count(experiment.functional.abstract[0]),
         "checkpoint": str(experiment.checkpoint_folder / str(step)),
         "versions": {
             "jaxdet": __version__,

@@ -80,15 +80,7 @@ class Experiment:
 
     @cached_property
     def optimizer(self) -> optax.GradientTransformation:
-        settings = self.config.optim
-        return optim.adamw(
-            self.schedule,
-            weight_decay=settings.weight_decay,
-            betas=tuple(settings.betas),
-            no_decay=tuple(settings.no_decay),
-            layer_decay=settings.layer_decay,
-            depth=self.config.model.vit.depth,
-        )
+        return build_optimizer(self.config, self.schedule)
 
     @property
     def plain_config(self) -> dict[str, Any]:
@@ -100,6 +92,19 @@ class Experiment:
         """What a checkpoint of this experiment belongs to, as JSON values."""
         names = [category.name for category in self.val_set.categories]
         return {"config": self.plain_config, "categories": names}
+
+
+def build_optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """The optimizer a config describes, under a schedule in steps."""
+    settings = config.optim
+    return optim.adamw(
+        schedule,
+        weight_decay=settings.weight_decay,
+        betas=tuple(settings.betas),
+        no_decay=tuple(settings.no_decay),
+        layer_decay=settings.layer_decay,
+        depth=config.model.vit.depth,
+    )
 
 
 def difference(

@@ -40,7 +40,7 @@ def parse(arguments: list[str]) -> flags.FlagValues:
     path = _config_path(arguments)
     if not path.is_file():
         raise UserError(f"config file {path} does not exist; --config takes a Python file's path")
-    load_config(path)  # because the flag below hides what is wrong with a file
+    config = load_config(path)  # because the flag below hides what is wrong with a file
     try:
         # Defining the flag already looks for the config's words and can fail, hence inside.
         config_flags.DEFINE_config_file(
@@ -53,7 +53,7 @@ def parse(arguments: list[str]) -> flags.FlagValues:
         )
         rest = values(["jaxdet", *arguments])
     except Exception as error:
-        raise UserError(_explain(error, path, arguments)) from error
+        raise UserError(_explain(error, config, arguments)) from error
     if len(rest) > 1:
         raise UserError(f"{rest[1]!r} is not a flag; flags start with -- and take = before a value")
     return values
@@ -66,9 +66,8 @@ def _default_config() -> Path:
     return Path(__file__).resolve().parent.parent / DEFAULT_CONFIG
 
 
-def _explain(error: Exception, path: Path, arguments: list[str]) -> str:
+def _explain(error: Exception, config: ConfigDict, arguments: list[str]) -> str:
     """What is wrong with a command line that could not be read, in one sentence."""
-    config = load_config(path)
     for argument in arguments:
         name = argument.lstrip("-").partition("=")[0]
         for prefix in ("config.", "noconfig."):

@@ -20,7 +20,7 @@ from jaxdet.evaluate import Evaluator, report, write_json
 from jaxdet.experiment import Experiment, difference
 from jaxdet.initialise import load_weights
 from jaxdet.metric_writer import MetricWriter, Progress
-from jaxdet.models.build import Functional, batch_stats
+from jaxdet.models.build import Functional, batch_stats, parameter_count
 
 State = dict[str, Any]
 """What a step changes: {"params", "stats", "opt_state", "step"}, nested plain dictionaries."""
@@ -118,7 +118,7 @@ def train(experiment: Experiment) -> dict[str, Any]:
     with Checkpoints(experiment.checkpoint_folder) as checkpoints:
         _claim_workdir(experiment, checkpoints)
         state, start_step = _start(experiment, checkpoints, run_key)
-        _introduce(experiment, state, start_step)
+        _introduce(experiment, start_step)
         evaluation = None
         with (
             MetricWriter(workdir, start_step) as writer,
@@ -135,6 +135,7 @@ def train(experiment: Experiment) -> dict[str, Any]:
                 state, scalars = train_step(state, batch, run_key)
                 is_logged = step % config.log_every_steps == 0 or step == total_steps
                 if is_logged or step in checkpoint_steps:
+                    scalars = jax.device_get(scalars)
                     _check_finite(scalars, step, experiment, checkpoints)
                 if is_logged:
                     rate = float(experiment.schedule(step - 1))
@@ -198,9 +199,9 @@ def _start(experiment: Experiment, checkpoints: Checkpoints, key: jax.Array) -> 
     return {**restored, "step": jax.device_put(jnp.int32(step), replicated)}, step
 
 
-def _introduce(experiment: Experiment, state: State, start_step: int) -> None:
+def _introduce(experiment: Experiment, start_step: int) -> None:
     """Says in a few lines what is about to run."""
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(state["params"]))
+    parameters = parameter_count(experiment.functional.abstract[0])
     print(
         f"{parameters / 1e6:.1f} M parameters, {experiment.total_steps} steps of "
         f"{experiment.config.batch_size} images on {jax.device_count()} "

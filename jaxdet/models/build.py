@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -79,6 +80,11 @@ class Functional:
         abstract = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
         self._graph, self._params, self._stats = nnx.split(abstract, nnx.Param, nnx.BatchStat)
 
+    @property
+    def abstract(self) -> tuple[Tree, Tree]:
+        """What `init` returns, as shapes and dtypes alone."""
+        return nnx.to_pure_dict(self._params), nnx.to_pure_dict(self._stats)
+
     def init(self, key: jax.Array) -> tuple[Tree, Tree]:
         """Parameters and batch statistics, randomly initialised; call it under `jax.jit`."""
         _, params, stats = nnx.split(self._build(nnx.Rngs(key)), nnx.Param, nnx.BatchStat)
@@ -91,6 +97,11 @@ class Functional:
         nnx.replace_by_pure_dict(bound_params, params)
         nnx.replace_by_pure_dict(bound_stats, stats)
         return nnx.merge(self._graph, bound_params, bound_stats, copy=True)
+
+
+def parameter_count(params: Tree) -> int:
+    """How many numbers are learned; `params` may be abstract."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
 
 def batch_stats(model: nnx.Module) -> Tree:

@@ -132,8 +132,8 @@ def head_convs(
     inputs: int, width: int, count: int, *, norm: str, dtype: DTypeLike, rngs: nnx.Rngs
 ) -> nnx.List[ConvNorm]:
     """The hidden 3 x 3 convolutions of a RoI head, initialised as Detectron2 does."""
-    options = {"norm": norm, "activation": True, "dtype": dtype, "rngs": rngs}
-    options["kernel_init"] = c2_msra
+    options = {"norm": norm, "activation": True, "kernel_init": c2_msra}
+    options |= {"dtype": dtype, "rngs": rngs}
     return nnx.List([ConvNorm(width if i else inputs, width, 3, **options) for i in range(count)])
 
 

@@ -77,7 +77,7 @@ def propose(
             level_deltas[index], jnp.asarray(level_anchors)[index], ANCHOR_WEIGHTS
         )
         boxes = box_ops.clip(boxes, image_hw)
-        usable = box_ops.is_nonempty(boxes) & jnp.isfinite(scores) & jnp.isfinite(boxes).all(-1)
+        usable = box_ops.is_nonempty(boxes) & jnp.isfinite(scores)  # a NaN box counts as empty
         scores = jnp.where(usable, scores, -jnp.inf)
         level_boxes.append(jnp.pad(boxes, ((0, longest - count), (0, 0))))
         level_scores.append(jnp.pad(scores, (0, longest - count), constant_values=-jnp.inf))

@@ -242,30 +242,26 @@ class ViT(nnx.Module):
         )
         grid = canvas // patch
         rates = np.linspace(0.0, drop_path, depth)
-        self.blocks = nnx.List(
-            [
-                Block(
-                    width,
-                    heads,
-                    depth_index=i + 1,
-                    window=None if i in global_blocks else window,
-                    decomposed_grid=(
-                        None
-                        if relative_position != "decomposed"
-                        else (grid, grid)
-                        if i in global_blocks
-                        else (window, window)
-                    ),
-                    mlp_ratio=mlp_ratio,
-                    qkv_bias=qkv_bias,
-                    drop_path=float(rates[i]),
-                    layer_scale=layer_scale,
-                    dtype=dtype,
-                    rngs=rngs,
-                )
-                for i in range(depth)
-            ]
-        )
+        decomposed = relative_position == "decomposed"
+
+        def block(i: int) -> Block:
+            is_global = i in global_blocks
+            side = grid if is_global else window
+            return Block(
+                width,
+                heads,
+                depth_index=i + 1,
+                window=None if is_global else window,
+                decomposed_grid=(side, side) if decomposed else None,
+                mlp_ratio=mlp_ratio,
+                qkv_bias=qkv_bias,
+                drop_path=float(rates[i]),
+                layer_scale=layer_scale,
+                dtype=dtype,
+                rngs=rngs,
+            )
+
+        self.blocks = nnx.List([block(i) for i in range(depth)])
         shared = relative_position == "shared"
         any_windowed = len(set(global_blocks)) < depth
         self.rel_pos_window = (

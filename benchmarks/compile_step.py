@@ -39,7 +39,7 @@ def main() -> None:
         config.model.dtype = options.dtype
     check(config)
     mesh = parallel.data_mesh(options.batch, options.batch)
-    functional = Functional(lambda rngs: build_detector(config, COCO_CLASSES, rngs))
+    functional = Functional(lambda rngs: build_detector(config, COCO_CLASSES, rngs, mesh))
     optimizer = build_optimizer(config, lambda step: config.optim.lr)
     key = jax.eval_shape(lambda: jax.random.key(0))
     state = jax.eval_shape(lambda k: initial_state(functional, optimizer, k), key)

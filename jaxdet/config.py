@@ -2,8 +2,9 @@
 
 A config is an `ml_collections.ConfigDict`. `benchmark()` returns the recipe of arXiv 2111.11429;
 the files in `configs/` start from it and change what differs. Lengths are in epochs, and
-`batch_size` is the number of images per optimizer step over all devices. An epoch counts the images
-with objects, since only those are trained on.
+`batch_size` is the number of images per optimizer step over all devices, computed in `accumulate`
+parts one after the other (`jaxdet.train.make_train_step`). An epoch counts the images with objects,
+since only those are trained on.
 """
 
 from __future__ import annotations
@@ -54,6 +55,8 @@ def benchmark(
             "init": config_dict.placeholder(str),
             "canvas": 1024,
             "batch_size": 64,
+            "accumulate": 1,
+            "batch_statistics": "batch",
             "epochs": epochs,
             "data": {
                 "name": "coco",
@@ -168,6 +171,7 @@ RANGES = {
     "seed": (0, 2**32 - 1),
     "canvas": (1, 2**15),
     "batch_size": (1, INFINITY),
+    "accumulate": (1, INFINITY),
     "eval_batch_size": (1, INFINITY),
     "epochs": (TINY, 1e6),
     "eval_every": (TINY, 1e6),
@@ -247,6 +251,7 @@ LENGTHS = {
 
 CHOICES = {
     "initialisation": INITIALISATIONS,
+    "batch_statistics": ("batch", "part"),
     "data.name": ("coco", "shapes"),
     "model.dtype": ("float32", "bfloat16"),
     "model.vit.qkv_bias": ("qkv", "qv", "none"),

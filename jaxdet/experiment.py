@@ -47,12 +47,13 @@ class Experiment:
 
     @cached_property
     def mesh(self) -> jax.sharding.Mesh:
-        return parallel.data_mesh(self.config.batch_size, self.config.eval_batch_size)
+        config = self.config
+        return parallel.data_mesh(config.batch_size, config.eval_batch_size, config.accumulate)
 
     @cached_property
     def functional(self) -> Functional:
         num_classes = len(self.val_set.categories)
-        return Functional(lambda rngs: build_detector(self.config, num_classes, rngs))
+        return Functional(lambda rngs: build_detector(self.config, num_classes, rngs, self.mesh))
 
     @cached_property
     def steps_per_epoch(self) -> float:

@@ -20,7 +20,8 @@ from jaxdet.evaluate import Evaluator, report, write_json
 from jaxdet.experiment import Experiment, difference
 from jaxdet.initialise import load_weights
 from jaxdet.metric_writer import MetricWriter, Progress
-from jaxdet.models.build import Functional, batch_stats, parameter_count
+from jaxdet.models.batching import split_parts
+from jaxdet.models.build import Functional, Tree, batch_stats, parameter_count
 
 State = dict[str, Any]
 """What a step changes: {"params", "stats", "opt_state", "step"}, nested plain dictionaries."""
@@ -35,6 +36,7 @@ NEUTRAL_WORDS = tuple(
         "data.val_annotations",
         "data.val_images",
         "data.threads",
+        "accumulate",
         "eval_batch_size",
         "log_every_steps",
         "log_every_seconds",
@@ -59,25 +61,70 @@ def initial_state(
     }
 
 
+def gradient_function(
+    functional: Functional, *, accumulate: int = 1, batch_statistics: str = "batch"
+) -> Callable[[Tree, Tree, dict[str, jax.Array], jax.Array], tuple[Tree, Metrics, Tree]]:
+    """(params, batch statistics, batch, keys of its images) -> (gradients, metrics, statistics).
+
+    Args:
+        accumulate: the batch is computed in so many parts, one after the other, to need less
+            memory; loss and gradient are those of the whole batch.
+        batch_statistics: what batch norm takes its statistics of then. "batch": of the whole batch,
+            so that the number of parts changes nothing but rounding; what lies between two batch
+            norms is computed again for the gradient, and their inputs are kept for the whole batch.
+            "part": of each part alone, in less time and memory; the running statistics go from part
+            to part. A model without batch norm needs neither, and is exact in the second way.
+    """
+    has_statistics = bool(jax.tree.leaves(functional.abstract[1]))
+    inner = accumulate if has_statistics and batch_statistics == "batch" else 1
+    outer = accumulate // inner
+
+    def differentiate(params, stats, batch, keys):
+        def total_loss(params):
+            model = functional.bind(params, stats)
+            losses, counts = model.losses(batch, keys, parts=inner)
+            loss = sum(losses.values())
+            return loss, ({"loss": loss, **losses, **counts}, batch_stats(model))
+
+        gradients, (metrics, new_stats) = jax.grad(total_loss, has_aux=True)(params)
+        return gradients, metrics, new_stats
+
+    def differentiate_in_parts(params, stats, batch, keys):
+        def visit(carry, part):
+            total, stats = carry
+            gradients, metrics, stats = differentiate(params, stats, *part)
+            return (jax.tree.map(jnp.add, total, gradients), stats), metrics
+
+        start = (jax.tree.map(jnp.zeros_like, params), stats)
+        (total, stats), metrics = jax.lax.scan(visit, start, split_parts((batch, keys), outer))
+        gradients = jax.tree.map(lambda leaf: leaf / outer, total)
+        return gradients, jax.tree.map(lambda leaf: leaf.mean(0), metrics), stats
+
+    return differentiate if outer == 1 else differentiate_in_parts
+
+
 def make_train_step(
-    functional: Functional, optimizer: optax.GradientTransformation, mesh: Mesh
+    functional: Functional,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    *,
+    accumulate: int = 1,
+    batch_statistics: str = "batch",
 ) -> TrainStep:
     """The compiled step: (state, batch, run key) -> (new state, metrics).
 
     The old state's memory is reused. All randomness derives from the run key and the step number.
+
+    Args:
+        accumulate, batch_statistics: see `gradient_function`.
     """
+    differentiate = gradient_function(
+        functional, accumulate=accumulate, batch_statistics=batch_statistics
+    )
 
     def step(state: State, batch: dict[str, jax.Array], key: jax.Array) -> tuple[State, Metrics]:
-        key = jax.random.fold_in(key, state["step"])
-
-        def total_loss(params):
-            model = functional.bind(params, state["stats"])
-            losses, counts = model.losses(batch, key)
-            return sum(losses.values()), (losses, counts, batch_stats(model))
-
-        (loss, (losses, counts, stats)), gradients = jax.value_and_grad(total_loss, has_aux=True)(
-            state["params"]
-        )
+        keys = jax.random.split(jax.random.fold_in(key, state["step"]), len(batch["image"]))
+        gradients, metrics, stats = differentiate(state["params"], state["stats"], batch, keys)
         updates, opt_state = optimizer.update(gradients, state["opt_state"], state["params"])
         new_state = {
             "params": optax.apply_updates(state["params"], updates),
@@ -85,8 +132,7 @@ def make_train_step(
             "opt_state": opt_state,
             "step": state["step"] + 1,
         }
-        metrics = {"loss": loss, **losses, **counts, "grad_norm": optax.tree.norm(gradients)}
-        return new_state, metrics
+        return new_state, {**metrics, "grad_norm": optax.tree.norm(gradients)}
 
     replicated = parallel.replicated(mesh)
     return jax.jit(step, donate_argnums=0, out_shardings=(replicated, replicated))
@@ -113,7 +159,13 @@ def train(experiment: Experiment) -> dict[str, Any]:
     checkpoint_steps = _marks(experiment, config.checkpoint_every) | eval_steps
     replicated = parallel.replicated(experiment.mesh)
     run_key = jax.device_put(jax.random.key(config.seed), replicated)
-    train_step = make_train_step(experiment.functional, experiment.optimizer, experiment.mesh)
+    train_step = make_train_step(
+        experiment.functional,
+        experiment.optimizer,
+        experiment.mesh,
+        accumulate=config.accumulate,
+        batch_statistics=config.batch_statistics,
+    )
     evaluator = Evaluator(experiment)
     with Checkpoints(experiment.checkpoint_folder) as checkpoints:
         _claim_workdir(experiment, checkpoints)

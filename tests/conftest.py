@@ -13,6 +13,8 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parent.parent
 COMMITTED_REFERENCE = REPOSITORY / "tests" / "reference"
 
+# Most of the time of the tests is compilation, which this halves.
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_compilation_cache_dir", str(REPOSITORY / ".cache" / "jax"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

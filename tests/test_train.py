@@ -245,7 +245,7 @@ def test_an_unreadable_image_stops_the_run_by_name(coco_folder):
 def test_a_batch_that_does_not_divide_over_the_devices_is_refused(tmp_path):
     config = small_config()
     config.batch_size = 6
-    with pytest.raises(UserError, match=r"batch_size=6 does not divide over 8 devices"):
+    with pytest.raises(UserError, match=r"batch_size=6 does not divide over 8 device"):
         train(Experiment(config, tmp_path / "work"))
 
 

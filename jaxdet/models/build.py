@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Mesh
 
 from jaxdet.models.box_head import BoxHead
 from jaxdet.models.mask_head import MaskHead
@@ -23,8 +24,14 @@ if TYPE_CHECKING:
 Tree = dict[Any, Any]
 
 
-def build_detector(config: ConfigDict, num_classes: int, rngs: nnx.Rngs) -> MaskRCNN:
-    """Assembles the detector that a complete config describes, randomly initialised."""
+def build_detector(
+    config: ConfigDict, num_classes: int, rngs: nnx.Rngs, mesh: Mesh | None = None
+) -> MaskRCNN:
+    """Assembles the detector that a complete config describes, randomly initialised.
+
+    Args:
+        mesh: the devices that batches are spread over, if they are.
+    """
     model = config.model
     part = {"dtype": jnp.dtype(model.dtype), "rngs": rngs}
     settings = Settings(num_classes=num_classes, **model.detector)
@@ -62,6 +69,7 @@ def build_detector(config: ConfigDict, num_classes: int, rngs: nnx.Rngs) -> Mask
             **part,
         ),
         settings=settings,
+        mesh=mesh,
     )
 
 

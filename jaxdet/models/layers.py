@@ -120,7 +120,10 @@ class ConvNorm(nnx.Module):
         self.activation = activation
 
     def __call__(self, x: Array, *, train: bool, valid: Array | None = None) -> Array:
-        x = self.conv(x)
+        return self.normalise(self.conv(x), train=train, valid=valid)
+
+    def normalise(self, x: Array, *, train: bool, valid: Array | None = None) -> Array:
+        """What follows the convolution."""
         if isinstance(self.norm, BatchNorm):
             x = self.norm(x, train=train, valid=valid)
         else:
@@ -172,12 +175,14 @@ class Upsample2x(nnx.Module):
         return y + self.bias[...].astype(self.dtype)
 
 
-def drop_path(x: Array, rate: float, key: Array | None) -> Array:
-    """Stochastic depth per sample: drops a residual branch with probability `rate`.
+def drop_path(x: Float[Array, "n ..."], rate: float, keys: Array | None) -> Array:
+    """Stochastic depth: drops a residual branch of an image with probability `rate`.
 
-    `key=None` means evaluation: nothing is dropped.
+    Args:
+        keys: one an image; None means evaluation, where nothing is dropped.
     """
-    if key is None or rate == 0.0:
+    if keys is None or rate == 0.0:
         return x
-    keep = jax.random.bernoulli(key, 1.0 - rate, (x.shape[0],) + (1,) * (x.ndim - 1))
+    keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - rate))(keys)
+    keep = keep.reshape(-1, *(1,) * (x.ndim - 1))
     return jnp.where(keep, x / (1.0 - rate), 0.0).astype(x.dtype)

@@ -13,8 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxdet.models.batching import in_parts, per_image
 from jaxdet.models.rpn import Proposals, propose
 from jaxdet.models.settings import Settings
 from jaxdet.ops import boxes as box_ops
@@ -56,6 +58,7 @@ class MaskRCNN(nnx.Module):
         pyramid: token maps -> P2 ... P6.
         rpn, box_head, mask_head: see their classes.
         settings: everything that is not learned.
+        mesh: the devices that batches are spread over, if they are.
     """
 
     def __init__(
@@ -67,6 +70,7 @@ class MaskRCNN(nnx.Module):
         box_head: nnx.Module,
         mask_head: nnx.Module,
         settings: Settings,
+        mesh: Mesh | None = None,
     ):
         self.backbone = backbone
         self.pyramid = pyramid
@@ -74,90 +78,67 @@ class MaskRCNN(nnx.Module):
         self.box_head = box_head
         self.mask_head = mask_head
         self.settings = settings
+        self.mesh = mesh
 
-    def losses(self, batch: Batch, key: Array) -> tuple[dict[str, Array], dict[str, Array]]:
+    def losses(
+        self, batch: Batch, keys: Array, parts: int = 1
+    ) -> tuple[dict[str, Array], dict[str, Array]]:
         """Training losses of a batch, each the mean over images of Detectron2's loss of one image.
 
         Args:
             batch: images, boxes, labels, masks and valid as `jaxdet.data.loader` makes them.
-            key: all randomness of the step (drop path, sampling).
+            keys: one an image: all its randomness (drop path, sampling).
+            parts: computes what treats images apart in so many parts, one after the other, to
+                need less memory. Batch statistics are those of the whole batch all the same, and
+                so are their gradients.
 
         Returns:
             The five losses by name, and counts worth watching.
         """
-        drop_key, rpn_key, roi_key = jax.random.split(key, 3)
-        pyramid = self.features(batch["image"], batch["image_hw"], key=drop_key, train=True)
-        objectness, deltas = self.rpn(pyramid)
-        anchors = self.anchors(pyramid)
-
-        n = batch["image"].shape[0]
-        rpn_objectness, rpn_box = jax.vmap(self._rpn_losses, in_axes=(0, 0, None, 0, 0, 0))(
-            jnp.concatenate(objectness, 1),
-            jnp.concatenate(deltas, 1),
-            np.concatenate(anchors),
-            batch["boxes"],
-            batch["valid"],
-            jax.random.split(rpn_key, n),
+        drop_keys, rpn_keys, roi_keys = jax.vmap(lambda key: jax.random.split(key, 3))(keys).T
+        projected = in_parts(self._project, parts, batch["image"], batch["image_hw"], drop_keys)
+        pyramid = self.pyramid.merge(projected, train=True)
+        objects = (batch["boxes"], batch["labels"], batch["valid"])
+        rpn_losses, samples, counts = in_parts(
+            self._rpn_stage, parts, pyramid, batch["image_hw"], *objects, rpn_keys, roi_keys
         )
 
-        proposals = self._propose(objectness, deltas, anchors, batch["image_hw"], train=True)
-        samples = jax.vmap(self._sample)(
-            proposals, batch["boxes"], batch["labels"], batch["valid"], jax.random.split(roi_key, n)
-        )
         class_logits, box_deltas = self._classify(
-            pyramid, samples.rois, samples.sampled, train=True
+            pyramid, samples.rois, samples.sampled, train=True, parts=parts
         )
-        classification = jax.vmap(losses.classification_loss)(
-            class_logits, samples.labels, samples.sampled
-        )
-        matched_boxes = jnp.take_along_axis(batch["boxes"], samples.matched[..., None], 1)
-        box = jax.vmap(lambda *args: losses.box_loss(*args, self.settings.box_weights))(
-            box_deltas, samples.labels, samples.rois, matched_boxes, samples.sampled
-        )
-
         positives = jax.tree.map(lambda a: a[:, : self._max_foreground()], samples)
-        mask_logits = self._segment(pyramid, positives.rois, positives.foreground, train=True)
-        targets = jax.vmap(partial(mask_targets, out=mask_logits.shape[2]))(
-            batch["masks"], batch["boxes"], positives.rois, positives.matched
+        mask_logits = self._segment(
+            pyramid, positives.rois, positives.foreground, train=True, parts=parts
         )
-        mask = jax.vmap(losses.mask_loss)(
-            mask_logits, positives.labels, targets, positives.foreground
-        )
-
-        per_image = {
-            "loss_rpn_objectness": rpn_objectness,
-            "loss_rpn_box": rpn_box,
-            "loss_class": classification,
-            "loss_box": box,
-            "loss_mask": mask,
+        per_image_losses = {
+            **rpn_losses,
+            **self._per_image(self._box_losses)(class_logits, box_deltas, samples, batch["boxes"]),
+            "loss_mask": self._per_image(self._mask_loss)(
+                mask_logits, positives, batch["masks"], batch["boxes"]
+            ),
         }
-        counts = {
-            "foreground_rois": samples.foreground.sum(-1).mean(),
-            "proposals": proposals.valid.sum(-1).mean(),
-        }
-        return {name: value.mean() for name, value in per_image.items()}, counts
+        mean = partial(jax.tree.map, jnp.mean)
+        return mean(per_image_losses), mean(counts)
 
     def detect(self, batch: Batch) -> Detections:
         """Detections of a batch of images: threshold, NMS per class, the best of all, masks."""
-        pyramid = self.features(batch["image"], batch["image_hw"], key=None, train=False)
+        pyramid = self.features(batch["image"], batch["image_hw"])
         objectness, deltas = self.rpn(pyramid)
         anchors = self.anchors(pyramid)
         proposals = self._propose(objectness, deltas, anchors, batch["image_hw"], train=False)
         class_logits, box_deltas = self._classify(
             pyramid, proposals.boxes, proposals.valid, train=False
         )
-        boxes, scores, labels, valid = jax.vmap(self._select)(
+        boxes, scores, labels, valid = self._per_image(self._select)(
             proposals, class_logits, box_deltas, batch["image_hw"]
         )
         logits = self._segment(pyramid, boxes, valid, train=False)
         of_label = jnp.take_along_axis(logits, labels[:, :, None, None, None], -1)[..., 0]
         return Detections(boxes, scores, labels, valid, jax.nn.sigmoid(of_label))
 
-    def features(
-        self, images: Array, image_hw: Array, *, key: Array | None, train: bool
-    ) -> list[Float[Array, "n h w c"]]:
+    def features(self, images: Array, image_hw: Array) -> list[Float[Array, "n h w c"]]:
         """P2 ... P6 of uint8 images; pixels outside `image_hw` count as the mean colour."""
-        return self.pyramid(self.backbone(self.normalise(images, image_hw), key=key), train=train)
+        return self.pyramid.merge(self._project(images, image_hw, None), train=False)
 
     def normalise(self, images: Array, image_hw: Array) -> Float[Array, "n s s 3"]:
         """uint8 RGB to zero mean and unit variance, zero outside each image's height and width."""
@@ -173,29 +154,64 @@ class MaskRCNN(nnx.Module):
         s = self.settings
         return pyramid_anchors(grids, s.strides, s.anchor_sizes, s.aspect_ratios)
 
-    def _rpn_losses(self, objectness, deltas, anchors, boxes, valid, key):
+    def _per_image(self, function):
+        return per_image(function, self.mesh)
+
+    def _project(self, images, image_hw, keys) -> list[Array]:
+        """All that comes before the first batch statistic."""
+        return self.pyramid.project(self.backbone(self.normalise(images, image_hw), keys))
+
+    def _rpn_stage(self, pyramid, image_hw, boxes, labels, valid, rpn_keys, roi_keys):
+        """The RPN's losses, the RoIs sampled from its proposals, and counts, image by image."""
+        objectness, deltas = self.rpn(pyramid)
+        anchors = self.anchors(pyramid)
+        rpn_losses = self._per_image(partial(self._rpn_losses, np.concatenate(anchors)))(
+            jnp.concatenate(objectness, 1), jnp.concatenate(deltas, 1), boxes, valid, rpn_keys
+        )
+        proposals = self._propose(objectness, deltas, anchors, image_hw, train=True)
+        samples = self._per_image(self._sample)(proposals, boxes, labels, valid, roi_keys)
+        counts = {
+            "foreground_rois": samples.foreground.sum(-1),
+            "proposals": proposals.valid.sum(-1),
+        }
+        return rpn_losses, samples, counts
+
+    def _rpn_losses(self, anchors, objectness, deltas, boxes, valid, key) -> dict[str, Array]:
         s = self.settings
         matched, labels = match_boxes(
             boxes, valid, anchors, s.rpn_thresholds, (0, -1, 1), allow_low_quality=True
         )
         labels = sample(key, labels, s.rpn_batch, s.rpn_positive)
-        return losses.rpn_losses(objectness, deltas, anchors, labels, boxes[matched], s.rpn_batch)
+        objectness_loss, box_loss = losses.rpn_losses(
+            objectness, deltas, anchors, labels, boxes[matched], s.rpn_batch
+        )
+        return {"loss_rpn_objectness": objectness_loss, "loss_rpn_box": box_loss}
+
+    def _box_losses(self, class_logits, box_deltas, samples: Samples, boxes) -> dict[str, Array]:
+        labels, sampled, matched = samples.labels, samples.sampled, boxes[samples.matched]
+        return {
+            "loss_class": losses.classification_loss(class_logits, labels, sampled),
+            "loss_box": losses.box_loss(
+                box_deltas, labels, samples.rois, matched, sampled, self.settings.box_weights
+            ),
+        }
+
+    def _mask_loss(self, mask_logits, positives: Samples, masks, boxes) -> Array:
+        targets = mask_targets(
+            masks, boxes, positives.rois, positives.matched, out=mask_logits.shape[1]
+        )
+        return losses.mask_loss(mask_logits, positives.labels, targets, positives.foreground)
 
     def _propose(self, objectness, deltas, anchors, image_hw, *, train: bool) -> Proposals:
         s = self.settings
-
-        def one_image(objectness, deltas, image_hw):
-            return propose(
-                objectness,
-                deltas,
-                anchors,
-                image_hw,
-                pre_nms=s.train_pre_nms if train else s.test_pre_nms,
-                post_nms=s.train_post_nms if train else s.test_post_nms,
-                nms_threshold=s.rpn_nms_threshold,
-            )
-
-        return jax.vmap(one_image)(*jax.lax.stop_gradient((objectness, deltas)), image_hw)
+        one_image = partial(
+            propose,
+            anchors=anchors,
+            pre_nms=s.train_pre_nms if train else s.test_pre_nms,
+            post_nms=s.train_post_nms if train else s.test_post_nms,
+            nms_threshold=s.rpn_nms_threshold,
+        )
+        return self._per_image(one_image)(*jax.lax.stop_gradient((objectness, deltas)), image_hw)
 
     def _sample(self, proposals: Proposals, boxes, labels, valid, key) -> Samples:
         """Proposals and ground truth of one image matched and sampled for the head losses."""
@@ -224,33 +240,32 @@ class MaskRCNN(nnx.Module):
         return int(self.settings.roi_batch * self.settings.roi_positive)
 
     def _pool(self, pyramid: list[Array], rois: Float[Array, "n rois 4"], size: int) -> Array:
-        """RoI features [n * rois, size, size, c] from P2 ... P5."""
+        """RoI features [n, rois, size, size, c] from P2 ... P5."""
         s = self.settings
+        one_image = partial(
+            roi_align,
+            strides=s.strides[:4],
+            output_size=size,
+            sampling_ratio=s.sampling_ratio,
+            canonical_size=s.canonical_size,
+        )
+        return self._per_image(one_image)(pyramid[:4], rois)
 
-        def one_image(maps, rois):
-            return roi_align(
-                maps,
-                rois,
-                strides=s.strides[:4],
-                output_size=size,
-                sampling_ratio=s.sampling_ratio,
-                canonical_size=s.canonical_size,
-            )
+    def _classify(
+        self, pyramid, rois, valid, *, train: bool, parts: int = 1
+    ) -> tuple[Float[Array, "n rois classes+1"], Float[Array, "n rois classes*4"]]:
+        pool = partial(self._pool, size=self.settings.box_roi_size)
+        features = in_parts(pool, parts, pyramid, rois)
+        logits, deltas = self.box_head(_join_axes(features), valid=_join_axes(valid), train=train)
+        return logits.reshape(*valid.shape, -1), deltas.reshape(*valid.shape, -1)
 
-        features = jax.vmap(one_image)(pyramid[:4], rois)
-        return features.reshape(-1, *features.shape[2:])
-
-    def _classify(self, pyramid, rois, valid, *, train: bool) -> tuple[Array, Array]:
-        n, count = valid.shape
-        features = self._pool(pyramid, rois, self.settings.box_roi_size)
-        logits, deltas = self.box_head(features, valid=valid.reshape(-1), train=train)
-        return logits.reshape(n, count, -1), deltas.reshape(n, count, -1)
-
-    def _segment(self, pyramid, rois, valid, *, train: bool) -> Array:
-        n, count = valid.shape
-        features = self._pool(pyramid, rois, self.settings.mask_roi_size)
-        logits = self.mask_head(features, valid=valid.reshape(-1), train=train)
-        return logits.reshape(n, count, *logits.shape[1:])
+    def _segment(
+        self, pyramid, rois, valid, *, train: bool, parts: int = 1
+    ) -> Float[Array, "n rois size size classes"]:
+        pool = partial(self._pool, size=self.settings.mask_roi_size)
+        features = in_parts(pool, parts, pyramid, rois)
+        logits = self.mask_head(_join_axes(features), valid=_join_axes(valid), train=train)
+        return logits.reshape(*valid.shape, *logits.shape[1:])
 
     def _select(self, proposals: Proposals, class_logits, box_deltas, image_hw):
         """Final boxes of one image from every (proposal, class) pair above the score threshold."""
@@ -273,3 +288,8 @@ class MaskRCNN(nnx.Module):
         )
         valid = ranked > -jnp.inf
         return boxes[best], jnp.where(valid, ranked, 0.0), labels[best], valid
+
+
+def _join_axes(x: Array) -> Array:
+    """[n, rois, ...] as [n * rois, ...]."""
+    return x.reshape(-1, *x.shape[2:])

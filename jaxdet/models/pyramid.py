@@ -56,12 +56,21 @@ class FPN(nnx.Module):
         self.lateral = nnx.List([ConvNorm(width, channels, 1, **options) for _ in range(4)])
         self.output = nnx.List([ConvNorm(channels, channels, 3, **options) for _ in range(4)])
 
-    def __call__(
-        self, taps: Sequence[Float[Array, "n g g width"]], *, train: bool
+    def project(
+        self, taps: Sequence[Float[Array, "n g g width"]]
+    ) -> list[Float[Array, "n h w channels"]]:
+        """The scaled maps after the lateral convolutions: all that treats images apart."""
+        maps = self.scaling(taps)
+        return [lateral.conv(x) for lateral, x in zip(self.lateral, maps, strict=True)]
+
+    def merge(
+        self, projected: Sequence[Float[Array, "n h w channels"]], *, train: bool
     ) -> list[Float[Array, "n h w channels"]]:
         """P2 ... P6, strides 1/4, 1/2, 1, 2 and 4 times the patch."""
-        maps = self.scaling(taps)
-        merged = [lateral(x, train=train) for lateral, x in zip(self.lateral, maps, strict=True)]
+        merged = [
+            lateral.normalise(x, train=train)
+            for lateral, x in zip(self.lateral, projected, strict=True)
+        ]
         for level in (2, 1, 0):
             merged[level] = merged[level] + upsample_nearest(merged[level + 1])
         pyramid = [output(x, train=train) for output, x in zip(self.output, merged, strict=True)]
@@ -88,18 +97,22 @@ class SimplePyramid(nnx.Module):
         self.lateral = nnx.List([ConvNorm(inputs, channels, 1, **options) for inputs in widths])
         self.output = nnx.List([ConvNorm(channels, channels, 3, **options) for _ in widths])
 
-    def __call__(
-        self, taps: Sequence[Float[Array, "n g g width"]], *, train: bool
+    def project(
+        self, taps: Sequence[Float[Array, "n g g width"]]
     ) -> list[Float[Array, "n h w channels"]]:
         """P2 ... P6, strides 1/4, 1/2, 1, 2 and 4 times the patch; only the last tap is used."""
         last = taps[-1]
         finest = self.up4_second(gelu(self.up4_norm(self.up4_first(last))))
         maps = [finest, self.up2(last), last, nnx.max_pool(last, (2, 2), strides=(2, 2))]
         pyramid = [
-            output(lateral(x, train=train), train=train)
+            output(lateral(x, train=False), train=False)
             for lateral, output, x in zip(self.lateral, self.output, maps, strict=True)
         ]
         return [*pyramid, pyramid[-1][:, ::2, ::2]]
+
+    def merge(self, projected: list[Array], *, train: bool) -> list[Array]:
+        """The same maps: nothing here depends on other images or on training."""
+        return projected
 
 
 def upsample_nearest(x: Float[Array, "n h w c"]) -> Float[Array, "n 2h 2w c"]:

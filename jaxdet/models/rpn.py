@@ -54,9 +54,9 @@ class Proposals(NamedTuple):
 def propose(
     objectness: Sequence[Float[Array, " anchors"]],
     deltas: Sequence[Float[Array, "anchors 4"]],
-    anchors: Sequence[Float[Array, "anchors 4"]],
     image_hw: Int[Array, "2"],
     *,
+    anchors: Sequence[Float[Array, "anchors 4"]],
     pre_nms: int,
     post_nms: int,
     nms_threshold: float,

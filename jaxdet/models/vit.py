@@ -142,13 +142,13 @@ class Block(nnx.Module):
         self.drop_path = drop_path
 
     def __call__(
-        self, x: Float[Array, "n h w c"], bias: Array | None, key: Array | None
+        self, x: Float[Array, "n h w c"], bias: Array | None, keys: Array | None
     ) -> Float[Array, "n h w c"]:
-        keys = (None, None) if key is None else jax.random.split(key)
+        first, second = (None, None) if keys is None else jax.vmap(jax.random.split)(keys).T
         y = self._attend(self.norm1(x), bias)
-        x = x + drop_path(self._scale(y, 1), self.drop_path, keys[0])
+        x = x + drop_path(self._scale(y, 1), self.drop_path, first)
         y = self.mlp(self.norm2(x))
-        return x + drop_path(self._scale(y, 2), self.drop_path, keys[1])
+        return x + drop_path(self._scale(y, 2), self.drop_path, second)
 
     def _attend(self, x: Array, bias: Array | None) -> Array:
         n, height, width, channels = x.shape
@@ -276,21 +276,21 @@ class ViT(nnx.Module):
         self.dtype = dtype
 
     def __call__(
-        self, images: Float[Array, "n s s 3"], key: Array | None = None
+        self, images: Float[Array, "n s s 3"], keys: Array | None = None
     ) -> list[Float[Array, "n g g width"]]:
         """Token maps after each of the tapped blocks.
 
         Args:
             images: normalised pixels.
-            key: randomness of drop path in training; None in evaluation.
+            keys: one an image, the randomness of drop path in training; None in evaluation.
         """
         x = self._embed(images)
         window_bias = self.rel_pos_window() if self.rel_pos_window is not None else None
         global_bias = self.rel_pos_global() if self.rel_pos_global is not None else None
         maps = []
         for i, block in enumerate(self.blocks):
-            block_key = None if key is None else jax.random.fold_in(key, i)
-            x = block(x, global_bias if block.window is None else window_bias, block_key)
+            block_keys = None if keys is None else jax.vmap(jax.random.fold_in, (0, None))(keys, i)
+            x = block(x, global_bias if block.window is None else window_bias, block_keys)
             if i in self.taps:
                 maps.append(x)
         return maps

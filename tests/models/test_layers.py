@@ -276,19 +276,24 @@ def test_initialisers_have_detectron2s_spread():
 
 def test_drop_path_drops_whole_samples_and_keeps_the_mean():
     rate, samples = 0.25, 4000
+
+    def keys(seed):
+        return jax.random.split(jax.random.key(seed), samples)
+
     x = jnp.arange(1.0, 7.0).reshape(1, 2, 3).repeat(samples, 0)
-    y = np.asarray(drop_path(x, rate, jax.random.key(0)))
+    y = np.asarray(drop_path(x, rate, keys(0)))
     kept = y[:, 0, 0] > 0
     np.testing.assert_allclose(y[kept], x[kept] / (1 - rate), rtol=1e-6)
     assert not y[~kept].any()
     # Five standard deviations of the mean of so many draws.
     assert abs(kept.mean() - (1 - rate)) < 5 * np.sqrt(rate * (1 - rate) / samples)
-    np.testing.assert_array_equal(y, drop_path(x, rate, jax.random.key(0)))
-    assert (y != drop_path(x, rate, jax.random.key(1))).any()
+    np.testing.assert_array_equal(y, drop_path(x, rate, keys(0)))
+    assert (y != drop_path(x, rate, keys(1))).any()
 
 
 def test_drop_path_does_nothing_in_evaluation_or_at_rate_zero():
     x = jnp.linspace(0.0, 1.0, 64).reshape(32, 2).astype(jnp.bfloat16)
+    keys = jax.random.split(jax.random.key(0), len(x))
     assert drop_path(x, 0.9, None) is x
-    np.testing.assert_array_equal(drop_path(x, 0.0, jax.random.key(0)), x)
-    assert drop_path(x, 0.5, jax.random.key(0)).dtype == jnp.bfloat16
+    np.testing.assert_array_equal(drop_path(x, 0.0, keys), x)
+    assert drop_path(x, 0.5, keys).dtype == jnp.bfloat16

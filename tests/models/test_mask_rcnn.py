@@ -11,14 +11,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
+from jaxdet import parallel
 from jaxdet.config import benchmark, check
-from jaxdet.models.build import Functional, batch_stats, build_detector
+from jaxdet.models.batching import BATCH_AXIS
+from jaxdet.models.build import Functional, build_detector
 from jaxdet.models.mask_rcnn import MaskRCNN, Settings
 from jaxdet.models.rpn import Proposals
 from jaxdet.ops.boxes import iou
 from jaxdet.optim import path_name
+from jaxdet.train import gradient_function
 
 CANVAS, BATCH, SLOTS, CROP, CLASSES = 64, 8, 4, 28, 3
 DETECTIONS = 12
@@ -27,7 +30,7 @@ OBJECTS = np.array([2, 1, 0, 4, 3, 1, 2, 0])
 """How many objects each image of the training batch has."""
 
 
-def tiny_functional() -> Functional:
+def tiny_functional(norm: str = "batch", mesh: Mesh | None = None) -> Functional:
     config = benchmark("b", "random", lr=1e-3, weight_decay=0.1, drop_path=0.2, epochs=1.0)
     config.canvas = CANVAS
     config.model.dtype = "float32"
@@ -56,8 +59,25 @@ def tiny_functional() -> Functional:
         canonical_size=32.0,
         detections=DETECTIONS,
     )
+    config.model.heads.norm = norm
+    config.model.pyramid.kind = "fpn" if norm == "batch" else "simple"
     check(config)
-    return Functional(lambda rngs: build_detector(config, CLASSES, rngs))
+    return Functional(lambda rngs: build_detector(config, CLASSES, rngs, mesh))
+
+
+def image_keys(seed: int) -> jax.Array:
+    return jax.random.split(jax.random.key(seed), BATCH)
+
+
+def initial(functional: Functional):
+    """Random parameters and the first batch statistics."""
+    params, stats = jax.jit(functional.init)(jax.random.key(0))
+
+    # At the start all predictions are nearly alike, and hardly depend on anything.
+    def spread(path, leaf):
+        return 50 * leaf if PREDICTS.search(path_name(path)) else leaf
+
+    return jax.tree_util.tree_map_with_path(spread, params), stats
 
 
 class Detector:
@@ -65,29 +85,15 @@ class Detector:
 
     def __init__(self):
         functional = tiny_functional()
-        params, self.stats = jax.jit(functional.init)(jax.random.key(0))
-        # At the start all predictions are nearly alike, and hardly depend on anything.
-        self.params = jax.tree_util.tree_map_with_path(
-            lambda path, leaf: 50 * leaf if PREDICTS.search(path_name(path)) else leaf, params
-        )
-
-        def losses(params, stats, batch, key):
-            def total(params):
-                model = functional.bind(params, stats)
-                losses, counts = model.losses(batch, key)
-                return sum(losses.values()), (losses, counts, batch_stats(model))
-
-            gradients, rest = jax.grad(total, has_aux=True)(params)
-            return *rest, gradients
-
-        self.losses = jax.jit(losses)
+        self.params, self.stats = initial(functional)
+        self.losses = jax.jit(gradient_function(functional))
         self.detect = jax.jit(
             lambda params, stats, batch: functional.bind(params, stats).detect(batch)
         )
 
     def train(self, batch, key: int = 0):
-        """(losses, counts, new batch statistics, gradients) on the host."""
-        return jax.device_get(self.losses(self.params, self.stats, batch, jax.random.key(key)))
+        """(gradients, metrics, new batch statistics) on the host."""
+        return jax.device_get(self.losses(self.params, self.stats, batch, image_keys(key)))
 
     def find(self, images):
         """Detections on the host."""
@@ -132,7 +138,8 @@ def all_finite(tree) -> bool:
 
 
 def test_losses_are_finite_and_every_part_learns(detector, batch):
-    losses, counts, stats, gradients = detector.train(batch)
+    gradients, metrics, stats = detector.train(batch)
+    losses = {name: value for name, value in metrics.items() if name.startswith("loss_")}
     assert set(losses) == {
         "loss_rpn_objectness",
         "loss_rpn_box",
@@ -141,10 +148,11 @@ def test_losses_are_finite_and_every_part_learns(detector, batch):
         "loss_mask",
     }
     assert all(value > 0 for value in losses.values())
+    np.testing.assert_allclose(metrics["loss"], sum(losses.values()), rtol=1e-6)
     assert all_finite((losses, stats, gradients))
     assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradients))
     # Ground truth is among the proposals, so that every object has a foreground RoI at least.
-    assert counts["foreground_rois"] >= OBJECTS.mean()
+    assert metrics["foreground_rois"] >= OBJECTS.mean()
     moved = jax.tree.map(lambda old, new: bool((old != new).any()), detector.stats, stats)
     assert all(jax.tree.leaves(moved))
 
@@ -168,16 +176,16 @@ def test_padded_ground_truth_changes_nothing(detector, batch, content):
     assert_equal_trees(detector.train(changed), detector.train(batch))
     # The same boxes as objects do count.
     counted = {**changed, "valid": np.ones_like(batch["valid"])}
-    assert detector.train(counted)[0]["loss_rpn_box"] != detector.train(batch)[0]["loss_rpn_box"]
+    assert detector.train(counted)[1]["loss_rpn_box"] != detector.train(batch)[1]["loss_rpn_box"]
 
 
 def test_images_without_objects(detector):
-    losses, counts, stats, gradients = detector.train(random_batch(objects=np.zeros(BATCH, int)))
-    assert losses["loss_rpn_box"] == losses["loss_box"] == losses["loss_mask"] == 0
-    assert losses["loss_rpn_objectness"] > 0
-    assert losses["loss_class"] > 0
-    assert counts["foreground_rois"] == 0
-    assert all_finite((losses, gradients))
+    gradients, metrics, stats = detector.train(random_batch(objects=np.zeros(BATCH, int)))
+    assert metrics["loss_rpn_box"] == metrics["loss_box"] == metrics["loss_mask"] == 0
+    assert metrics["loss_rpn_objectness"] > 0
+    assert metrics["loss_class"] > 0
+    assert metrics["foreground_rois"] == 0
+    assert all_finite((metrics, gradients))
     assert not any(leaf.any() for leaf in jax.tree.leaves(gradients["mask_head"]))
     assert_equal_trees(stats["mask_head"], jax.device_get(detector.stats["mask_head"]))
 
@@ -185,30 +193,66 @@ def test_images_without_objects(detector):
 def test_chance_follows_from_the_key(detector, batch):
     one = detector.train(batch, key=1)
     assert_equal_trees(one, detector.train(batch, key=1))
-    two = detector.train(batch, key=2)
-    assert all(one[0][name] != two[0][name] for name in one[0])
+    one, two = one[1], detector.train(batch, key=2)[1]
+    assert all(one[name] != two[name] for name in one if name.startswith("loss"))
 
 
-def test_a_batch_over_eight_devices_trains_as_on_one(detector, batch):
-    devices = np.array(jax.devices())
-    assert len(devices) == BATCH
-    mesh = Mesh(devices, ("data",))
-    whole, split = (NamedSharding(mesh, PartitionSpec(*axis)) for axis in ((), ("data",)))
-    spread = detector.losses(
-        *jax.device_put((detector.params, detector.stats), whole),
+def spread_gradients(batch, *, devices: int, accumulate: int, norm: str):
+    """Gradients, metrics and statistics of a batch over so many devices, in so many parts."""
+    mesh = Mesh(np.array(jax.devices()[:devices]), (BATCH_AXIS,))
+    functional = tiny_functional(norm, mesh)
+    whole, split = parallel.replicated(mesh), parallel.split_batch(mesh)
+    compute = jax.jit(gradient_function(functional, accumulate=accumulate), out_shardings=whole)
+    arguments = (
+        *jax.device_put(initial(functional), whole),
         jax.device_put(batch, split),
-        jax.device_put(jax.random.key(0), whole),
+        jax.device_put(image_keys(0), whole),
     )
-    spread, single = jax.device_get(spread), detector.train(batch)
-    for one, two in zip(spread[:3], single[:3], strict=True):
-        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), one, two)
+    return jax.device_get(compute(*arguments))
+
+
+def assert_same_step(one, two, rtol: float = 1e-5):
+    """Equal losses, gradients and statistics but for rounding."""
+    close = partial(np.testing.assert_allclose, rtol=rtol, atol=rtol / 10)
+    jax.tree.map(close, one[1:], two[1:])
     # Some parameters only move what a batch norm takes out again: their gradients are rounding.
-    rounding = 1e-8 * optax.tree.norm(single[3])
+    rounding = 1e-8 * optax.tree.norm(two[0])
 
-    def assert_close(one, two):
-        assert np.linalg.norm(one - two) <= 1e-5 * np.linalg.norm(two) + rounding
+    def assert_close(a, b):
+        assert np.linalg.norm(a - b) <= rtol * np.linalg.norm(b) + rounding
 
-    jax.tree.map(assert_close, spread[3], single[3])
+    jax.tree.map(assert_close, one[0], two[0])
+
+
+@pytest.fixture(scope="module")
+def whole_step(batch):
+    """The batch at once on one device, for each norm."""
+    return {
+        norm: spread_gradients(batch, devices=1, accumulate=1, norm=norm)
+        for norm in ("batch", "layer")
+    }
+
+
+@pytest.mark.parametrize("norm", ["batch", "layer"])
+@pytest.mark.parametrize(("devices", "accumulate"), [(8, 1), (1, 8), (2, 4)])
+def test_how_a_batch_is_laid_out_changes_nothing(batch, whole_step, norm, devices, accumulate):
+    found = spread_gradients(batch, devices=devices, accumulate=accumulate, norm=norm)
+    assert_same_step(found, whole_step[norm])
+
+
+def test_statistics_of_parts_go_from_part_to_part(detector, batch):
+    """The cheaper rule: each part normalised by itself, losses and gradients averaged."""
+    in_parts = gradient_function(tiny_functional(), accumulate=2, batch_statistics="part")
+    found = jax.device_get(jax.jit(in_parts)(detector.params, detector.stats, batch, image_keys(0)))
+    stats, halves = detector.stats, []
+    for part in (slice(0, None, 2), slice(1, None, 2)):
+        half = jax.tree.map(lambda a, part=part: a[part], (batch, image_keys(0)))
+        gradients, metrics, stats = detector.losses(detector.params, stats, *half)
+        halves.append((gradients, metrics))
+    mean = jax.tree.map(lambda a, b: (a + b) / 2, *halves)
+    assert_same_step(found, (*mean, stats))
+    whole = detector.train(batch)[1]["loss_class"]
+    assert abs(found[1]["loss_class"] - whole) > 1e-4 * whole
 
 
 IMAGE_HW = np.array(

@@ -21,8 +21,8 @@ def test_proposals_agree_with_reference(reference, image):
     found = propose(
         [jnp.asarray(stored[f"logits_p{level}"][image]) for level in LEVELS],
         [jnp.asarray(stored[f"deltas_p{level}"][image]) for level in LEVELS],
-        pyramid_anchors(grids, STRIDES, (32, 64, 128, 256, 512), (0.5, 1.0, 2.0)),
         jnp.asarray(stored["image_sizes"][image]),
+        anchors=pyramid_anchors(grids, STRIDES, (32, 64, 128, 256, 512), (0.5, 1.0, 2.0)),
         pre_nms=int(stored["pre_nms_topk"]),
         post_nms=int(stored["post_nms_topk"]),
         nms_threshold=float(stored["nms_thresh"]),
@@ -40,8 +40,8 @@ def test_unusable_proposals_are_not_valid():
     found = propose(
         [jnp.array([1.0, 2.0, 9.0, 8.0]), jnp.array([-1.0])],
         [jnp.asarray(deltas), jnp.zeros((1, 4))],
-        [anchors, np.array([(0, 0, 16, 4)], np.float32)],
         jnp.array([16, 16]),
+        anchors=[anchors, np.array([(0, 0, 16, 4)], np.float32)],
         pre_nms=10,
         post_nms=6,
         nms_threshold=0.7,

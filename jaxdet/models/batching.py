@@ -1,0 +1,60 @@
+"""How what concerns single images runs over a batch: side by side on the devices, or in parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, PartitionSpec
+
+BATCH_AXIS = "data"
+"""The mesh axis that batches are spread over."""
+
+
+def per_image(function: Callable[..., Any], mesh: Mesh | None) -> Callable[..., Any]:
+    """`jax.vmap(function)`, in which no device waits for another.
+
+    Left to the partitioner, a vectorised `while_loop` asks all devices in each of its rounds
+    whether one of them goes on, and `lax.top_k` collects the whole batch on every device.
+
+    Args:
+        function: of arrays of one image.
+        mesh: the devices the leading axis is spread over along BATCH_AXIS; None if it is not.
+    """
+    mapped = jax.vmap(function)
+    if mesh is None:
+        return mapped
+    split = PartitionSpec(BATCH_AXIS)
+    return jax.shard_map(mapped, mesh=mesh, in_specs=split, out_specs=split, check_vma=False)
+
+
+def split_parts(tree: Any, parts: int) -> Any:
+    """Arrays [n, ...] as [parts, n / parts, ...]; part p holds rows p, p + parts, ...
+
+    Taken that way, every part of a batch that is spread over devices is spread over all of them.
+    """
+    return jax.tree.map(
+        lambda a: a.reshape(a.shape[0] // parts, parts, *a.shape[1:]).swapaxes(0, 1), tree
+    )
+
+
+def join_parts(tree: Any) -> Any:
+    """Undoes `split_parts`."""
+    return jax.tree.map(lambda a: a.swapaxes(0, 1).reshape(-1, *a.shape[2:]), tree)
+
+
+def in_parts(function: Callable[..., Any], parts: int, *arrays: Any) -> Any:
+    """`function(*arrays)` for a function that treats images apart, one part after the other.
+
+    Of each part only what goes in and comes out is kept for the gradient; the rest is computed
+    again when it is needed.
+
+    Args:
+        function: of trees of arrays [n, ...], to such trees.
+        parts: divides n.
+    """
+    if parts == 1:
+        return function(*arrays)
+    checkpointed = jax.checkpoint(function)
+    return join_parts(jax.lax.map(lambda part: checkpointed(*part), split_parts(arrays, parts)))

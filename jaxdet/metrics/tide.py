@@ -51,8 +51,9 @@ def evaluate_tide(
         background: the greatest IoU of a detection of the background.
 
     Returns:
-        For each IoU type "AP" at the threshold `foreground`, the gains "main" by type and the gains
-        "special" ("FalsePos", "FalseNeg"), in 0..1. As in COCO, categories without ground truth do
+        For each IoU type "AP" at the threshold `foreground` (as tidecv rounds recalls: it may differ
+        from pycocotools' in the third digit), the gains "main" by type and the gains "special"
+        ("FalsePos", "FalseNeg"), in 0..1. As in COCO, categories without ground truth do
         not enter the mean over categories (in tidecv they do, as 0, where they have detections);
         without any ground truth a number is nan. A category of which nothing is found has AP 0
         whatever is removed, and is no part of "Miss" and "FalseNeg".
@@ -134,7 +135,8 @@ def _judge(
         results_of[result["image_id"]].append(result)
 
     verdicts = []
-    for image_id in sorted(image_sizes):  # pycocotools' order, which decides between equal scores
+    # pycocotools' order, which decides between equal scores; no images are one without anything.
+    for image_id in sorted(image_sizes) or [None]:
         results = sorted(results_of[image_id], key=lambda result: -result["score"])
         results, truths = results[:max_detections], truths_of[image_id]
         crowd = np.array([truth["iscrowd"] for truth in truths], bool)

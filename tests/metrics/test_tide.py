@@ -231,8 +231,10 @@ def test_without_detections_ap_is_0_and_there_is_nothing_to_mend():
         assert numbers["main"] == approx()
 
 
-def test_without_ground_truth_the_numbers_are_nan():
-    for numbers in evaluate_tide(scene(), found(*ONE_CAT)).values():
+@pytest.mark.parametrize("image_ids", [(1,), ()])
+def test_without_ground_truth_the_numbers_are_nan(image_ids):
+    detections = found(*ONE_CAT) if image_ids else []
+    for numbers in evaluate_tide(scene(image_ids=image_ids), detections).values():
         gains = [*numbers["main"].values(), *numbers["special"].values()]
         assert all(math.isnan(number) for number in (numbers["AP"], *gains))
 

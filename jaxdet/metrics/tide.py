@@ -51,12 +51,12 @@ def evaluate_tide(
         background: the greatest IoU of a detection of the background.
 
     Returns:
-        For each IoU type "AP" at the threshold `foreground` (as tidecv rounds recalls: it may differ
-        from pycocotools' in the third digit), the gains "main" by type and the gains "special"
-        ("FalsePos", "FalseNeg"), in 0..1. As in COCO, categories without ground truth do
-        not enter the mean over categories (in tidecv they do, as 0, where they have detections);
-        without any ground truth a number is nan. A category of which nothing is found has AP 0
-        whatever is removed, and is no part of "Miss" and "FalseNeg".
+        For each IoU type "AP" at the threshold `foreground`, the gains "main" by type and the gains
+        "special" ("FalsePos", "FalseNeg"), in 0..1. The recalls are tidecv's, so that on small data
+        "AP" differs from pycocotools' in the third digit. As in COCO, categories without ground
+        truth do not enter the mean over categories (in tidecv they do, as 0, where they have
+        detections); without any ground truth a number is nan. A category of which nothing is found
+        has AP 0 whatever is removed, and is no part of "Miss" and "FalseNeg".
 
     Raises:
         UserError: an unknown IoU type, thresholds out of order, or a detection of an unknown image

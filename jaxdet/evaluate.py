@@ -21,6 +21,7 @@ from jaxdet.data.loader import eval_batches
 from jaxdet.errors import UserError
 from jaxdet.experiment import Experiment, difference
 from jaxdet.metrics.coco import evaluate_coco
+from jaxdet.metrics.tide import evaluate_tide
 from jaxdet.models.build import Tree, parameter_count
 from jaxdet.models.mask_rcnn import Detections
 from jaxdet.ops.masks import paste
@@ -46,13 +47,14 @@ class Evaluator:
         self._experiment = experiment
 
     def __call__(self, params: Tree, stats: Tree) -> tuple[Metrics, Results]:
-        """COCO's numbers for boxes and masks, and the detections they were computed from."""
+        """COCO's numbers for boxes and masks and under "tide" what each type of error costs them,
+        and the detections they were computed from.
+        """
         results = self.detect(params, stats)
-        metrics = evaluate_coco(
-            self._experiment.val_set.ground_truth(),
-            results,
-            max_detections=self._experiment.config.model.detector.detections,
-        )
+        ground_truth = self._experiment.val_set.ground_truth()
+        limit = self._experiment.config.model.detector.detections
+        metrics = evaluate_coco(ground_truth, results, max_detections=limit)
+        metrics["tide"] = evaluate_tide(ground_truth, results, max_detections=limit)
         return metrics, results
 
     def detect(self, params: Tree, stats: Tree) -> Results:

@@ -1,0 +1,140 @@
+"""Published results to compare with: box and mask AP, each with its source and how sure it is.
+
+`reference.json` lists them. "verified": read in the source; "derived": follows by arithmetic from
+verified numbers; "memory": recalled, not read again, so not to be relied on.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+from ml_collections import ConfigDict
+
+from jaxdet.config import VIT_SIZES, quarter_ends
+
+CERTAINTIES = ("verified", "derived", "memory")
+
+_RECIPES = {
+    ("fpn", "batch"): ("benchmark", "shared"),
+    ("simple", "layer"): ("ViTDet", "decomposed"),
+}
+"""System and relative position by the kind of pyramid and the norm of the heads."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """One published result on COCO val2017; None where the source, as read, does not say.
+
+    Attributes:
+        system: the work it belongs to: "benchmark" (arXiv 2111.11429), "MIMDet" (its reproduction),
+            "ViTDet", "imTED" or "Detectron2".
+        detector: "Mask R-CNN", "Cascade Mask R-CNN" or "Faster R-CNN".
+        backbone: such as "ViT-B".
+        initialisation: as in `jaxdet.config.INITIALISATIONS`, or "supervised-21k" (ImageNet-21k).
+        epochs: of fine-tuning.
+        variant: "default", or what differs from the system's recipe.
+        box_ap, mask_ap: in points (0..100).
+        box_certainty, mask_certainty: one of CERTAINTIES, None without a number.
+        source: a key of `sources`, and where in it.
+    """
+
+    system: str
+    detector: str | None
+    backbone: str
+    initialisation: str | None
+    epochs: float | None
+    variant: str
+    box_ap: float | None
+    box_certainty: str | None
+    mask_ap: float | None
+    mask_certainty: str | None
+    source: str
+    where: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """What to cite."""
+
+    title: str
+    address: str
+
+
+@cache
+def published() -> tuple[Published, ...]:
+    """All published results."""
+    return tuple(Published(**result) for result in _file()["results"])
+
+
+@cache
+def sources() -> dict[str, Source]:
+    """What the results' `source` stands for."""
+    return {key: Source(**source) for key, source in _file()["sources"].items()}
+
+
+def _file() -> dict:
+    return json.loads((files("jaxdet.benchmark") / "reference.json").read_text(encoding="utf-8"))
+
+
+def find(
+    system: str,
+    backbone: str,
+    initialisation: str,
+    epochs: float,
+    *,
+    detector: str = "Mask R-CNN",
+    variant: str = "default",
+) -> Published | None:
+    """The published result of a system after so many epochs of fine-tuning.
+
+    Where only the best of several lengths is published, and not which, that result (`epochs` None)
+    answers for any length. None where nothing is published.
+    """
+    candidates = {
+        result.epochs: result
+        for result in published()
+        if (result.system, result.backbone, result.initialisation, result.detector, result.variant)
+        == (system, backbone, initialisation, detector, variant)
+    }
+    return candidates.get(epochs, candidates.get(None))
+
+
+def published_for(config: ConfigDict) -> Published | None:
+    """The published result a config sets out to reproduce, as `find` finds it.
+
+    Told by the data, the canvas, the initialisation, the epochs and the structure of the backbone
+    and its pyramid; whether the rest of the recipe is the published one is not looked at. None
+    where the published works have no such model.
+    """
+    vit = config.model.vit
+    backbone = next(
+        (
+            f"ViT-{size.upper()}"
+            for size, words in VIT_SIZES.items()
+            if all(vit[word] == value for word, value in words.items())
+        ),
+        None,
+    )
+    recipe = _RECIPES.get((config.model.pyramid.kind, config.model.heads.norm))
+    variant = _variant(config, recipe[1]) if recipe else None
+    if config.data.name != "coco" or config.canvas != 1024 or not backbone or not variant:
+        return None
+    return find(recipe[0], backbone, config.initialisation, config.epochs, variant=variant)
+
+
+def _variant(config: ConfigDict, relative_position: str) -> str | None:
+    """What differs from the system's recipe in at most one way; None if more or other things do."""
+    vit = config.model.vit
+    attention = {
+        quarter_ends(vit.depth): "default",
+        (): "windowed only",
+        tuple(range(vit.depth)): "all global",
+    }.get(tuple(vit.global_blocks))
+    if vit.relative_position == relative_position:
+        return attention
+    if vit.relative_position == "none" and attention == "default":
+        return "no relative position"
+    return None

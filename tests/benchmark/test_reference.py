@@ -1,0 +1,162 @@
+"""The published results: sound as data, and found by what a config holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from jaxdet.benchmark.reference import CERTAINTIES, find, published, published_for, sources
+from jaxdet.config import INITIALISATIONS
+from jaxdet.main import load_config
+
+CONFIGS = Path(__file__).resolve().parent.parent.parent / "configs"
+
+RESULTS = pytest.mark.parametrize(
+    "result", published(), ids=lambda r: f"{r.system} {r.backbone} {r.initialisation} {r.variant}"
+)
+
+
+def identity(result):
+    return (
+        result.system,
+        result.detector,
+        result.backbone,
+        result.initialisation,
+        result.epochs,
+        result.variant,
+    )
+
+
+@RESULTS
+def test_every_result_is_sound(result):
+    assert result.system in ("benchmark", "MIMDet", "ViTDet", "imTED", "Detectron2")
+    assert result.detector in ("Mask R-CNN", "Cascade Mask R-CNN", "Faster R-CNN", None)
+    assert result.initialisation in (*INITIALISATIONS, "supervised-21k", None)
+    assert result.epochs is None or 0 < result.epochs <= 400
+    assert all(isinstance(text, str) and text for text in (result.backbone, result.variant))
+    assert result.source in sources()
+    assert result.where
+    assert result.box_ap is not None
+    for ap, certainty in (
+        (result.box_ap, result.box_certainty),
+        (result.mask_ap, result.mask_certainty),
+    ):
+        if ap is None:
+            assert certainty is None
+        else:
+            assert certainty in CERTAINTIES
+            assert isinstance(ap, float)
+            assert 10 < ap < 65  # points, not shares
+    assert result.mask_ap is None or result.mask_ap < result.box_ap
+
+
+def test_no_result_is_listed_twice():
+    assert len({identity(result) for result in published()}) == len(published())
+
+
+def test_every_source_is_used_and_has_an_address():
+    assert {result.source for result in published()} == set(sources())
+    assert all(source.title for source in sources().values())
+    assert all(source.address.startswith("https://") for source in sources().values())
+
+
+@pytest.mark.parametrize(
+    ("fields", "box_ap", "mask_ap"),
+    [
+        (("benchmark", "ViT-B", "mae", 25), 48.1, 43.2),
+        (("benchmark", "ViT-B", "mae", 50), 50.1, 44.6),
+        (("benchmark", "ViT-B", "mae", 100), 50.3, 44.9),
+        (("benchmark", "ViT-B", "random", 200), 48.9, 43.6),
+        (("benchmark", "ViT-B", "supervised", 100), 47.9, 42.9),
+        (("benchmark", "ViT-L", "mocov3", 100), 49.3, 44.0),
+        (("benchmark", "ViT-L", "beit", 100), 53.3, 47.1),
+        (("MIMDet", "ViT-B", "mae", 25), 48.0, 43.0),
+        (("ViTDet", "ViT-L", "mae", 100), 55.6, 49.2),
+        (("ViTDet", "ViT-H", "mae", 75), 56.7, 50.1),
+        (("imTED", "ViT-S", "mae", 36), 48.7, 42.7),
+        (("Detectron2", "ResNet-101", "random", 400), 48.9, 43.7),
+    ],
+)
+def test_numbers_as_published(fields, box_ap, mask_ap):
+    result = find(*fields)
+    assert (result.box_ap, result.mask_ap) == (box_ap, mask_ap)
+
+
+def test_variants_and_detectors_are_apart():
+    find_vitdet = ("ViTDet", "ViT-B", "mae", 100)
+    assert find(*find_vitdet, detector="Cascade Mask R-CNN").box_ap == 54.0
+    assert find(*find_vitdet, variant="no relative position").box_ap == 51.2
+    assert find("imTED", "ViT-B", "mae", 36, detector="Faster R-CNN").mask_ap is None
+
+
+def test_what_is_remembered_or_derived_says_so():
+    random = find("benchmark", "ViT-B", "random", 200)
+    assert (random.box_certainty, random.mask_certainty) == ("verified", "memory")
+    single = find("benchmark", "ViT-L", "mae", 50, variant="single scale")
+    assert (single.box_certainty, single.mask_certainty) == ("derived", None)
+
+
+def test_the_length_decides_where_it_is_published():
+    assert find("benchmark", "ViT-L", "mae", 50).epochs == 50
+    assert find("benchmark", "ViT-L", "mae", 100).epochs is None
+    assert find("benchmark", "ViT-B", "mae", 36) is None
+    assert find("benchmark", "ViT-S", "mae", 100) is None
+
+
+BENCHMARK = {
+    "vitb_random": 48.9,
+    "vitb_supervised": 47.9,
+    "vitb_mocov3": 47.9,
+    "vitb_beit": 49.8,
+    "vitb_mae": 50.3,
+    "vitl_random": 50.7,
+    "vitl_supervised": 49.3,
+    "vitl_mocov3": 49.3,
+    "vitl_beit": 53.3,
+    "vitl_mae": 53.3,
+    "vitdet_b_mae": 51.6,
+    "vitdet_l_mae": 55.6,
+    "vitdet_h_mae": 56.7,
+}
+
+
+@pytest.mark.parametrize("name", BENCHMARK)
+def test_every_config_of_the_benchmark_finds_its_number(name):
+    assert published_for(load_config(CONFIGS / f"{name}.py")).box_ap == BENCHMARK[name]
+
+
+def test_configs_of_ablations_find_their_row():
+    config = load_config(CONFIGS / "vitl_mae.py")
+    config.epochs = 50.0
+    config.model.vit.global_blocks = ()
+    assert published_for(config).box_ap == 50.7
+    config.model.vit.global_blocks = tuple(range(24))
+    assert published_for(config).box_ap == 53.1
+    config.model.vit.relative_position = "none"
+    assert published_for(config) is None
+    config.model.vit.global_blocks = (5, 11, 17, 23)
+    assert published_for(config).box_ap == 53.0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"canvas": 512},
+        {"data.name": "shapes"},
+        {"model.vit.depth": 6},
+        {"model.vit.global_blocks": (0, 1)},
+        {"model.vit.relative_position": "decomposed"},
+        {"model.heads.norm": "layer"},
+        {"epochs": 7.0},
+    ],
+)
+def test_another_model_or_task_has_no_published_number(change):
+    config = load_config(CONFIGS / "vitb_mae.py")
+    config.update_from_flattened_dict(change)
+    assert published_for(config) is None
+
+
+@pytest.mark.parametrize("name", ["shapes_tiny", "coco_small"])
+def test_small_configs_have_no_published_number(name):
+    assert published_for(load_config(CONFIGS / f"{name}.py")) is None

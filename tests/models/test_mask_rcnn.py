@@ -30,7 +30,7 @@ OBJECTS = np.array([2, 1, 0, 4, 3, 1, 2, 0])
 """How many objects each image of the training batch has."""
 
 
-def tiny_functional(norm: str = "batch", mesh: Mesh | None = None) -> Functional:
+def tiny_config(norm: str = "batch"):
     config = benchmark("b", "random", lr=1e-3, weight_decay=0.1, drop_path=0.2, epochs=1.0)
     config.canvas = CANVAS
     config.model.dtype = "float32"
@@ -62,6 +62,11 @@ def tiny_functional(norm: str = "batch", mesh: Mesh | None = None) -> Functional
     config.model.heads.norm = norm
     config.model.pyramid.kind = "fpn" if norm == "batch" else "simple"
     check(config)
+    return config
+
+
+def tiny_functional(norm: str = "batch", mesh: Mesh | None = None) -> Functional:
+    config = tiny_config(norm)
     return Functional(lambda rngs: build_detector(config, CLASSES, rngs, mesh))
 
 
@@ -316,6 +321,40 @@ def test_pixels_outside_the_image_do_not_matter(detector, images, found):
     changed = detector.find({**images, "image": np.where(is_last, 0, images["image"])})
     for i in np.flatnonzero(IMAGE_HW.all(1)):
         assert (changed.scores[i] != found.scores[i]).any()
+
+
+def loops(jaxpr) -> list[str]:
+    """Names of all loops in a computation and of all that calls the host."""
+    found = []
+    for equation in jaxpr.eqns:
+        name = equation.primitive.name
+        if name in ("scan", "while") or "callback" in name:
+            found.append(name)
+        for value in equation.params.values():
+            for body in value if isinstance(value, tuple | list) else (value,):
+                body = getattr(body, "jaxpr", body)
+                found += loops(body) if hasattr(body, "eqns") else []
+    return found
+
+
+def test_no_loop_runs_over_images_or_classes_and_none_on_the_host():
+    def trace(images: int, classes: int) -> list[str]:
+        functional = Functional(lambda rngs: build_detector(tiny_config(), classes, rngs))
+        batch = {
+            "image": jax.ShapeDtypeStruct((images, CANVAS, CANVAS, 3), jnp.uint8),
+            "image_hw": jax.ShapeDtypeStruct((images, 2), jnp.int32),
+        }
+
+        def detect(params, stats, batch):
+            return functional.bind(params, stats).detect(batch)
+
+        return loops(jax.make_jaxpr(detect)(*functional.abstract, batch).jaxpr)
+
+    found = trace(1, 2)
+    assert found == trace(4, 40)
+    assert set(found) <= {"scan", "while"}, "something calls the host"
+    # NMS of proposals and of detections, one form for CPUs and one for accelerators; RoIAlign twice.
+    assert len(found) == 2 * 2 + 2
 
 
 def test_sampling_matches_real_ground_truth_alone():

@@ -1,0 +1,140 @@
+"""What a detector costs by its structure alone: multiply-adds and activations of each part.
+
+Counted from the config, by hand: what the layers need, not what an implementation spends on them.
+As in the literature, multiply-adds are those of matrix products and convolutions, and activations
+the numbers that these put out; norms, softmax and RoIAlign are left out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from ml_collections import ConfigDict
+
+
+class Cost(NamedTuple):
+    """Multiply-adds and activations of one image's forward pass."""
+
+    multiply_adds: int = 0
+    activations: int = 0
+
+
+def total(costs: Iterable[Cost]) -> Cost:
+    """The sum of several costs."""
+    costs = list(costs)
+    return Cost(sum(c.multiply_adds for c in costs), sum(c.activations for c in costs))
+
+
+def forward_cost(
+    config: ConfigDict, num_classes: int, *, proposals: int, masks: int
+) -> dict[str, Cost]:
+    """The cost of one image's forward pass by part of the detector.
+
+    Args:
+        proposals: RoIs that go through the box head: `roi_batch` in training, `test_post_nms` in
+            detection.
+        masks: RoIs that go through the mask head: in training the foreground ones that there is
+            room for, in detection the detections.
+    """
+    heads, detector, channels = (
+        config.model.heads,
+        config.model.detector,
+        config.model.pyramid.channels,
+    )
+    box_hidden, box_channels = _hidden_convs(
+        heads.box_convs, channels, heads.box_conv_dim, detector.box_roi_size
+    )
+    mask_size = detector.mask_roi_size
+    mask_hidden, mask_channels = _hidden_convs(
+        heads.mask_convs, channels, heads.mask_conv_dim, mask_size
+    )
+    box = [
+        *box_hidden,
+        _linear(1, detector.box_roi_size**2 * box_channels, heads.box_fc_dim),
+        _linear(1, heads.box_fc_dim, 5 * num_classes + 1),
+    ]
+    mask = [
+        *mask_hidden,
+        _linear(mask_size**2, mask_channels, 4 * heads.mask_conv_dim),
+        _linear(4 * mask_size**2, heads.mask_conv_dim, num_classes),
+    ]
+    return {
+        "backbone": _backbone(config),
+        "pyramid": _pyramid(config),
+        "rpn": _rpn(config),
+        "box_head": _times(proposals, total(box)),
+        "mask_head": _times(masks, total(mask)),
+    }
+
+
+def _linear(positions: int, inputs: int, outputs: int) -> Cost:
+    return Cost(positions * inputs * outputs, positions * outputs)
+
+
+def _times(count: int, cost: Cost) -> Cost:
+    return Cost(count * cost.multiply_adds, count * cost.activations)
+
+
+def _hidden_convs(count: int, inputs: int, width: int, size: int) -> tuple[list[Cost], int]:
+    """3 x 3 convolutions on a map of size x size, and the channels they end with."""
+    layers = [_linear(size**2, 9 * (width if i else inputs), width) for i in range(count)]
+    return layers, width if count else inputs
+
+
+def _backbone(config: ConfigDict) -> Cost:
+    vit = config.model.vit
+    grid, width = config.canvas // vit.patch, vit.width
+    layers = [_linear(grid**2, 3 * vit.patch**2, width)]
+    for block in range(vit.depth):
+        # Windows that reach beyond the map are padded to their full size.
+        side = grid if block in vit.global_blocks else vit.window
+        tokens = (math.ceil(grid / side) * side) ** 2
+        layers += [
+            _linear(tokens, width, 3 * width),
+            # Queries with keys, then weights with values.
+            Cost(tokens * side**2 * width, tokens * side**2 * vit.heads),
+            Cost(tokens * side**2 * width, tokens * width),
+            _linear(tokens, width, width),
+            _linear(grid**2, width, int(width * vit.mlp_ratio)),
+            _linear(grid**2, int(width * vit.mlp_ratio), width),
+        ]
+        if vit.relative_position == "decomposed":
+            # Each query with a vector for each row and each column of keys.
+            layers.append(Cost(tokens * 2 * side * width, tokens * 2 * side * vit.heads))
+    return total(layers)
+
+
+def _pyramid(config: ConfigDict) -> Cost:
+    width, channels = config.model.vit.width, config.model.pyramid.channels
+    grid = config.canvas // config.model.vit.patch
+    if config.model.pyramid.kind == "fpn":
+        finest, finer = (width, width, width), (width, width)
+    else:
+        finest, finer = (width, width // 2, width // 4), (width, width // 2)
+    layers = [
+        # A 2 x 2 transposed convolution makes four positions of each.
+        _linear(grid**2, finest[0], 4 * finest[1]),
+        _linear((2 * grid) ** 2, finest[1], 4 * finest[2]),
+        _linear(grid**2, finer[0], 4 * finer[1]),
+    ]
+    for side, inputs in (
+        (4 * grid, finest[2]),
+        (2 * grid, finer[1]),
+        (grid, width),
+        (grid // 2, width),
+    ):
+        layers += [_linear(side**2, inputs, channels), _linear(side**2, 9 * channels, channels)]
+    return total(layers)
+
+
+def _rpn(config: ConfigDict) -> Cost:
+    channels, detector = config.model.pyramid.channels, config.model.detector
+    layers = []
+    for stride in detector.strides:
+        cells = (config.canvas // stride) ** 2
+        hidden = _linear(cells, 9 * channels, channels)
+        outputs = _linear(cells, channels, 5 * len(detector.aspect_ratios))
+        layers += [_times(config.model.heads.rpn_convs, hidden), outputs]
+    return total(layers)

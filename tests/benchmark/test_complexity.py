@@ -1,0 +1,114 @@
+"""Multiply-adds and activations: the published figures, and what the layers really compute."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jaxdet.benchmark.complexity import Cost, forward_cost, total
+from jaxdet.benchmark.xla_cost import cost_of
+from jaxdet.config import benchmark, check, vitdet
+from jaxdet.main import load_config
+from jaxdet.models.build import Functional, build_detector
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+
+
+@pytest.mark.parametrize(("name", "expected"), [("vitb_mae", 839.0), ("vitl_mae", 1893.8)])
+def test_the_paper_s_detectors_cost_what_was_counted_for_them(name, expected):
+    """839.0 + 0.53 n and 1893.8 + 0.53 n billion multiply-adds for n detections."""
+    config = load_config(CONFIGS / f"{name}.py")
+    costs = [
+        total(forward_cost(config, 80, proposals=1000, masks=masks).values()).multiply_adds
+        for masks in (0, 1)
+    ]
+    assert costs[0] / 1e9 == pytest.approx(expected, abs=0.05)
+    assert (costs[1] - costs[0]) / 1e9 == pytest.approx(0.53, abs=0.005)
+
+
+def tiny_config(kind: str):
+    recipe = {"lr": 1e-3, "weight_decay": 0.1, "drop_path": 0.0, "epochs": 1.0}
+    if kind == "fpn":
+        config = benchmark("b", "random", **recipe)
+    else:
+        config = vitdet("b", "random", layer_decay=0.7, **recipe)
+    config.canvas = 128
+    config.model.vit.update(
+        width=32, depth=4, heads=2, window=3, global_blocks=(1, 3), taps=(0, 1, 2, 3)
+    )
+    config.model.pyramid.channels = 8
+    config.model.heads.update(box_convs=2, box_conv_dim=12, box_fc_dim=20, mask_conv_dim=16)
+    check(config)
+    return config
+
+
+def products(jaxpr) -> Cost:
+    """Multiply-adds and outputs of all matrix products and convolutions of a computation."""
+    cost = Cost()
+    for equation in jaxpr.eqns:
+        inner = [p for p in equation.params.values() if hasattr(p, "eqns") or hasattr(p, "jaxpr")]
+        found = [products(getattr(body, "jaxpr", body)) for body in inner]
+        if equation.primitive.name in ("dot_general", "conv_general_dilated"):
+            outputs = math.prod(equation.outvars[0].aval.shape)
+            left, right = (v.aval.shape for v in equation.invars)
+            if equation.primitive.name == "dot_general":
+                contracted = equation.params["dimension_numbers"][0][0]
+                depth = math.prod(left[axis] for axis in contracted)
+            else:
+                depth = math.prod(right[:-1])
+            found.append(Cost(outputs * depth, outputs))
+        cost = total([cost, *found])
+    return cost
+
+
+@pytest.mark.parametrize("kind", ["fpn", "simple"])
+def test_parts_cost_what_they_compute(kind):
+    config, classes, rois = tiny_config(kind), 5, 6
+    functional = Functional(lambda rngs: build_detector(config, classes, rngs))
+    params, stats = jax.eval_shape(functional.init, jax.random.key(0))
+
+    def count(function, *shapes) -> Cost:
+        arguments = jax.tree.map(
+            lambda s: jax.ShapeDtypeStruct(s, jnp.float32),
+            shapes,
+            is_leaf=lambda s: isinstance(s, tuple) and isinstance(s[0], int),
+        )
+
+        def bound(params, stats, *arguments):
+            return function(functional.bind(params, stats), *arguments)
+
+        return products(jax.make_jaxpr(bound)(params, stats, *arguments).jaxpr)
+
+    valid, grid = jnp.ones(rois, bool), 128 // 16
+    taps = [(1, grid, grid, 32)] * 4
+    maps = [(1, side, side, 8) for side in (32, 16, 8, 4, 2)]
+    found = {
+        "backbone": count(lambda m, x: m.backbone(x), (1, 128, 128, 3)),
+        "pyramid": count(lambda m, x: m.pyramid.merge(m.pyramid.project(x), train=True), taps),
+        "rpn": count(lambda m, x: m.rpn(x), maps),
+        "box_head": count(lambda m, x: m.box_head(x, valid=valid, train=True), (rois, 7, 7, 8)),
+        "mask_head": count(lambda m, x: m.mask_head(x, valid=valid, train=True), (rois, 14, 14, 8)),
+    }
+    expected = forward_cost(config, classes, proposals=rois, masks=rois)
+    resizing = products(
+        jax.make_jaxpr(lambda m: jax.image.resize(m, (grid, grid, 32), "cubic"))(
+            jnp.ones((14, 14, 32))
+        ).jaxpr
+    )
+    # The position embedding is resized by matrix products, which are not the image's.
+    found["backbone"] = Cost(*(a - b for a, b in zip(found["backbone"], resizing, strict=True)))
+    assert found == expected
+
+
+def test_loops_count_as_often_as_they_run():
+    def power(x):
+        return jax.lax.fori_loop(0, 7, lambda _, y: y @ x, x).sum()
+
+    x, product = jnp.ones((64, 64)), 2 * 64**3
+    assert cost_of(power, x).flops == pytest.approx(7 * product, rel=0.02)
+    # Each product has two in its gradient, and the last of them for the first factor is needed too.
+    assert cost_of(jax.grad(power), x).flops == pytest.approx(3 * 7 * product, rel=0.02)

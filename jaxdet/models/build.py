@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 Tree = dict[Any, Any]
 
+NOT_STRUCTURE = ("absolute_trainable", "relative_start", "relative_trainable")
+"""Words of config.model.vit that say where its parameters start and which of them train."""
+
 
 def build_detector(config: ConfigDict, num_classes: int, rngs: nnx.Rngs) -> MaskRCNN:
     """Assembles the detector that a complete config describes, randomly initialised."""
@@ -29,7 +32,8 @@ def build_detector(config: ConfigDict, num_classes: int, rngs: nnx.Rngs) -> Mask
     part = {"dtype": jnp.dtype(model.dtype), "rngs": rngs}
     settings = Settings(num_classes=num_classes, **model.detector)
     channels = model.pyramid.channels
-    backbone = ViT(**model.vit, canvas=config.canvas, **part)
+    vit = {word: value for word, value in model.vit.items() if word not in NOT_STRUCTURE}
+    backbone = ViT(**vit, canvas=config.canvas, **part)
     if model.pyramid.kind == "fpn":
         pyramid = FPN(model.vit.width, channels, groups=model.pyramid.groups, **part)
     else:

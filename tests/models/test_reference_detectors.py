@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from detectron2_names import convert
 
+from checkpoints_convert.conversion import convert
+from checkpoints_convert.plan import Options
+from checkpoints_convert.reading import read
 from jaxdet.config import benchmark, vitdet
 from jaxdet.models.build import Functional, build_detector
 from jaxdet.optim import path_name
@@ -42,11 +44,10 @@ def tiny_config(kind: str):
 @pytest.fixture(scope="module", params=["vitfpn", "beitfpn", "vitdet"])
 def case(request, shared):
     """(functional, params, stats, reference outputs) of one stored detector."""
-    torch = pytest.importorskip("torch")
+    pytest.importorskip("torch")
     name = f"maskrcnn_{request.param}_tiny"
-    loaded = torch.load(shared / "reference" / f"{name}.pth", weights_only=True)
-    state = {key: value.numpy() for key, value in loaded["model"].items()}
-    arrays = convert(state)
+    converted = convert(read(shared / "reference" / f"{name}.pth"), Options()).arrays
+    arrays = {path: tensor.read() for path, tensor in converted.items()}
     config = tiny_config(request.param)
     functional = Functional(lambda rngs: build_detector(config, NUM_CLASSES, rngs))
 

@@ -301,6 +301,8 @@ def check(config: ConfigDict) -> None:
     for word, choices in CHOICES.items():
         _demand(config, word, word_of(config, word) in choices, f"is one of {', '.join(choices)}")
 
+    if config.init is not None and not Path(config.init).is_file():
+        raise UserError(f"config.init={config.init!r} is not a file; {how_to_get(config)}")
     if config.init is not None and config.initialisation == "random":
         raise UserError(
             "config.init is given but config.initialisation is 'random'; name the pre-training the "
@@ -360,9 +362,6 @@ def check(config: ConfigDict) -> None:
     }
     for word, (holds, demand) in rules.items():
         _demand(config, word, holds, demand)
-
-    if config.init is not None and not Path(config.init).is_file():
-        raise UserError(f"config.init={config.init!r} is not a file; {how_to_get(config)}")
 
 
 def word_of(config: ConfigDict, dotted: str) -> Any:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from checkpoints_convert.cli import main as convert_main
 from jaxdet.checkpoint import Checkpoints
 from jaxdet.config import benchmark, check
 from jaxdet.data.dataset import Category
@@ -17,12 +18,15 @@ from jaxdet.data.shapes import ShapesDataset
 from jaxdet.errors import UserError
 from jaxdet.evaluate import evaluate
 from jaxdet.experiment import Experiment, difference
+from jaxdet.models.position import sincos_embedding
 from jaxdet.train import train
 
 
-def small_config():
+def small_config(initialisation="random"):
     """A detector small enough to compile in seconds; 8 images a step, one for each test device."""
-    config = benchmark("tiny", "random", lr=1e-3, weight_decay=0.05, drop_path=0.1, epochs=2.0)
+    config = benchmark(
+        "tiny", initialisation, lr=1e-3, weight_decay=0.05, drop_path=0.1, epochs=2.0
+    )
     config.canvas = 64
     config.batch_size = config.eval_batch_size = 8
     config.eval_every = config.checkpoint_every = 1.0
@@ -199,11 +203,60 @@ def test_a_divergence_stops_the_run_and_names_the_step(tmp_path):
 
 
 def test_a_pre_trained_config_does_not_start_from_random_weights(tmp_path):
-    config = small_config()
-    config.initialisation = "mae"
-    with pytest.raises(UserError, match=r"fine-tunes mae weights and config\.init is not set"):
+    config = small_config("mae")
+    with pytest.raises(UserError, match=r"config\.init is not set: no published file .* convert"):
         train(Experiment(config, tmp_path / "work"))
     assert not (tmp_path / "work").exists()
+
+
+OFFICIAL = {
+    "random": None,
+    "supervised": "deit_tiny.pth",
+    "mocov3": "mocov3_tiny.pth",
+    "beit": "beit_pretrained_tiny.pth",
+    "mae": "mae_tiny.pth",
+}
+"""Tiny checkpoints of the five initialisations, of the size of `small_config`."""
+
+
+@pytest.mark.parametrize("initialisation", OFFICIAL)
+def test_every_initialisation_trains_ten_steps(initialisation, reference_file, tmp_path, capsys):
+    config = small_config(initialisation)
+    config.epochs = config.eval_every = config.checkpoint_every = 5.0
+    if initialisation == "beit":
+        config.model.vit.update(qkv_bias="qv", layer_scale=0.1)
+    name = OFFICIAL[initialisation]
+    if name is not None:
+        pytest.importorskip("torch")
+        config.init = str(tmp_path / "init.npz")
+        arguments = [str(reference_file(name)), config.init, "--window=2", "--global-grid=4"]
+        assert convert_main(arguments) == 0
+    check(config)
+    workdir = tmp_path / "work"
+    train(Experiment(config, workdir))
+    losses = [line["loss"] for line in lines(workdir) if "loss" in line]
+    assert len(losses) == 10
+    assert np.isfinite(losses).all()
+    assert np.mean(losses[-3:]) < np.mean(losses[:3])
+    if name is not None:
+        origin = json.loads((workdir / "init.json").read_text())
+        assert origin["source"]["file"] == name
+        taken = 66 - 3 + 2 if initialisation == "beit" else 51
+        assert f"init.npz: {taken} of" in capsys.readouterr().out
+
+
+def test_frozen_position_information_stays_as_it_starts(tmp_path):
+    config = small_config()
+    config.epochs = config.eval_every = config.checkpoint_every = 1.0
+    config.model.vit.update(
+        absolute_position="sincos", absolute_trainable=False, relative_trainable=False
+    )
+    experiment = Experiment(config, tmp_path / "work")
+    train(experiment)
+    backbone = restored(experiment, 2)["params"]["backbone"]
+    np.testing.assert_array_equal(backbone["pos_embed"], sincos_embedding(4, 32))
+    assert not np.any(backbone["rel_pos_window"]["table"])
+    assert not np.any(backbone["rel_pos_global"]["table"])
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from ml_collections import ConfigDict, config_dict
 
 from jaxdet.errors import UserError
 from jaxdet.models.settings import Settings
+from jaxdet.official_weights import how_to_get, official_weights
 
 VIT_SIZES = {
     "tiny": {"width": 192, "depth": 12, "heads": 3},
@@ -30,6 +31,16 @@ VIT_SIZES = {
 }
 
 INITIALISATIONS = ("random", "supervised", "mocov3", "beit", "mae")
+
+POSITION = {
+    "random": {"absolute_position": "random", "relative_start": "zero"},
+    "beit": {"absolute_position": "random", "relative_start": "pretrained"},
+}
+"""What arXiv 2111.11429 starts the position information from; all others transfer the absolute
+embedding and start the relative biases at zero."""
+
+PIXELS = {"beit": {"pixel_mean": (127.5, 127.5, 127.5), "pixel_std": (127.5, 127.5, 127.5)}}
+"""The normalisation a pre-training saw, where it is not ImageNet's."""
 
 
 def benchmark(
@@ -53,6 +64,10 @@ def benchmark(
             "seed": 0,
             "initialisation": initialisation,
             "init": config_dict.placeholder(str),
+            "weights": {
+                word: config_dict.placeholder(str) if value is None else value
+                for word, value in official_weights(initialisation, size).items()
+            },
             "canvas": 1024,
             "batch_size": 64,
             "accumulate": 1,
@@ -85,7 +100,14 @@ def benchmark(
                     "qkv_bias": "qkv",
                     "drop_path": drop_path,
                     "layer_scale": config_dict.placeholder(float),
+                    "activation": "gelu",
+                    "pre_norm": False,
+                    "absolute_position": "pretrained",
+                    "absolute_trainable": True,
                     "relative_position": "shared",
+                    "relative_start": "zero",
+                    "relative_trainable": True,
+                    **POSITION.get(initialisation, {}),
                 },
                 "pyramid": {"kind": "fpn", "channels": 256, "groups": 32},
                 "heads": {
@@ -98,9 +120,12 @@ def benchmark(
                     "mask_conv_dim": 256,
                 },
                 "detector": {
-                    field.name: field.default
-                    for field in fields(Settings)
-                    if field.name != "num_classes"
+                    **{
+                        field.name: field.default
+                        for field in fields(Settings)
+                        if field.name != "num_classes"
+                    },
+                    **PIXELS.get(initialisation, {}),
                 },
             },
             "optim": {
@@ -255,7 +280,10 @@ CHOICES = {
     "data.name": ("coco", "shapes"),
     "model.dtype": ("float32", "bfloat16"),
     "model.vit.qkv_bias": ("qkv", "qv", "none"),
+    "model.vit.activation": ("gelu", "gelu_tanh", "quick_gelu", "swiglu"),
+    "model.vit.absolute_position": ("pretrained", "random", "zero", "sincos", "none"),
     "model.vit.relative_position": ("shared", "decomposed", "none"),
+    "model.vit.relative_start": ("pretrained", "zero"),
     "model.pyramid.kind": ("fpn", "simple"),
     "model.heads.norm": ("batch", "layer"),
     "optim.schedule": ("cosine", "step"),
@@ -278,6 +306,14 @@ def check(config: ConfigDict) -> None:
     for word, choices in CHOICES.items():
         _demand(config, word, word_of(config, word) in choices, f"is one of {', '.join(choices)}")
 
+    if config.init is not None and not Path(config.init).is_file():
+        raise UserError(f"config.init={config.init!r} is not a file; {how_to_get(config)}")
+    if config.init is not None and config.initialisation == "random":
+        raise UserError(
+            "config.init is given but config.initialisation is 'random'; name the pre-training the "
+            "weights come from, or leave config.init out"
+        )
+
     vit, detector = config.model.vit, config.model.detector
     strides = tuple(vit.patch // 4 * 2**level for level in range(5))
     rules = {
@@ -294,6 +330,18 @@ def check(config: ConfigDict) -> None:
         "model.vit.taps": (
             _are_blocks(vit.taps, vit.depth) and vit.taps[-1] == vit.depth - 1,
             f"names four blocks in ascending order, the last one {vit.depth - 1}",
+        ),
+        "model.vit.absolute_position": (
+            vit.absolute_position != "pretrained" or config.initialisation != "random",
+            "takes an initialisation that is not random; give random, zero, sincos or none",
+        ),
+        "model.vit.relative_start": (
+            vit.relative_start != "pretrained" or config.initialisation != "random",
+            "takes an initialisation that is not random; give zero",
+        ),
+        "model.vit.width": (
+            vit.absolute_position != "sincos" or vit.width % 4 == 0,
+            "is a multiple of 4 for an embedding of sines and cosines",
         ),
         "model.pyramid.groups": (
             config.model.pyramid.kind != "fpn" or vit.width % config.model.pyramid.groups == 0,
@@ -319,14 +367,6 @@ def check(config: ConfigDict) -> None:
     }
     for word, (holds, demand) in rules.items():
         _demand(config, word, holds, demand)
-
-    if config.init is not None and not Path(config.init).is_file():
-        raise UserError(f"config.init={config.init!r} is not a file; give converted weights")
-    if config.init is not None and config.initialisation == "random":
-        raise UserError(
-            "config.init is given but config.initialisation is 'random'; name the pre-training the "
-            "weights come from, or leave config.init out"
-        )
 
 
 def word_of(config: ConfigDict, dotted: str) -> Any:

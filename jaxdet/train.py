@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -18,10 +17,11 @@ from jaxdet.data.loader import train_batches
 from jaxdet.errors import UserError
 from jaxdet.evaluate import Evaluator, report, write_json
 from jaxdet.experiment import Experiment, difference
-from jaxdet.initialise import load_weights
+from jaxdet.initialise import initialise
 from jaxdet.metric_writer import MetricWriter, Progress
 from jaxdet.models.batching import split_parts
 from jaxdet.models.build import Functional, Tree, batch_stats, parameter_count
+from jaxdet.official_weights import how_to_get
 
 State = dict[str, Any]
 """What a step changes: {"params", "stats", "opt_state", "step"}, nested plain dictionaries."""
@@ -30,6 +30,7 @@ NEUTRAL_WORDS = tuple(
     f"config.{word}"
     for word in (
         "init",
+        "weights",
         "data.root",
         "data.train_annotations",
         "data.train_images",
@@ -151,8 +152,8 @@ def train(experiment: Experiment) -> dict[str, Any]:
     config, workdir = experiment.config, experiment.workdir
     if config.initialisation != "random" and config.init is None:
         raise UserError(
-            f"this config fine-tunes {config.initialisation} weights and config.init is not set; "
-            "give --config.init=FILE, or --config.initialisation=random to train from scratch"
+            f"this config fine-tunes {config.initialisation} weights and config.init is not set: "
+            f"{how_to_get(config)}"
         )
     total_steps = experiment.total_steps
     eval_steps = _marks(experiment, config.eval_every)
@@ -243,8 +244,9 @@ def _start(experiment: Experiment, checkpoints: Checkpoints, key: jax.Array) -> 
     if step is None:
         state = jax.jit(init, out_shardings=replicated)(key)
         if experiment.config.init is not None:
-            pretrained = load_weights(Path(experiment.config.init), state["params"])
-            state["params"] = jax.device_put(pretrained, replicated)
+            loaded = initialise(experiment.config, state["params"], state["stats"])
+            state["params"], state["stats"] = jax.device_put(loaded[:2], replicated)
+            write_json(experiment.workdir / "init.json", loaded[2], indent=2)
         return state, 0
     target = abstract(jax.eval_shape(init, key), replicated)
     restored = checkpoints.restore(step, target)

@@ -17,19 +17,14 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 from pycocotools import mask as coco_mask
 
 from jaxdet.data.dataset import RLE, Category, Example, Polygons
+from jaxdet.data.picture import LARGEST_IMAGE, EncodedPicture
 from jaxdet.data.rle import compressed_rle
 from jaxdet.errors import UserError
 
-LARGEST_IMAGE = 80_000_000
-"""Pixels beyond which an image is refused: decoding it could exhaust the memory."""
-
 LARGEST_COORDINATE = 1e6
-
-IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 
 
 def find_coco(
@@ -200,7 +195,9 @@ class CocoDataset:
         objects = self._objects(index)
         path = self._images_path / self._file_names[index]
         return Example(
-            image=_read_image(path, tuple(self._sizes[index].tolist()), self._annotations_path),
+            picture=EncodedPicture(
+                tuple(self._sizes[index].tolist()), path, str(path), str(self._annotations_path)
+            ),
             image_id=self.image_ids[index],
             boxes=self._boxes[objects],
             labels=self._labels[objects],
@@ -530,37 +527,3 @@ def _outside(file_name: str, root: Path, annotations: Path) -> UserError:
         f"{annotations} names the image file {file_name!r}, which leads out of {root}; keep "
         "images inside the folder and name them relative to it"
     )
-
-
-def _read_image(path: Path, listed_hw: tuple[int, int], annotations: Path) -> np.ndarray:
-    """Decodes an image file to uint8 [height, width, 3], RGB.
-
-    The orientation note that cameras leave in the file (EXIF) is not followed, as COCO's boxes are
-    given in stored pixels.
-    """
-    try:
-        with Image.open(path, formats=IMAGE_FORMATS) as image:
-            hw = (image.height, image.width)
-            if hw == listed_hw:
-                return _to_rgb(image)
-    # Pillow's decoders let out many kinds of exception for broken files.
-    except Exception as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(
-            f"{path} cannot be read as an image ({reason}); replace the file, or remove it from "
-            f"{annotations}"
-        ) from error
-    turned = " (if a viewer shows it turned, save it upright)" if hw == listed_hw[::-1] else ""
-    raise UserError(
-        f"{path} has {hw[0]} x {hw[1]} pixels (height x width) but {annotations} lists "
-        f"{listed_hw[0]} x {listed_hw[1]}; replace the file or correct the annotations{turned}"
-    )
-
-
-def _to_rgb(image: Image.Image) -> np.ndarray:
-    if image.mode == "F":
-        raise ValueError("its pixels are floating point numbers")
-    if image.mode.startswith("I"):  # 16 bits; Pillow's own conversion would cut at 255
-        grey = np.clip(np.asarray(image, np.int64) >> 8, 0, 255).astype(np.uint8)
-        return np.repeat(grey[:, :, None], 3, axis=2)
-    return np.asarray(image.convert("RGB"))

@@ -16,6 +16,7 @@ import numpy as np
 
 from jaxdet.data.dataset import DetectionDataset, Example
 from jaxdet.data.lsj import fit_placement, place_image, place_objects, sample_placement
+from jaxdet.data.picture import ArrayPicture
 from jaxdet.errors import UserError
 
 Batch = dict[str, np.ndarray]
@@ -157,14 +158,14 @@ class _TrainingExample(grain.transforms.RandomMap):
     flip: bool
 
     def random_map(self, example: Example, rng: np.random.Generator) -> Batch:
-        height, width = example.image.shape[:2]
+        height, width = example.picture.hw
         placement = sample_placement(rng, height, width, self.canvas, self.scale_range, self.flip)
         boxes, labels, masks = place_objects(example, placement, self.canvas, self.mask_size)
         if len(boxes) > self.slots:
             kept = rng.permutation(len(boxes))[: self.slots]
             boxes, labels, masks = boxes[kept], labels[kept], masks[kept]
         return {
-            "image": place_image(example.image, placement, self.canvas, TRAINING_PAD),
+            "image": place_image(example.picture, placement, self.canvas, TRAINING_PAD),
             "image_hw": np.array([self.canvas, self.canvas], np.int32),
             "boxes": _pad_rows(boxes, self.slots),
             "labels": _pad_rows(labels, self.slots),
@@ -182,12 +183,13 @@ class _EvaluationExample(grain.transforms.Map):
         is_real = index < len(self.dataset)
         if is_real:
             example = self.dataset[int(index)]
-            image, image_id = example.image, example.image_id
+            picture, image_id = example.picture, example.image_id
         else:
-            image, image_id = np.zeros((self.canvas, self.canvas, 3), np.uint8), PADDING_IMAGE_ID
-        placement = fit_placement(*image.shape[:2], self.canvas)
+            nothing = np.zeros((self.canvas, self.canvas, 3), np.uint8)
+            picture, image_id = ArrayPicture(nothing), PADDING_IMAGE_ID
+        placement = fit_placement(*picture.hw, self.canvas)
         return {
-            "image": place_image(image, placement, self.canvas, EVALUATION_PAD),
+            "image": place_image(picture, placement, self.canvas, EVALUATION_PAD),
             "image_hw": np.array(placement.resized_hw, np.int32),
             "original_hw": np.array(placement.image_hw, np.int32),
             "image_id": np.int64(image_id),

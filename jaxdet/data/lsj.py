@@ -12,11 +12,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from jaxdet.data.dataset import RLE, Example, Polygons
+from jaxdet.data.dataset import RLE, Example, Picture, Polygons
+from jaxdet.data.resize import enlarge, reduce
 
 SMALLEST_SIDE = 1e-5
 """Boxes with a side not longer than this many canvas pixels count as empty, as in Detectron2."""
@@ -82,28 +84,36 @@ def fit_placement(height: int, width: int, canvas: int) -> Placement:
     return Placement((height, width), resized_hw, False, (0, 0))
 
 
-def place_image(image: np.ndarray, placement: Placement, canvas: int, pad: int) -> np.ndarray:
-    """Resizes what the canvas shows of an image, antialiased bilinearly, and pads the rest.
+def place_image(picture: Picture, placement: Placement, canvas: int, pad: int) -> np.ndarray:
+    """Resizes what the canvas shows of a picture, antialiased bilinearly, and pads the rest.
 
     Args:
-        image: uint8 [height, width, 3].
         canvas: side of the square canvas in pixels.
         pad: value of the pixels that the image does not reach.
 
     Returns:
         uint8 [canvas, canvas, 3].
+
+    Raises:
+        UserError: the picture cannot be read.
     """
     visible_h, visible_w = placement.visible_hw(canvas)
+    placed = np.empty((canvas, canvas, 3), np.uint8)
+    placed[:visible_h, visible_w:] = pad
+    placed[visible_h:] = pad
+    visible = placed[:visible_h, :visible_w]
+    if all(after >= before for after, before in zip(placement.resized_hw, picture.hw, strict=True)):
+        pixels = np.asarray(picture.decode()[0])
+        if placement.flip:
+            pixels = cv2.flip(pixels, 1)
+        enlarge(pixels, placement.resized_hw, placement.offset, visible)
+        return placed
     left, top, right, bottom = _visible_source(placement, canvas)
     if placement.flip:
         width = placement.image_hw[1]
         left, right = max(0.0, width - right), width - left
-    part = Image.fromarray(image).resize(
-        (visible_w, visible_h), Image.Resampling.BILINEAR, box=(left, top, right, bottom)
-    )
-    placed = np.full((canvas, canvas, 3), pad, np.uint8)
-    pixels = np.asarray(part)
-    placed[:visible_h, :visible_w] = pixels[:, ::-1] if placement.flip else pixels
+    pixels = reduce(picture, (left, top, right, bottom), (visible_h, visible_w))
+    visible[:] = pixels[:, ::-1] if placement.flip else pixels
     return placed
 
 

@@ -556,7 +556,7 @@ class TestImages:
         path, dataset = one_image(tmp_path, name)
         self._truncated(path)
         with pytest.raises(UserError, match="cannot be read as an image") as caught:
-            dataset[0]
+            _ = dataset[0].image
         assert str(path) in str(caught.value)
         assert "replace the file" in str(caught.value)
 
@@ -567,19 +567,19 @@ class TestImages:
         path, dataset = one_image(tmp_path, "a.jpg")
         path.write_bytes(content)
         with pytest.raises(UserError, match="cannot be read as an image"):
-            dataset[0]
+            _ = dataset[0].image
 
     def test_floating_point_pixels(self, tmp_path):
         path, dataset = one_image(tmp_path, "a.tiff")
         Image.new("F", (WIDTH, HEIGHT)).save(path)
         with pytest.raises(UserError, match="floating point"):
-            dataset[0]
+            _ = dataset[0].image
 
     def test_file_that_went_away(self, tmp_path):
         path, dataset = one_image(tmp_path, "a.jpg")
         path.unlink()
         with pytest.raises(UserError, match="cannot be read as an image"):
-            dataset[0]
+            _ = dataset[0].image
 
     @pytest.mark.parametrize(
         ("size", "told"),
@@ -589,11 +589,11 @@ class TestImages:
         path, dataset = one_image(tmp_path, "a.png")
         Image.new("RGB", size).save(path)
         with pytest.raises(UserError, match=told) as caught:
-            dataset[0]
+            _ = dataset[0].image
         assert str(path) in str(caught.value)
 
     def test_decompression_bomb_is_not_unpacked(self, tmp_path):
         path, dataset = one_image(tmp_path, "a.png")
         Image.new("1", (20_000, 20_000)).save(path)
         with pytest.raises(UserError, match=r"a\.png"):
-            dataset[0]
+            _ = dataset[0].image

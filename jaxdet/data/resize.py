@@ -1,0 +1,84 @@
+"""Bilinear resizing of a part of a picture, as Pillow does it and faster.
+
+Pillow resizes along rows first, rounds to whole grey levels, and then resizes along columns. All
+detectors of the benchmark saw such pixels, and these differ by less than 0.01 grey levels on
+average. Enlarging is left to OpenCV, which is three to four times as fast; its own rounding would
+change every fifth value by one level. Reducing is Pillow's: it averages over all pixels it covers.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from jaxdet.data.dataset import Picture
+
+# Worker threads and processes share out the work; OpenCV's own threads would only get in the way.
+cv2.setNumThreads(0)
+
+LARGEST_SHRINK = 8
+DECODED_PER_WANTED = 2
+"""Along each axis, a scaled decoding has at least so many pixels for each one wanted."""
+
+_FRACTION_BITS = 7
+"""Grey levels are held as 16-bit numbers with so many binary places: 255 * 2**7 fits."""
+
+
+def enlarge(
+    pixels: np.ndarray, resized_hw: tuple[int, int], corner: tuple[int, int], out: np.ndarray
+) -> None:
+    """Writes a window of the enlarged image into `out`.
+
+    Args:
+        pixels: uint8 [height, width, 3].
+        resized_hw: height and width of the whole image after resizing, not less than before.
+        corner: (x, y) of the window's top left corner in the resized image.
+        out: uint8 [window height, window width, 3]; may be a part of a larger array.
+    """
+    (height, width), (resized_h, resized_w) = pixels.shape[:2], resized_hw
+    (x, y), (window_h, window_w) = corner, out.shape[:2]
+    first = max(0, y * height // resized_h - 1)
+    last = min(height, (y + window_h) * height // resized_h + 2)
+
+    source = np.left_shift(pixels[first:last], _FRACTION_BITS, dtype=np.uint16)
+    wide = cv2.resize(source, (resized_w, last - first), interpolation=cv2.INTER_LINEAR)
+    # cv2 gives no part of a resized image, so rows out of sight must be there; nobody reads them.
+    columns = np.empty((height, window_w, 3), np.uint16)
+    rounded = columns[first:last]
+    half, whole = 1 << (_FRACTION_BITS - 1), 0xFFFF << _FRACTION_BITS & 0xFFFF
+    np.add(wide[:, x : x + window_w], np.uint16(half), out=rounded)
+    rounded &= np.uint16(whole)
+    tall = cv2.resize(columns, (window_w, resized_h), interpolation=cv2.INTER_LINEAR)
+    # The offset of half a unit makes cv2 round halves up, as Pillow does, and changes nothing else.
+    cv2.convertScaleAbs(
+        tall[y : y + window_h],
+        dst=out,
+        alpha=1 / (1 << _FRACTION_BITS),
+        beta=0.5 / (1 << _FRACTION_BITS),
+    )
+
+
+def reduce(
+    picture: Picture, box: tuple[float, float, float, float], hw: tuple[int, int]
+) -> np.ndarray:
+    """A part of a picture at another size, antialiased.
+
+    The picture is decoded at a smaller size where that has at least twice the pixels wanted along
+    both axes.
+
+    Args:
+        box: (x1, y1, x2, y2) of the part in the picture's pixels; need not be whole numbers.
+        hw: height and width wanted.
+
+    Returns:
+        uint8 [height, width, 3].
+    """
+    left, top, right, bottom = box
+    ratio = min((right - left) / hw[1], (bottom - top) / hw[0])
+    wanted = LARGEST_SHRINK
+    while wanted > 1 and ratio < DECODED_PER_WANTED * wanted:
+        wanted //= 2
+    image, shrink = picture.decode(wanted)
+    scaled = left / shrink, top / shrink, right / shrink, bottom / shrink
+    return np.asarray(image.resize(hw[::-1], Image.Resampling.BILINEAR, box=scaled))

@@ -32,8 +32,16 @@ class Picture(Protocol):
 
     hw: tuple[int, int]
 
-    def decode(self, shrink: int = 1) -> tuple[Image.Image, int]:
-        """The whole image, RGB, perhaps at a smaller size where its format makes that cheap.
+    def pixels(self) -> np.ndarray:
+        """The whole image, uint8 [height, width, 3], RGB; do not write to it.
+
+        Raises:
+            UserError: the image cannot be read, or has another size than `hw`.
+        """
+        ...
+
+    def decode(self, shrink: int) -> tuple[Image.Image, int]:
+        """The whole image for Pillow, RGB, perhaps at a smaller size where its format makes that cheap.
 
         Args:
             shrink: the smallest size of use is 1 / shrink; 1, 2, 4 or 8.
@@ -43,7 +51,7 @@ class Picture(Protocol):
             pixels may reach beyond the image.
 
         Raises:
-            UserError: the image cannot be read, or has another size than `hw`.
+            UserError: as `pixels`.
         """
         ...
 
@@ -73,7 +81,7 @@ class Example:
         Raises:
             UserError: it cannot be read.
         """
-        return np.array(self.picture.decode()[0])
+        return self.picture.pixels()
 
 
 class DetectionDataset(Protocol):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 from PIL import Image
 
@@ -13,6 +16,8 @@ from jaxdet.errors import UserError
 
 LARGEST_IMAGE = 80_000_000
 """Pixels beyond which an image is refused: decoding it could exhaust the memory."""
+
+JPEG_END = b"\xff\xd9"
 
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 
@@ -24,7 +29,10 @@ class ArrayPicture:
         self._pixels = pixels
         self.hw = pixels.shape[:2]
 
-    def decode(self, shrink: int = 1) -> tuple[Image.Image, int]:
+    def pixels(self) -> np.ndarray:
+        return self._pixels
+
+    def decode(self, shrink: int) -> tuple[Image.Image, int]:
         return Image.fromarray(self._pixels), 1
 
 
@@ -33,7 +41,7 @@ class EncodedPicture:
     """An image file, on disk or its bytes.
 
     The orientation note that cameras leave in the file (EXIF) is not followed, as COCO's boxes are
-    given in stored pixels. A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that is enough.
+    given in stored pixels.
 
     Attributes:
         hw: height and width that the annotations list.
@@ -47,15 +55,29 @@ class EncodedPicture:
     name: str
     annotations: str
 
-    def decode(self, shrink: int = 1) -> tuple[Image.Image, int]:
-        file = io.BytesIO(self.source) if isinstance(self.source, bytes) else self.source
+    def pixels(self) -> np.ndarray:
+        with self._open() as (image, content):
+            if image.format == "JPEG" and image.mode in ("RGB", "L"):
+                pixels = _decode_jpeg(content)
+                if pixels is not None and pixels.shape[:2] == self.hw:
+                    return pixels
+            return np.asarray(_to_rgb(image))
+
+    def decode(self, shrink: int) -> tuple[Image.Image, int]:
+        with self._open() as (image, _):
+            scaled = max(1, image.width // shrink), max(1, image.height // shrink)
+            drafted = image.draft(None, scaled) if shrink > 1 else None
+            return _to_rgb(image), round(self.hw[1] / drafted[1][2]) if drafted else 1
+
+    @contextmanager
+    def _open(self) -> Iterator[tuple[Image.Image, bytes]]:
+        """The file with its header read, and its content; whatever is wrong is a UserError."""
         try:
-            with Image.open(file, formats=IMAGE_FORMATS) as image:
+            content = self.source if isinstance(self.source, bytes) else self.source.read_bytes()
+            with Image.open(io.BytesIO(content), formats=IMAGE_FORMATS) as image:
                 hw = (image.height, image.width)
                 if hw == self.hw:
-                    scaled = (max(1, image.width // shrink), max(1, image.height // shrink))
-                    drafted = image.draft(None, scaled) if shrink > 1 else None
-                    return _to_rgb(image), round(hw[1] / drafted[1][2]) if drafted else 1
+                    yield image, content
         # Pillow's decoders let out many kinds of exception for broken files.
         except Exception as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]
@@ -63,12 +85,26 @@ class EncodedPicture:
                 f"{self.name} cannot be read as an image ({reason}); replace the file, or remove "
                 f"it from {self.annotations}"
             ) from error
-        turned = " (if a viewer shows it turned, save it upright)" if hw == self.hw[::-1] else ""
-        raise UserError(
-            f"{self.name} has {hw[0]} x {hw[1]} pixels (height x width) but {self.annotations} "
-            f"lists {self.hw[0]} x {self.hw[1]}; replace the file or correct the "
-            f"annotations{turned}"
-        )
+        if hw != self.hw:
+            turned = (
+                " (if a viewer shows it turned, save it upright)" if hw == self.hw[::-1] else ""
+            )
+            raise UserError(
+                f"{self.name} has {hw[0]} x {hw[1]} pixels (height x width) but "
+                f"{self.annotations} lists {self.hw[0]} x {self.hw[1]}; replace the file or "
+                f"correct the annotations{turned}"
+            )
+
+
+def _decode_jpeg(content: bytes) -> np.ndarray | None:
+    """The pixels of a complete file, as Pillow decodes them and faster; else None.
+
+    OpenCV makes up what is missing of a truncated file, so those are left to Pillow, which objects.
+    """
+    if not content.endswith(JPEG_END):
+        return None
+    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+    return cv2.imdecode(np.frombuffer(content, np.uint8), flags)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

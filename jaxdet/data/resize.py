@@ -21,9 +21,6 @@ LARGEST_SHRINK = 8
 DECODED_PER_WANTED = 2
 """Along each axis, a scaled decoding has at least so many pixels for each one wanted."""
 
-_FRACTION_BITS = 7
-"""Grey levels are held as 16-bit numbers with so many binary places: 255 * 2**7 fits."""
-
 
 def enlarge(
     pixels: np.ndarray, resized_hw: tuple[int, int], corner: tuple[int, int], out: np.ndarray
@@ -41,22 +38,18 @@ def enlarge(
     first = max(0, y * height // resized_h - 1)
     last = min(height, (y + window_h) * height // resized_h + 2)
 
-    source = np.left_shift(pixels[first:last], _FRACTION_BITS, dtype=np.uint16)
+    # 16-bit numbers hold a grey level in their upper half. The lower half is 1/2 from the start, so
+    # that cutting it off rounds to the nearest level, halves up.
+    source = np.left_shift(pixels[first:last], 8, dtype=np.uint16)
+    source |= np.uint16(0x80)
     wide = cv2.resize(source, (resized_w, last - first), interpolation=cv2.INTER_LINEAR)
     # cv2 gives no part of a resized image, so rows out of sight must be there; nobody reads them.
     columns = np.empty((height, window_w, 3), np.uint16)
     rounded = columns[first:last]
-    half, whole = 1 << (_FRACTION_BITS - 1), 0xFFFF << _FRACTION_BITS & 0xFFFF
-    np.add(wide[:, x : x + window_w], np.uint16(half), out=rounded)
-    rounded &= np.uint16(whole)
+    np.bitwise_and(wide[:, x : x + window_w], np.uint16(0xFF00), out=rounded)
+    rounded |= np.uint16(0x80)
     tall = cv2.resize(columns, (window_w, resized_h), interpolation=cv2.INTER_LINEAR)
-    # The offset of half a unit makes cv2 round halves up, as Pillow does, and changes nothing else.
-    cv2.convertScaleAbs(
-        tall[y : y + window_h],
-        dst=out,
-        alpha=1 / (1 << _FRACTION_BITS),
-        beta=0.5 / (1 << _FRACTION_BITS),
-    )
+    np.right_shift(tall[y : y + window_h], 8, out=out, casting="unsafe")
 
 
 def reduce(

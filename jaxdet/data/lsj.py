@@ -114,7 +114,7 @@ def place_image(picture: Picture, placement: Placement, canvas: int, pad: int) -
         width = placement.image_hw[1]
         left, right = max(0.0, width - right), width - left
     pixels = reduce(picture, (left, top, right, bottom), (visible_h, visible_w))
-    visible[:] = pixels[:, ::-1] if placement.flip else pixels
+    visible[:] = cv2.flip(pixels, 1) if placement.flip else pixels
     return placed
 
 

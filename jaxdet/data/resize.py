@@ -35,20 +35,26 @@ def enlarge(
     """
     (height, width), (resized_h, resized_w) = pixels.shape[:2], resized_hw
     (x, y), (window_h, window_w) = corner, out.shape[:2]
-    first = max(0, y * height // resized_h - 1)
-    last = min(height, (y + window_h) * height // resized_h + 2)
+    first_row = max(0, y * height // resized_h - 1)
+    last_row = min(height, (y + window_h) * height // resized_h + 2)
+    last_column = min(width, (x + window_w) * width // resized_w + 2)
 
     # 16-bit numbers hold a grey level in their upper half. The lower half is 1/2 from the start, so
     # that cutting it off rounds to the nearest level, halves up.
-    source = np.left_shift(pixels[first:last], 8, dtype=np.uint16)
+    source = np.left_shift(pixels[first_row:last_row, :last_column], 8, dtype=np.uint16)
     source |= np.uint16(0x80)
-    wide = cv2.resize(source, (resized_w, last - first), interpolation=cv2.INTER_LINEAR)
-    # cv2 gives no part of a resized image, so rows out of sight must be there; nobody reads them.
-    columns = np.empty((height, window_w, 3), np.uint16)
-    rounded = columns[first:last]
-    np.bitwise_and(wide[:, x : x + window_w], np.uint16(0xFF00), out=rounded)
-    rounded |= np.uint16(0x80)
-    tall = cv2.resize(columns, (window_w, resized_h), interpolation=cv2.INTER_LINEAR)
+    wide = cv2.resize(source, None, fx=resized_w / width, fy=1, interpolation=cv2.INTER_LINEAR)
+
+    # OpenCV resizes from an image's first row on. So that few rows out of sight are computed, that
+    # is the top or the bottom one, whichever is closer; rows that nobody reads are left undefined.
+    is_upright = y + window_h <= resized_h - y
+    columns = np.empty((last_row if is_upright else height - first_row, window_w, 3), np.uint16)
+    seen = columns[first_row:] if is_upright else columns[height - last_row :][::-1]
+    np.bitwise_and(wide[:, x : x + window_w], np.uint16(0xFF00), out=seen)
+    seen |= np.uint16(0x80)
+    tall = cv2.resize(columns, None, fx=1, fy=resized_h / height, interpolation=cv2.INTER_LINEAR)
+    if not is_upright:
+        y, out = resized_h - y - window_h, out[::-1]
     np.right_shift(tall[y : y + window_h], 8, out=out, casting="unsafe")
 
 

@@ -67,6 +67,7 @@ def benchmark(
                 "scale_range": (0.1, 2.0),
                 "flip": True,
                 "threads": 8,
+                "workers": 0,
                 "shapes": {"train_images": 2000, "val_images": 100, "image_size": 128},
             },
             "model": {
@@ -178,6 +179,7 @@ RANGES = {
     "data.mask_size": (28, 1024),
     "data.scale_range": (TINY, 100),
     "data.threads": (1, 1024),
+    "data.workers": (0, 1024),
     "data.shapes.train_images": (1, INFINITY),
     "data.shapes.val_images": (1, INFINITY),
     "data.shapes.image_size": (64, 4096),

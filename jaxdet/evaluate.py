@@ -86,6 +86,7 @@ class Evaluator:
             batch_size=config.eval_batch_size,
             canvas=config.canvas,
             threads=config.data.threads,
+            workers=config.data.workers,
         ):
             inputs = {name: host[name] for name in ("image", "image_hw")}
             batch = parallel.place_batch(inputs, self._experiment.mesh)

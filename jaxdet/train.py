@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ NEUTRAL_WORDS = tuple(
         "data.val_annotations",
         "data.val_images",
         "data.threads",
+        "data.workers",
         "eval_batch_size",
         "log_every_steps",
         "log_every_seconds",
@@ -131,8 +132,7 @@ def train(experiment: Experiment) -> dict[str, Any]:
         ):
             batches = _training_batches(experiment, start_step)
             for step in range(start_step + 1, total_steps + 1):
-                batch = parallel.place_batch(next(batches), experiment.mesh)
-                state, scalars = train_step(state, batch, run_key)
+                state, scalars = train_step(state, next(batches), run_key)
                 is_logged = step % config.log_every_steps == 0 or step == total_steps
                 if is_logged or step in checkpoint_steps:
                     scalars = jax.device_get(scalars)
@@ -214,9 +214,10 @@ def _introduce(experiment: Experiment, start_step: int) -> None:
     print("compiling the training step ...", flush=True)
 
 
-def _training_batches(experiment: Experiment, start_step: int):
+def _training_batches(experiment: Experiment, start_step: int) -> Iterator[dict[str, jax.Array]]:
+    """Batches on the devices, one ahead: a batch is sent while the step before it runs."""
     config = experiment.config
-    return train_batches(
+    batches = train_batches(
         experiment.train_set,
         batch_size=config.batch_size,
         canvas=config.canvas,
@@ -227,9 +228,17 @@ def _training_batches(experiment: Experiment, start_step: int):
         seed=config.seed,
         start_step=start_step,
         threads=config.data.threads,
+        workers=config.data.workers,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
+    ahead = None
+    for host in batches:
+        host.pop("image_id")
+        following = parallel.place_batch(host, experiment.mesh)
+        if ahead is not None:
+            yield ahead
+        ahead = following
 
 
 def _check_finite(

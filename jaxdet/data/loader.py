@@ -1,18 +1,27 @@
-"""Batches of static shape from a dataset, decoded and placed by grain's threads.
+"""Batches of static shape from a dataset, decoded and placed by grain's threads or processes.
 
 Row r of global batch k is always element k * batch_size + r of one endless stream, and its random
 numbers hang on the seed and on this position alone. So a run resumes by naming its step, and the
-number of threads or hosts changes nothing.
+number of threads, worker processes or hosts changes nothing.
+
+Worker processes start anew from the main module, so a script that asks for them needs
+`if __name__ == "__main__":`. Finished batches come through shared memory (/dev/shm): room for two a
+worker is needed.
 """
 
 from __future__ import annotations
 
 import math
+import multiprocessing
+import os
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from multiprocessing import connection
 
 import grain
 import numpy as np
+from absl import flags
 
 from jaxdet.data.dataset import DetectionDataset, Example
 from jaxdet.data.lsj import fit_placement, place_image, place_objects, sample_placement
@@ -40,6 +49,7 @@ def train_batches(
     seed: int,
     start_step: int = 0,
     threads: int = 8,
+    workers: int = 0,
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[Batch]:
@@ -57,13 +67,14 @@ def train_batches(
         seed: of order, jitter and choice; 0 to 2**32 - 1.
         start_step: the first batch to give; equal to skipping that many batches.
         threads: that read and place images beside the caller; 0 for none.
+        workers: processes that each make whole batches, instead of threads; 0 for none.
         process_index: this host's rank.
         process_count: number of hosts; each gets an equal run of rows of every batch.
 
     Returns:
         An iterator of dicts, B = batch_size / process_count: image uint8 [B, S, S, 3], image_hw
         int32 [B, 2] (always S, S), boxes float32 [B, N, 4] in canvas pixels, labels int32 [B, N],
-        masks uint8 [B, N, M, M] in the frame of their box, valid bool [B, N].
+        masks uint8 [B, N, M, M] in the frame of their box, valid bool [B, N], image_id int64 [B].
 
     Raises:
         UserError: no image has an object, or the batch cannot be shared out evenly; from the
@@ -86,7 +97,7 @@ def train_batches(
     rows = grain.MapDataset.range(start_step * local_batch, _ENDLESS).map(
         _HostRow(stream, batch_size, process_index, process_count)
     )
-    return _batches(rows, local_batch, threads)
+    return _batches(rows, local_batch, threads, workers)
 
 
 def steps_per_epoch(dataset: DetectionDataset, batch_size: int) -> float:
@@ -104,6 +115,7 @@ def eval_batches(
     batch_size: int,
     canvas: int,
     threads: int = 8,
+    workers: int = 0,
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[Batch]:
@@ -116,6 +128,7 @@ def eval_batches(
         batch_size: images of all hosts together.
         canvas: side S of the square canvas in pixels.
         threads: that read and place images beside the caller; 0 for none.
+        workers: processes that each make whole batches, instead of threads; 0 for none.
         process_index: this host's rank.
         process_count: number of hosts; each gets an equal run of rows of every batch.
 
@@ -134,7 +147,7 @@ def eval_batches(
     rows = grain.MapDataset.range(steps * local_batch).map(
         _HostRow(stream, batch_size, process_index, process_count)
     )
-    return _batches(rows, local_batch, threads)
+    return _batches(rows, local_batch, threads, workers)
 
 
 @dataclass(frozen=True)
@@ -171,6 +184,7 @@ class _TrainingExample(grain.transforms.RandomMap):
             "labels": _pad_rows(labels, self.slots),
             "masks": _pad_rows(masks, self.slots),
             "valid": np.arange(self.slots) < len(boxes),
+            "image_id": np.int64(example.image_id),
         }
 
 
@@ -212,11 +226,48 @@ class _HostRow(grain.transforms.Map):
         return self.stream[step * self.batch_size + self.process_index * local_batch + row]
 
 
-def _batches(rows: grain.MapDataset, local_batch: int, threads: int) -> Iterator[Batch]:
-    """Threads work on single images, up to one batch ahead."""
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=local_batch + threads)
-    examples = rows.to_iter_dataset(options)
-    return iter(examples.batch(local_batch, drop_remainder=True, batch_fn=_stack))
+def _batches(
+    rows: grain.MapDataset, local_batch: int, threads: int, workers: int
+) -> Iterator[Batch]:
+    """Threads work on single images, up to one batch ahead; processes each on a batch."""
+    if workers:
+        _declare_flags_parsed()
+        options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+        batches = rows.batch(local_batch, drop_remainder=True, batch_fn=_stack)
+        batches = batches.to_iter_dataset(options).mp_prefetch(
+            grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1),
+            worker_init_fn=_leave_with_parent,
+        )
+    else:
+        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=local_batch + threads)
+        examples = rows.to_iter_dataset(options)
+        batches = examples.batch(local_batch, drop_remainder=True, batch_fn=_stack)
+    return _until_closed(batches)
+
+
+def _until_closed(batches: grain.IterDataset) -> Iterator[Batch]:
+    iterator = iter(batches)
+    try:
+        yield from iterator
+    finally:
+        iterator.close()
+
+
+def _declare_flags_parsed() -> None:
+    # grain's workers are told the values of its absl flags, which may only be read once parsed.
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
+
+
+def _leave_with_parent(_worker: int, _workers: int) -> None:
+    """Ends this worker when the process that started it is gone, as after SIGKILL."""
+
+    def watch(sentinel: int) -> None:
+        connection.wait([sentinel])
+        os._exit(1)
+
+    sentinel = multiprocessing.parent_process().sentinel
+    threading.Thread(target=watch, args=(sentinel,), daemon=True).start()
 
 
 def _stack(examples: list[Batch]) -> Batch:

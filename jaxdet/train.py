@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from jaxdet import parallel
 from jaxdet.checkpoint import Checkpoints, abstract
 from jaxdet.data.loader import train_batches
+from jaxdet.data.source import multiscale_of
 from jaxdet.errors import UserError
 from jaxdet.evaluate import Evaluator, report, write_json
 from jaxdet.experiment import Experiment, difference
@@ -225,6 +226,7 @@ def _training_batches(experiment: Experiment, start_step: int) -> Iterator[dict[
         mask_size=config.data.mask_size,
         scale_range=tuple(config.data.scale_range),
         flip=config.data.flip,
+        multiscale=multiscale_of(config.data),
         seed=config.seed,
         start_step=start_step,
         threads=config.data.threads,

@@ -25,6 +25,7 @@ from absl import flags
 
 from jaxdet.data.dataset import DetectionDataset, Example
 from jaxdet.data.lsj import fit_placement, place_image, place_objects, sample_placement
+from jaxdet.data.multiscale import Multiscale
 from jaxdet.data.picture import ArrayPicture
 from jaxdet.errors import UserError
 
@@ -46,6 +47,7 @@ def train_batches(
     mask_size: int,
     scale_range: tuple[float, float] = (0.1, 2.0),
     flip: bool = True,
+    multiscale: Multiscale | None = None,
     seed: int,
     start_step: int = 0,
     threads: int = 8,
@@ -53,7 +55,7 @@ def train_batches(
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[Batch]:
-    """Endless training batches with large-scale jitter, in a new order every epoch.
+    """Endless training batches, augmented, in a new order every epoch.
 
     Images without an object to train on are never drawn. Of an image that shows more than `slots`
     objects, a random choice of `slots` is kept.
@@ -63,7 +65,9 @@ def train_batches(
         canvas: side S of the square canvas in pixels.
         slots: objects per image, N.
         mask_size: side M of the mask crops.
-        scale_range: see `jaxdet.data.lsj.sample_placement`.
+        scale_range: of large-scale jitter, see `jaxdet.data.lsj.sample_placement`.
+        flip: whether half of the images are mirrored.
+        multiscale: augmentation in place of large-scale jitter; must fit the canvas.
         seed: of order, jitter and choice; 0 to 2**32 - 1.
         start_step: the first batch to give; equal to skipping that many batches.
         threads: that read and place images beside the caller; 0 for none.
@@ -73,7 +77,7 @@ def train_batches(
 
     Returns:
         An iterator of dicts, B = batch_size / process_count: image uint8 [B, S, S, 3], image_hw
-        int32 [B, 2] (always S, S), boxes float32 [B, N, 4] in canvas pixels, labels int32 [B, N],
+        int32 [B, 2] (S, S under large-scale jitter), boxes float32 [B, N, 4] in canvas pixels, labels int32 [B, N],
         masks uint8 [B, N, M, M] in the frame of their box, valid bool [B, N], image_id int64 [B].
 
     Raises:
@@ -92,7 +96,7 @@ def train_batches(
         .seed(seed)
         .shuffle()
         .repeat()
-        .random_map(_TrainingExample(canvas, slots, mask_size, scale_range, flip))
+        .random_map(_TrainingExample(canvas, slots, mask_size, scale_range, flip, multiscale))
     )
     rows = grain.MapDataset.range(start_step * local_batch, _ENDLESS).map(
         _HostRow(stream, batch_size, process_index, process_count)
@@ -114,6 +118,7 @@ def eval_batches(
     *,
     batch_size: int,
     canvas: int,
+    multiscale: Multiscale | None = None,
     threads: int = 8,
     workers: int = 0,
     process_index: int = 0,
@@ -127,6 +132,7 @@ def eval_batches(
     Args:
         batch_size: images of all hosts together.
         canvas: side S of the square canvas in pixels.
+        multiscale: resizes by its rule instead; must fit the canvas.
         threads: that read and place images beside the caller; 0 for none.
         workers: processes that each make whole batches, instead of threads; 0 for none.
         process_index: this host's rank.
@@ -143,7 +149,9 @@ def eval_batches(
     """
     local_batch = _local_batch(batch_size, process_count)
     steps = math.ceil(len(dataset) / batch_size)
-    stream = grain.MapDataset.range(steps * batch_size).map(_EvaluationExample(dataset, canvas))
+    stream = grain.MapDataset.range(steps * batch_size).map(
+        _EvaluationExample(dataset, canvas, multiscale)
+    )
     rows = grain.MapDataset.range(steps * local_batch).map(
         _HostRow(stream, batch_size, process_index, process_count)
     )
@@ -169,17 +177,25 @@ class _TrainingExample(grain.transforms.RandomMap):
     mask_size: int
     scale_range: tuple[float, float]
     flip: bool
+    multiscale: Multiscale | None = None
 
     def random_map(self, example: Example, rng: np.random.Generator) -> Batch:
-        height, width = example.picture.hw
-        placement = sample_placement(rng, height, width, self.canvas, self.scale_range, self.flip)
+        hw = example.picture.hw
+        # Detectron2 pads with a colour, and the padding belongs to the image; MMDetection pads
+        # with nothing.
+        image_hw = (self.canvas, self.canvas)
+        if self.multiscale is None:
+            placement = sample_placement(rng, *hw, self.canvas, self.scale_range, self.flip)
+        else:
+            placement = self.multiscale.sample(rng, *hw, self.flip)
+            image_hw = placement.visible_hw(self.canvas)
         boxes, labels, masks = place_objects(example, placement, self.canvas, self.mask_size)
         if len(boxes) > self.slots:
             kept = rng.permutation(len(boxes))[: self.slots]
             boxes, labels, masks = boxes[kept], labels[kept], masks[kept]
         return {
             "image": place_image(example.picture, placement, self.canvas, TRAINING_PAD),
-            "image_hw": np.array([self.canvas, self.canvas], np.int32),
+            "image_hw": np.array(image_hw, np.int32),
             "boxes": _pad_rows(boxes, self.slots),
             "labels": _pad_rows(labels, self.slots),
             "masks": _pad_rows(masks, self.slots),
@@ -192,6 +208,7 @@ class _TrainingExample(grain.transforms.RandomMap):
 class _EvaluationExample(grain.transforms.Map):
     dataset: DetectionDataset
     canvas: int
+    multiscale: Multiscale | None = None
 
     def map(self, index: int) -> Batch:
         is_real = index < len(self.dataset)
@@ -201,7 +218,10 @@ class _EvaluationExample(grain.transforms.Map):
         else:
             nothing = np.zeros((self.canvas, self.canvas, 3), np.uint8)
             picture, image_id = ArrayPicture(nothing), PADDING_IMAGE_ID
-        placement = fit_placement(*picture.hw, self.canvas)
+        if self.multiscale is None:
+            placement = fit_placement(*picture.hw, self.canvas)
+        else:
+            placement = self.multiscale.fit(*picture.hw)
         return {
             "image": place_image(picture, placement, self.canvas, EVALUATION_PAD),
             "image_hw": np.array(placement.resized_hw, np.int32),

@@ -19,7 +19,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from jaxdet.data.dataset import RLE, Example, Picture, Polygons
-from jaxdet.data.resize import enlarge, reduce
+from jaxdet.data.resize import enlarge, resample
 
 SMALLEST_SIDE = 1e-5
 """Boxes with a side not longer than this many canvas pixels count as empty, as in Detectron2."""
@@ -31,18 +31,23 @@ class Placement:
 
     Attributes:
         image_hw: height and width of the image before anything is done to it.
-        resized_hw: height and width after resizing.
+        resized_hw: height and width after resizing; whole numbers unless there is a `crop_hw`.
         flip: whether the image is mirrored left to right.
-        offset: (x, y) of the canvas's top left corner in the resized image.
+        offset: (x, y) of the canvas's top left corner in the resized image; whole numbers unless
+            there is a `crop_hw`.
+        crop_hw: height and width of what is kept from there; None to keep all.
     """
 
     image_hw: tuple[int, int]
-    resized_hw: tuple[int, int]
+    resized_hw: tuple[float, float]
     flip: bool
-    offset: tuple[int, int]
+    offset: tuple[float, float]
+    crop_hw: tuple[int, int] | None = None
 
     def visible_hw(self, canvas: int) -> tuple[int, int]:
         """Height and width of the canvas's top left part that shows the image."""
+        if self.crop_hw is not None:
+            return min(canvas, self.crop_hw[0]), min(canvas, self.crop_hw[1])
         x, y = self.offset
         height, width = self.resized_hw
         return min(canvas, height - y), min(canvas, width - x)
@@ -103,7 +108,10 @@ def place_image(picture: Picture, placement: Placement, canvas: int, pad: int) -
     placed[:visible_h, visible_w:] = pad
     placed[visible_h:] = pad
     visible = placed[:visible_h, :visible_w]
-    if all(after >= before for after, before in zip(placement.resized_hw, picture.hw, strict=True)):
+    is_enlarged = all(
+        after >= before for after, before in zip(placement.resized_hw, picture.hw, strict=True)
+    )
+    if is_enlarged and placement.crop_hw is None:
         pixels = picture.pixels()
         if placement.flip:
             pixels = cv2.flip(pixels, 1)
@@ -113,7 +121,7 @@ def place_image(picture: Picture, placement: Placement, canvas: int, pad: int) -
     if placement.flip:
         width = placement.image_hw[1]
         left, right = max(0.0, width - right), width - left
-    pixels = reduce(picture, (left, top, right, bottom), (visible_h, visible_w))
+    pixels = resample(picture, (left, top, right, bottom), (visible_h, visible_w))
     visible[:] = cv2.flip(pixels, 1) if placement.flip else pixels
     return placed
 
@@ -213,7 +221,9 @@ def _place_polygons(
     codes = coco_mask.frPyObjects(outlines, mask_size, mask_size)
     for owner, code in zip(owners, codes, strict=True):
         parts_of[owner].append(code)
-    merged = [codes[0] if len(codes) == 1 else coco_mask.merge(codes) for codes in parts_of.values()]
+    merged = [
+        codes[0] if len(codes) == 1 else coco_mask.merge(codes) for codes in parts_of.values()
+    ]
     masks = coco_mask.decode(merged)
     for position, (owner, box) in enumerate(boxes.items()):
         placed[owner] = box, masks[:, :, position]

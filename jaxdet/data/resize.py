@@ -3,7 +3,8 @@
 Pillow resizes along rows first, rounds to whole grey levels, and then resizes along columns. All
 detectors of the benchmark saw such pixels, and these differ by less than 0.01 grey levels on
 average. Enlarging is left to OpenCV, which is three to four times as fast; its own rounding would
-change every fifth value by one level. Reducing is Pillow's: it averages over all pixels it covers.
+change every fifth value by one level. Everything else is Pillow's, which averages over all pixels
+that a smaller one covers.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def enlarge(
     np.right_shift(tall[y : y + window_h], 8, out=out, casting="unsafe")
 
 
-def reduce(
+def resample(
     picture: Picture, box: tuple[float, float, float, float], hw: tuple[int, int]
 ) -> np.ndarray:
     """A part of a picture at another size, antialiased.

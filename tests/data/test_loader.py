@@ -83,6 +83,7 @@ def test_training_batch_has_the_promised_arrays():
         "labels": (np.int32, (4, SLOTS)),
         "masks": (np.uint8, (4, SLOTS, MASK_SIZE, MASK_SIZE)),
         "valid": (np.bool_, (4, SLOTS)),
+        "image_id": (np.int64, (4,)),
     }
     assert {name: (array.dtype, array.shape) for name, array in batch.items()} == expected
     assert (batch["image_hw"] == CANVAS).all()

@@ -41,7 +41,7 @@ class Picture(Protocol):
         ...
 
     def decode(self, shrink: int) -> tuple[Image.Image, int]:
-        """The whole image for Pillow, RGB, perhaps at a smaller size where its format makes that cheap.
+        """The whole image for Pillow, RGB; smaller where its format makes that cheap.
 
         Args:
             shrink: the smallest size of use is 1 / shrink; 1, 2, 4 or 8.

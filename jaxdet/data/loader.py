@@ -77,8 +77,9 @@ def train_batches(
 
     Returns:
         An iterator of dicts, B = batch_size / process_count: image uint8 [B, S, S, 3], image_hw
-        int32 [B, 2] (S, S under large-scale jitter), boxes float32 [B, N, 4] in canvas pixels, labels int32 [B, N],
-        masks uint8 [B, N, M, M] in the frame of their box, valid bool [B, N], image_id int64 [B].
+        int32 [B, 2] (S, S under large-scale jitter), boxes float32 [B, N, 4] in canvas pixels,
+        labels int32 [B, N], masks uint8 [B, N, M, M] in the frame of their box, valid bool [B, N],
+        image_id int64 [B].
 
     Raises:
         UserError: no image has an object, or the batch cannot be shared out evenly; from the

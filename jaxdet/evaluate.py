@@ -18,6 +18,7 @@ from pycocotools import mask as rle
 from jaxdet import __version__, parallel
 from jaxdet.checkpoint import Checkpoints, abstract
 from jaxdet.data.loader import eval_batches
+from jaxdet.data.source import multiscale_of
 from jaxdet.errors import UserError
 from jaxdet.experiment import Experiment, difference
 from jaxdet.initialise import load_detector
@@ -88,7 +89,9 @@ class Evaluator:
             self._experiment.val_set,
             batch_size=config.eval_batch_size,
             canvas=config.canvas,
+            multiscale=multiscale_of(config.data),
             threads=config.data.threads,
+            workers=config.data.workers,
         ):
             inputs = {name: host[name] for name in ("image", "image_hw")}
             batch = parallel.place_batch(inputs, self._experiment.mesh)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from jaxdet import parallel
 from jaxdet.checkpoint import Checkpoints, abstract
 from jaxdet.data.loader import train_batches
+from jaxdet.data.source import multiscale_of
 from jaxdet.errors import UserError
 from jaxdet.evaluate import Evaluator, report, write_json
 from jaxdet.experiment import Experiment, difference
@@ -37,6 +38,7 @@ NEUTRAL_WORDS = tuple(
         "data.val_annotations",
         "data.val_images",
         "data.threads",
+        "data.workers",
         "accumulate",
         "eval_batch_size",
         "log_every_steps",
@@ -184,8 +186,7 @@ def train(experiment: Experiment) -> dict[str, Any]:
         ):
             batches = _training_batches(experiment, start_step)
             for step in range(start_step + 1, total_steps + 1):
-                batch = parallel.place_batch(next(batches), experiment.mesh)
-                state, scalars = train_step(state, batch, run_key)
+                state, scalars = train_step(state, next(batches), run_key)
                 is_logged = step % config.log_every_steps == 0 or step == total_steps
                 if is_logged or step in checkpoint_steps:
                     scalars = jax.device_get(scalars)
@@ -268,9 +269,10 @@ def _introduce(experiment: Experiment, start_step: int) -> None:
     print("compiling the training step ...", flush=True)
 
 
-def _training_batches(experiment: Experiment, start_step: int):
+def _training_batches(experiment: Experiment, start_step: int) -> Iterator[dict[str, jax.Array]]:
+    """Batches on the devices, one ahead: a batch is sent while the step before it runs."""
     config = experiment.config
-    return train_batches(
+    batches = train_batches(
         experiment.train_set,
         batch_size=config.batch_size,
         canvas=config.canvas,
@@ -278,12 +280,21 @@ def _training_batches(experiment: Experiment, start_step: int):
         mask_size=config.data.mask_size,
         scale_range=tuple(config.data.scale_range),
         flip=config.data.flip,
+        multiscale=multiscale_of(config.data),
         seed=config.seed,
         start_step=start_step,
         threads=config.data.threads,
+        workers=config.data.workers,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
+    ahead = None
+    for host in batches:
+        host.pop("image_id")
+        following = parallel.place_batch(host, experiment.mesh)
+        if ahead is not None:
+            yield ahead
+        ahead = following
 
 
 def _check_finite(

@@ -20,6 +20,7 @@ from ml_collections import ConfigDict, config_dict
 
 from jaxdet.errors import UserError
 from jaxdet.models.settings import Settings
+from jaxdet.official_weights import how_to_get, official_weights
 
 VIT_SIZES = {
     "tiny": {"width": 192, "depth": 12, "heads": 3},
@@ -30,6 +31,16 @@ VIT_SIZES = {
 }
 
 INITIALISATIONS = ("random", "supervised", "mocov3", "beit", "mae")
+
+POSITION = {
+    "random": {"absolute_position": "random", "relative_start": "zero"},
+    "beit": {"absolute_position": "random", "relative_start": "pretrained"},
+}
+"""What arXiv 2111.11429 starts the position information from; all others transfer the absolute
+embedding and start the relative biases at zero."""
+
+PIXELS = {"beit": {"pixel_mean": (127.5, 127.5, 127.5), "pixel_std": (127.5, 127.5, 127.5)}}
+"""The normalisation a pre-training saw, where it is not ImageNet's."""
 
 
 def benchmark(
@@ -53,6 +64,10 @@ def benchmark(
             "seed": 0,
             "initialisation": initialisation,
             "init": config_dict.placeholder(str),
+            "weights": {
+                word: config_dict.placeholder(str) if value is None else value
+                for word, value in official_weights(initialisation, size).items()
+            },
             "canvas": 1024,
             "batch_size": 64,
             "accumulate": 1,
@@ -67,9 +82,13 @@ def benchmark(
                 "val_images": config_dict.placeholder(str),
                 "slots": 100,
                 "mask_size": 112,
+                "augmentation": "lsj",
                 "scale_range": (0.1, 2.0),
+                "short_sides": tuple(range(480, 801, 32)),
+                "long_side": 1333,
                 "flip": True,
                 "threads": 8,
+                "workers": 0,
                 "shapes": {"train_images": 2000, "val_images": 100, "image_size": 128},
             },
             "model": {
@@ -85,7 +104,14 @@ def benchmark(
                     "qkv_bias": "qkv",
                     "drop_path": drop_path,
                     "layer_scale": config_dict.placeholder(float),
+                    "activation": "gelu",
+                    "pre_norm": False,
+                    "absolute_position": "pretrained",
+                    "absolute_trainable": True,
                     "relative_position": "shared",
+                    "relative_start": "zero",
+                    "relative_trainable": True,
+                    **POSITION.get(initialisation, {}),
                 },
                 "pyramid": {"kind": "fpn", "channels": 256, "groups": 32},
                 "heads": {
@@ -98,9 +124,12 @@ def benchmark(
                     "mask_conv_dim": 256,
                 },
                 "detector": {
-                    field.name: field.default
-                    for field in fields(Settings)
-                    if field.name != "num_classes"
+                    **{
+                        field.name: field.default
+                        for field in fields(Settings)
+                        if field.name != "num_classes"
+                    },
+                    **PIXELS.get(initialisation, {}),
                 },
             },
             "optim": {
@@ -181,7 +210,10 @@ RANGES = {
     "data.slots": (1, 10_000),
     "data.mask_size": (28, 1024),
     "data.scale_range": (TINY, 100),
+    "data.short_sides": (1, 2**15),
+    "data.long_side": (1, 2**15),
     "data.threads": (1, 1024),
+    "data.workers": (0, 1024),
     "data.shapes.train_images": (1, INFINITY),
     "data.shapes.val_images": (1, INFINITY),
     "data.shapes.image_size": (64, 4096),
@@ -253,9 +285,13 @@ CHOICES = {
     "initialisation": INITIALISATIONS,
     "batch_statistics": ("batch", "part"),
     "data.name": ("coco", "shapes"),
+    "data.augmentation": ("lsj", "multiscale"),
     "model.dtype": ("float32", "bfloat16"),
     "model.vit.qkv_bias": ("qkv", "qv", "none"),
+    "model.vit.activation": ("gelu", "gelu_tanh", "quick_gelu", "swiglu"),
+    "model.vit.absolute_position": ("pretrained", "random", "zero", "sincos", "none"),
     "model.vit.relative_position": ("shared", "decomposed", "none"),
+    "model.vit.relative_start": ("pretrained", "zero"),
     "model.pyramid.kind": ("fpn", "simple"),
     "model.heads.norm": ("batch", "layer"),
     "optim.schedule": ("cosine", "step"),
@@ -278,12 +314,25 @@ def check(config: ConfigDict) -> None:
     for word, choices in CHOICES.items():
         _demand(config, word, word_of(config, word) in choices, f"is one of {', '.join(choices)}")
 
+    if config.init is not None and not Path(config.init).is_file():
+        raise UserError(f"config.init={config.init!r} is not a file; {how_to_get(config)}")
+    if config.init is not None and config.initialisation == "random":
+        raise UserError(
+            "config.init is given but config.initialisation is 'random'; name the pre-training the "
+            "weights come from, or leave config.init out"
+        )
+
     vit, detector = config.model.vit, config.model.detector
     strides = tuple(vit.patch // 4 * 2**level for level in range(5))
     rules = {
         "data.scale_range": (
             config.data.scale_range[0] <= config.data.scale_range[1],
             "has the smaller scale first",
+        ),
+        "data.short_sides": (len(config.data.short_sides) > 0, "has a length"),
+        "data.long_side": (
+            config.data.augmentation != "multiscale" or config.data.long_side <= config.canvas,
+            f"is at most the canvas, {config.canvas}",
         ),
         "model.vit.heads": (vit.width % vit.heads == 0, "divides the width"),
         "model.vit.patch": (vit.patch % 4 == 0, "is a multiple of 4"),
@@ -294,6 +343,18 @@ def check(config: ConfigDict) -> None:
         "model.vit.taps": (
             _are_blocks(vit.taps, vit.depth) and vit.taps[-1] == vit.depth - 1,
             f"names four blocks in ascending order, the last one {vit.depth - 1}",
+        ),
+        "model.vit.absolute_position": (
+            vit.absolute_position != "pretrained" or config.initialisation != "random",
+            "takes an initialisation that is not random; give random, zero, sincos or none",
+        ),
+        "model.vit.relative_start": (
+            vit.relative_start != "pretrained" or config.initialisation != "random",
+            "takes an initialisation that is not random; give zero",
+        ),
+        "model.vit.width": (
+            vit.absolute_position != "sincos" or vit.width % 4 == 0,
+            "is a multiple of 4 for an embedding of sines and cosines",
         ),
         "model.pyramid.groups": (
             config.model.pyramid.kind != "fpn" or vit.width % config.model.pyramid.groups == 0,
@@ -319,14 +380,6 @@ def check(config: ConfigDict) -> None:
     }
     for word, (holds, demand) in rules.items():
         _demand(config, word, holds, demand)
-
-    if config.init is not None and not Path(config.init).is_file():
-        raise UserError(f"config.init={config.init!r} is not a file; give converted weights")
-    if config.init is not None and config.initialisation == "random":
-        raise UserError(
-            "config.init is given but config.initialisation is 'random'; name the pre-training the "
-            "weights come from, or leave config.init out"
-        )
 
 
 def word_of(config: ConfigDict, dotted: str) -> Any:

@@ -18,8 +18,10 @@ from pycocotools import mask as rle
 from jaxdet import __version__, parallel
 from jaxdet.checkpoint import Checkpoints, abstract
 from jaxdet.data.loader import eval_batches
+from jaxdet.data.source import multiscale_of
 from jaxdet.errors import UserError
 from jaxdet.experiment import Experiment, difference
+from jaxdet.initialise import load_detector
 from jaxdet.metrics.coco import evaluate_coco
 from jaxdet.metrics.tide import evaluate_tide
 from jaxdet.models.build import Tree, parameter_count
@@ -87,7 +89,9 @@ class Evaluator:
             self._experiment.val_set,
             batch_size=config.eval_batch_size,
             canvas=config.canvas,
+            multiscale=multiscale_of(config.data),
             threads=config.data.threads,
+            workers=config.data.workers,
         ):
             inputs = {name: host[name] for name in ("image", "image_hw")}
             batch = parallel.place_batch(inputs, self._experiment.mesh)
@@ -95,12 +99,15 @@ class Evaluator:
 
 
 def evaluate(experiment: Experiment) -> Metrics:
-    """Evaluates the newest checkpoint of the workdir and reports it.
+    """Evaluates the newest checkpoint of the workdir, or config.init if there is none.
 
     Raises:
-        UserError: there is no checkpoint, or it was trained as another model.
+        UserError: there is neither, or the checkpoint was trained as another model, or config.init
+            is not a whole detector.
     """
     folder = experiment.checkpoint_folder
+    if not folder.is_dir() and experiment.config.init is not None:
+        return _evaluate_converted(experiment)
     if not folder.is_dir():
         raise UserError(f"{folder} does not exist; train first, or give the run's --workdir")
     with Checkpoints(folder) as checkpoints:
@@ -127,12 +134,29 @@ def evaluate(experiment: Experiment) -> Metrics:
     return metrics
 
 
+def _evaluate_converted(experiment: Experiment) -> Metrics:
+    """Evaluates the converted detector that config.init names."""
+    path = Path(experiment.config.init)
+    params, stats, origin = load_detector(experiment.config, *experiment.functional.abstract)
+    params, stats = jax.device_put((params, stats), parallel.replicated(experiment.mesh))
+    print(experiment.val_set.summary())
+    metrics, results = Evaluator(experiment)(params, stats)
+    try:
+        experiment.workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{experiment.workdir} cannot be made ({error})") from error
+    write_json(experiment.workdir / "init.json", origin, indent=2)
+    report(experiment, 0, metrics, results, experiment.plain_config, path)
+    return metrics
+
+
 def report(
     experiment: Experiment,
     step: int,
     metrics: Metrics,
     results: Results,
     trained_config: dict[str, Any],
+    converted: Path | None = None,
 ) -> None:
     """Writes result.json, detections.json and detections.png, and says what and where they are.
 
@@ -140,13 +164,14 @@ def report(
         step: of the checkpoint that was evaluated.
         metrics, results: what an `Evaluator` returned.
         trained_config: the complete config the checkpoint was trained with.
+        converted: the file that was evaluated in place of a checkpoint.
     """
     workdir = experiment.workdir
     result = {
         "step": step,
         "metrics": without_nan(metrics),
         "parameters": parameter_count(experiment.functional.abstract[0]),
-        "checkpoint": str(experiment.checkpoint_folder / str(step)),
+        "checkpoint": str(converted or experiment.checkpoint_folder / str(step)),
         "versions": {
             "jaxdet": __version__,
             **{name: version(name) for name in ("jax", "flax", "optax")},

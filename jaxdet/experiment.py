@@ -17,6 +17,7 @@ from jaxdet.data.dataset import DetectionDataset
 from jaxdet.data.loader import steps_per_epoch
 from jaxdet.data.source import open_dataset
 from jaxdet.errors import UserError
+from jaxdet.initialise import ABSOLUTE_POSITION, RELATIVE_POSITION
 from jaxdet.models.build import Functional, build_detector
 
 
@@ -105,7 +106,16 @@ def build_optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.Gradi
         no_decay=tuple(settings.no_decay),
         layer_decay=settings.layer_decay,
         depth=config.model.vit.depth,
+        frozen=frozen_parameters(config),
     )
+
+
+def frozen_parameters(config: ConfigDict) -> tuple[str, ...]:
+    """Patterns of the parameters that a config keeps as they start."""
+    vit = config.model.vit
+    absolute = () if vit.absolute_trainable else (ABSOLUTE_POSITION,)
+    relative = () if vit.relative_trainable else (RELATIVE_POSITION,)
+    return absolute + relative
 
 
 def difference(

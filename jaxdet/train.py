@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -15,13 +14,15 @@ from jax.sharding import Mesh
 from jaxdet import parallel
 from jaxdet.checkpoint import Checkpoints, abstract
 from jaxdet.data.loader import train_batches
+from jaxdet.data.source import multiscale_of
 from jaxdet.errors import UserError
 from jaxdet.evaluate import Evaluator, report, write_json
 from jaxdet.experiment import Experiment, difference
-from jaxdet.initialise import load_weights
+from jaxdet.initialise import initialise
 from jaxdet.metric_writer import MetricWriter, Progress
 from jaxdet.models.batching import split_parts
 from jaxdet.models.build import Functional, Tree, batch_stats, parameter_count
+from jaxdet.official_weights import how_to_get
 
 State = dict[str, Any]
 """What a step changes: {"params", "stats", "opt_state", "step"}, nested plain dictionaries."""
@@ -30,12 +31,14 @@ NEUTRAL_WORDS = tuple(
     f"config.{word}"
     for word in (
         "init",
+        "weights",
         "data.root",
         "data.train_annotations",
         "data.train_images",
         "data.val_annotations",
         "data.val_images",
         "data.threads",
+        "data.workers",
         "accumulate",
         "eval_batch_size",
         "log_every_steps",
@@ -151,8 +154,8 @@ def train(experiment: Experiment) -> dict[str, Any]:
     config, workdir = experiment.config, experiment.workdir
     if config.initialisation != "random" and config.init is None:
         raise UserError(
-            f"this config fine-tunes {config.initialisation} weights and config.init is not set; "
-            "give --config.init=FILE, or --config.initialisation=random to train from scratch"
+            f"this config fine-tunes {config.initialisation} weights and config.init is not set: "
+            f"{how_to_get(config)}"
         )
     total_steps = experiment.total_steps
     eval_steps = _marks(experiment, config.eval_every)
@@ -183,8 +186,7 @@ def train(experiment: Experiment) -> dict[str, Any]:
         ):
             batches = _training_batches(experiment, start_step)
             for step in range(start_step + 1, total_steps + 1):
-                batch = parallel.place_batch(next(batches), experiment.mesh)
-                state, scalars = train_step(state, batch, run_key)
+                state, scalars = train_step(state, next(batches), run_key)
                 is_logged = step % config.log_every_steps == 0 or step == total_steps
                 if is_logged or step in checkpoint_steps:
                     scalars = jax.device_get(scalars)
@@ -243,8 +245,9 @@ def _start(experiment: Experiment, checkpoints: Checkpoints, key: jax.Array) -> 
     if step is None:
         state = jax.jit(init, out_shardings=replicated)(key)
         if experiment.config.init is not None:
-            pretrained = load_weights(Path(experiment.config.init), state["params"])
-            state["params"] = jax.device_put(pretrained, replicated)
+            loaded = initialise(experiment.config, state["params"], state["stats"])
+            state["params"], state["stats"] = jax.device_put(loaded[:2], replicated)
+            write_json(experiment.workdir / "init.json", loaded[2], indent=2)
         return state, 0
     target = abstract(jax.eval_shape(init, key), replicated)
     restored = checkpoints.restore(step, target)
@@ -266,9 +269,10 @@ def _introduce(experiment: Experiment, start_step: int) -> None:
     print("compiling the training step ...", flush=True)
 
 
-def _training_batches(experiment: Experiment, start_step: int):
+def _training_batches(experiment: Experiment, start_step: int) -> Iterator[dict[str, jax.Array]]:
+    """Batches on the devices, one ahead: a batch is sent while the step before it runs."""
     config = experiment.config
-    return train_batches(
+    batches = train_batches(
         experiment.train_set,
         batch_size=config.batch_size,
         canvas=config.canvas,
@@ -276,12 +280,21 @@ def _training_batches(experiment: Experiment, start_step: int):
         mask_size=config.data.mask_size,
         scale_range=tuple(config.data.scale_range),
         flip=config.data.flip,
+        multiscale=multiscale_of(config.data),
         seed=config.seed,
         start_step=start_step,
         threads=config.data.threads,
+        workers=config.data.workers,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
+    ahead = None
+    for host in batches:
+        host.pop("image_id")
+        following = parallel.place_batch(host, experiment.mesh)
+        if ahead is not None:
+            yield ahead
+        ahead = following
 
 
 def _check_finite(

@@ -28,8 +28,16 @@ from jaxdet.models.layers import (
 from jaxdet.models.position import (
     DecomposedRelativePosition,
     RelativePositionBias,
+    absolute_embedding,
     resize_embedding,
 )
+
+ACTIVATIONS = {
+    "gelu": gelu,
+    "gelu_tanh": jax.nn.gelu,
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+}
+"""Functions between the MLP's layers: SigLIP's is "gelu_tanh", OpenAI's CLIP's "quick_gelu"."""
 
 
 class Attention(nnx.Module):
@@ -92,14 +100,30 @@ class Attention(nnx.Module):
 
 
 class Mlp(nnx.Module):
-    """Two linear layers with an exact GELU between them."""
+    """Two linear layers with an activation between them.
 
-    def __init__(self, width: int, hidden: int, *, out_std: float, dtype, rngs):
-        self.fc1 = nnx.Linear(width, hidden, kernel_init=normal(0.02), dtype=dtype, rngs=rngs)
+    Args:
+        activation: one of ACTIVATIONS, or "swiglu" (DINOv2's ViT-g): half of the first layer's
+            outputs, through SiLU, weigh the other half; two thirds of `hidden`, in steps of 8.
+    """
+
+    def __init__(
+        self, width: int, hidden: int, *, activation: str = "gelu", out_std: float, dtype, rngs
+    ):
+        is_gated = activation == "swiglu"
+        if is_gated:
+            hidden = (int(hidden * 2 / 3) + 7) // 8 * 8
+        inner = 2 * hidden if is_gated else hidden
+        self.fc1 = nnx.Linear(width, inner, kernel_init=normal(0.02), dtype=dtype, rngs=rngs)
         self.fc2 = nnx.Linear(hidden, width, kernel_init=normal(out_std), dtype=dtype, rngs=rngs)
+        self.activation = activation
 
     def __call__(self, x: Array) -> Array:
-        return self.fc2(gelu(self.fc1(x)))
+        x = self.fc1(x)
+        if self.activation == "swiglu":
+            gate, x = jnp.split(x, 2, axis=-1)
+            return self.fc2(jax.nn.silu(gate) * x)
+        return self.fc2(ACTIVATIONS[self.activation](x))
 
 
 class Block(nnx.Module):
@@ -112,6 +136,7 @@ class Block(nnx.Module):
         window: side of the windows it attends within.
         decomposed_grid: see `Attention`.
         layer_scale: initial value of a learned factor on each residual branch, or None for none.
+        activation: see `Mlp`.
     """
 
     def __init__(
@@ -126,6 +151,7 @@ class Block(nnx.Module):
         qkv_bias: str,
         drop_path: float,
         layer_scale: float | None,
+        activation: str = "gelu",
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
@@ -141,7 +167,14 @@ class Block(nnx.Module):
             rngs=rngs,
         )
         self.norm2 = LayerNorm(width, dtype=dtype, rngs=rngs)
-        self.mlp = Mlp(width, int(width * mlp_ratio), out_std=std, dtype=dtype, rngs=rngs)
+        self.mlp = Mlp(
+            width,
+            int(width * mlp_ratio),
+            activation=activation,
+            out_std=std,
+            dtype=dtype,
+            rngs=rngs,
+        )
         if layer_scale is not None:
             self.gamma1 = nnx.Param(jnp.full(width, layer_scale))
             self.gamma2 = nnx.Param(jnp.full(width, layer_scale))
@@ -203,7 +236,8 @@ class ViT(nnx.Module):
         width, depth, heads, mlp_ratio: size of the transformer.
         patch: side of a patch in pixels.
         canvas: side of the (square) image in pixels; fixes the global relative-bias table.
-        pretrain_grid: side of the grid the absolute position embedding is stored at.
+        pretrain_grid: side of the grid the absolute position embedding is stored at, but for
+            "sincos", whose table is made for the canvas.
         window: side of an attention window in tokens.
         global_blocks: 0-based positions of the blocks that attend globally.
         taps: 0-based positions of the blocks whose output is returned, in ascending order.
@@ -212,6 +246,9 @@ class ViT(nnx.Module):
         relative_position: "shared" for one table of biases for all windowed and one for all global
             blocks (2111.11429), "decomposed" for rows and columns apart in every block
             (2203.16527), or "none".
+        absolute_position: see `absolute_embedding`.
+        activation: see `Mlp`.
+        pre_norm: whether a norm comes before the first block, as in CLIP.
         class_token: whether a class token takes part in attention; all blocks must be global and
             without relative position.
         resize_offset: see `resize_embedding`.
@@ -235,6 +272,9 @@ class ViT(nnx.Module):
         drop_path: float,
         layer_scale: float | None,
         relative_position: str,
+        absolute_position: str = "random",
+        activation: str = "gelu",
+        pre_norm: bool = False,
         class_token: bool = False,
         resize_offset: float = 0.0,
         remat: bool = False,
@@ -250,12 +290,17 @@ class ViT(nnx.Module):
             dtype=dtype,
             rngs=rngs,
         )
-        self.pos_embed = nnx.Param(
-            normal(0.02)(rngs.params(), (pretrain_grid, pretrain_grid, width))
+        grid = canvas // patch
+        self.pos_embed = absolute_embedding(
+            absolute_position,
+            stored_grid=pretrain_grid,
+            model_grid=grid,
+            width=width,
+            rngs=rngs,
         )
         self.class_token = nnx.Param(normal(0.02)(rngs.params(), (width,))) if class_token else None
         self.class_pos_embed = nnx.Param(jnp.zeros(width)) if class_token else None
-        grid = canvas // patch
+        self.norm_pre = LayerNorm(width, dtype=dtype, rngs=rngs) if pre_norm else None
         rates = np.linspace(0.0, drop_path, depth)
         decomposed = relative_position == "decomposed"
 
@@ -272,6 +317,7 @@ class ViT(nnx.Module):
                 qkv_bias=qkv_bias,
                 drop_path=float(rates[i]),
                 layer_scale=layer_scale,
+                activation=activation,
                 dtype=dtype,
                 rngs=rngs,
             )
@@ -304,6 +350,8 @@ class ViT(nnx.Module):
         x = self._embed(images)
         grid = x.shape[1:3]
         x = self._with_class_token(x)
+        if self.norm_pre is not None:
+            x = self.norm_pre(x)
         window_bias = self.rel_pos_window() if self.rel_pos_window is not None else None
         global_bias = self.rel_pos_global() if self.rel_pos_global is not None else None
         maps = []
@@ -320,8 +368,11 @@ class ViT(nnx.Module):
         rows, columns = height // self.patch, width // self.patch
         x = images.reshape(n, rows, self.patch, columns, self.patch, 3)
         x = x.transpose(0, 1, 3, 2, 4, 5).reshape(n, rows, columns, -1)
-        position = resize_embedding(self.pos_embed[...], (rows, columns), self.resize_offset)
-        return self.patch_embed(x) + position.astype(self.dtype)
+        x = self.patch_embed(x)
+        if self.pos_embed is not None:
+            position = resize_embedding(self.pos_embed[...], (rows, columns), self.resize_offset)
+            x += position.astype(self.dtype)
+        return x
 
     def _with_class_token(self, x: Float[Array, "n g g width"]) -> Float[Array, "n h w width"]:
         """The tokens in one row behind the class token, where there is one."""

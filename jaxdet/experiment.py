@@ -107,6 +107,8 @@ def build_optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.Gradi
         layer_decay=settings.layer_decay,
         depth=config.model.vit.depth,
         frozen=frozen_parameters(config),
+        decoder_layer_decay=settings.decoder_layer_decay,
+        decoder_depth=config.model.decoder.depth,
     )
 
 
@@ -115,7 +117,7 @@ def frozen_parameters(config: ConfigDict) -> tuple[str, ...]:
     vit = config.model.vit
     absolute = () if vit.absolute_trainable else (ABSOLUTE_POSITION,)
     relative = () if vit.relative_trainable else (RELATIVE_POSITION,)
-    return absolute + relative
+    return absolute + relative + tuple(config.optim.frozen)
 
 
 def difference(

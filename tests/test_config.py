@@ -242,7 +242,7 @@ def test_every_number_of_a_config_has_a_range(config):
         for name, value in section.items():
             if isinstance(value, ConfigDict):
                 yield from numbers(value, f"{prefix}{name}.")
-            elif isinstance(value, tuple) and isinstance(value[0], str):
+            elif isinstance(value, tuple) and all(isinstance(v, str) for v in value):
                 continue
             elif isinstance(value, int | float | tuple) and not isinstance(value, bool):
                 yield f"{prefix}{name}"

@@ -348,10 +348,7 @@ class ViT(nnx.Module):
             keys: one an image, the randomness of drop path in training; None in evaluation.
         """
         x = self._embed(images)
-        grid = x.shape[1:3]
-        x = self._with_class_token(x)
-        if self.norm_pre is not None:
-            x = self.norm_pre(x)
+        grid = (images.shape[1] // self.patch, images.shape[2] // self.patch)
         window_bias = self.rel_pos_window() if self.rel_pos_window is not None else None
         global_bias = self.rel_pos_global() if self.rel_pos_global is not None else None
         maps = []
@@ -372,7 +369,8 @@ class ViT(nnx.Module):
         if self.pos_embed is not None:
             position = resize_embedding(self.pos_embed[...], (rows, columns), self.resize_offset)
             x += position.astype(self.dtype)
-        return x
+        x = self._with_class_token(x)
+        return x if self.norm_pre is None else self.norm_pre(x)
 
     def _with_class_token(self, x: Float[Array, "n g g width"]) -> Float[Array, "n h w width"]:
         """The tokens in one row behind the class token, where there is one."""

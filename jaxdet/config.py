@@ -130,7 +130,13 @@ def benchmark(
                     "mask_convs": 4,
                     "mask_conv_dim": 256,
                 },
-                "decoder": {"width": 512, "depth": 8, "heads": 16, "pretrain_grid": 14},
+                "decoder": {
+                    "width": 512,
+                    "depth": 8,
+                    "heads": 16,
+                    "pretrain_grid": 14,
+                    "start": "pretrained",
+                },
                 "detector": {
                     **{
                         field.name: field.default
@@ -316,6 +322,7 @@ CHOICES = {
     "model.vit.relative_start": ("pretrained", "zero"),
     "model.pyramid.kind": ("fpn", "simple", "imted"),
     "model.heads.norm": ("batch", "layer", "none"),
+    "model.decoder.start": ("pretrained", "random"),
     "model.heads.box": ("convs", "decoder"),
     "model.heads.box_features": ("pyramid", "encoder", "modulated"),
     "model.detector.box_loss": ("l1", "giou"),
@@ -426,6 +433,10 @@ def check(config: ConfigDict) -> None:
         "optim.frozen": (
             all(_is_pattern(pattern) for pattern in config.optim.frozen),
             "is a tuple of regular expressions",
+        ),
+        "few_shot.base_run": (
+            config.few_shot.base_run is None or config.init is None,
+            "gives all weights, and config.init does too; leave one of them out",
         ),
         "few_shot.novel": (
             all(isinstance(name, str) for name in config.few_shot.novel),

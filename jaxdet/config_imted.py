@@ -5,6 +5,7 @@ from __future__ import annotations
 from ml_collections import ConfigDict
 
 from jaxdet.config import VIT_SIZES, benchmark
+from jaxdet.data.fewshot import VOC
 from jaxdet.official_weights import official_weights
 
 DECODERS = {
@@ -22,30 +23,6 @@ PARTS = {
 }
 """The ladder of the ablation: a box head of convolutions, MAE's decoder in its place, RoI features
 from the encoder's last map instead of the pyramid, and those modulated by the pyramid."""
-
-NOVEL = (
-    "person",
-    "bicycle",
-    "car",
-    "motorcycle",
-    "airplane",
-    "bus",
-    "train",
-    "boat",
-    "bird",
-    "cat",
-    "dog",
-    "horse",
-    "sheep",
-    "cow",
-    "bottle",
-    "chair",
-    "couch",
-    "potted plant",
-    "dining table",
-    "tv",
-)
-"""The 20 of COCO's classes that PASCAL VOC has too, novel in few-shot detection; 60 are base."""
 
 COCO_IMAGES = 118_000
 ENCODER = (r"backbone\.", r"pyramid\.up")
@@ -123,7 +100,7 @@ def few_shot_base(size: str, *, drop_path: float, parts: str = "modulated") -> C
         epochs=24.0,
         milestones=(18.0, 22.0),
     )
-    config.few_shot.novel = NOVEL
+    config.few_shot.novel = VOC
     return config
 
 
@@ -145,7 +122,7 @@ def few_shot(size: str, *, shots: int, drop_path: float, parts: str = "modulated
         milestones=(81.0, 99.0),
         layer_decay=1.0,
     )
-    config.few_shot.novel = NOVEL
+    config.few_shot.novel = VOC
     config.optim.update(
         frozen=ENCODER,
         decoder_layer_decay=0.8,
@@ -154,3 +131,51 @@ def few_shot(size: str, *, shots: int, drop_path: float, parts: str = "modulated
     config.eval_every = 6.0
     config.checkpoint_every = 6.0
     return config
+
+
+def shrink_for_shapes(config: ConfigDict) -> None:
+    """Makes a config one of a tiny detector on the built-in shapes, from random weights.
+
+    The parts are the recipe's, smaller: patches of 8 pixels on a canvas of 64, four blocks in the
+    encoder and two in the decoder, and the sampling of `configs/shapes_tiny.py`.
+    """
+    config.initialisation = "random"
+    config.canvas = 64
+    config.batch_size = 8
+    config.eval_batch_size = 20
+    config.log_every_seconds = 15.0
+    config.data.update(
+        augmentation="lsj", slots=8, mask_size=28, scale_range=(0.75, 1.25), threads=1
+    )
+    config.model.dtype = "float32"
+    config.model.vit.update(
+        width=128,
+        depth=4,
+        heads=4,
+        patch=8,
+        pretrain_grid=8,
+        global_blocks=(0, 1, 2, 3),
+        taps=(3,),
+        absolute_position="random",
+        drop_path=0.0,
+        remat=False,
+    )
+    config.model.pyramid.channels = 32
+    config.model.decoder.update(width=64, depth=2, heads=2, start="random")
+    config.model.heads.roi_chunks = 1
+    config.model.detector.update(
+        strides=(2, 4, 8, 16, 32),
+        anchor_sizes=(8.0, 12.0, 18.0, 26.0, 36.0),
+        rpn_batch=64,
+        train_pre_nms=200,
+        train_post_nms=100,
+        test_pre_nms=100,
+        test_post_nms=50,
+        roi_batch=24,
+        roi_positive=0.5,
+        sampling_ratio=2,
+        canonical_size=112.0,
+        detections=20,
+    )
+    config.optim.update(lr=1e-3, layer_decay=1.0, warmup_epochs=0.25)
+    config.few_shot.novel = ("star",)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -16,13 +16,15 @@ from jaxdet.checkpoint import Checkpoints, abstract
 from jaxdet.data.loader import train_batches
 from jaxdet.data.source import multiscale_of
 from jaxdet.errors import UserError
-from jaxdet.evaluate import Evaluator, report, write_json
-from jaxdet.experiment import Experiment, difference
+from jaxdet.evaluate import Evaluator, few_shot_summary, report, write_json
+from jaxdet.experiment import Experiment, difference, frozen_parameters
+from jaxdet.few_shot import start_from_base_run
 from jaxdet.initialise import initialise
 from jaxdet.metric_writer import MetricWriter, Progress
 from jaxdet.models.batching import split_parts
 from jaxdet.models.build import Functional, Tree, batch_stats, parameter_count
 from jaxdet.official_weights import how_to_get
+from jaxdet.optim import is_frozen, path_name
 
 State = dict[str, Any]
 """What a step changes: {"params", "stats", "opt_state", "step"}, nested plain dictionaries."""
@@ -32,6 +34,7 @@ NEUTRAL_WORDS = tuple(
     for word in (
         "init",
         "weights",
+        "few_shot.base_run",
         "data.root",
         "data.train_annotations",
         "data.train_images",
@@ -65,7 +68,11 @@ def initial_state(
 
 
 def gradient_function(
-    functional: Functional, *, accumulate: int = 1, batch_statistics: str = "batch"
+    functional: Functional,
+    *,
+    accumulate: int = 1,
+    batch_statistics: str = "batch",
+    frozen: Sequence[str] = (),
 ) -> Callable[[Tree, Tree, dict[str, jax.Array], jax.Array], tuple[Tree, Metrics, Tree]]:
     """(params, batch statistics, batch, keys of its images) -> (gradients, metrics, statistics).
 
@@ -77,14 +84,19 @@ def gradient_function(
             norms is computed again for the gradient, and their inputs are kept for the whole batch.
             "part": of each part alone, in less time and memory; the running statistics go from part
             to part. A model without batch norm needs neither, and is exact in the second way.
+        frozen: patterns of parameters whose gradient is zero, and is not computed, see
+            `jaxdet.optim.is_frozen`.
     """
     has_statistics = bool(jax.tree.leaves(functional.abstract[1]))
     inner = accumulate if has_statistics and batch_statistics == "batch" else 1
     outer = accumulate // inner
 
+    def hold(path, leaf):
+        return jax.lax.stop_gradient(leaf) if is_frozen(path_name(path), frozen) else leaf
+
     def differentiate(params, stats, batch, keys):
         def total_loss(params):
-            model = functional.bind(params, stats)
+            model = functional.bind(jax.tree_util.tree_map_with_path(hold, params), stats)
             losses, counts = model.losses(batch, keys, parts=inner)
             loss = sum(losses.values())
             return loss, ({"loss": loss, **losses, **counts}, batch_stats(model))
@@ -113,16 +125,17 @@ def make_train_step(
     *,
     accumulate: int = 1,
     batch_statistics: str = "batch",
+    frozen: Sequence[str] = (),
 ) -> TrainStep:
     """The compiled step: (state, batch, run key) -> (new state, metrics).
 
     The old state's memory is reused. All randomness derives from the run key and the step number.
 
     Args:
-        accumulate, batch_statistics: see `gradient_function`.
+        accumulate, batch_statistics, frozen: see `gradient_function`.
     """
     differentiate = gradient_function(
-        functional, accumulate=accumulate, batch_statistics=batch_statistics
+        functional, accumulate=accumulate, batch_statistics=batch_statistics, frozen=frozen
     )
 
     def step(state: State, batch: dict[str, jax.Array], key: jax.Array) -> tuple[State, Metrics]:
@@ -152,7 +165,8 @@ def train(experiment: Experiment) -> dict[str, Any]:
             not fit, or the loss is no longer finite.
     """
     config, workdir = experiment.config, experiment.workdir
-    if config.initialisation != "random" and config.init is None:
+    is_started = config.init is not None or config.few_shot.base_run is not None
+    if config.initialisation != "random" and not is_started:
         raise UserError(
             f"this config fine-tunes {config.initialisation} weights and config.init is not set: "
             f"{how_to_get(config)}"
@@ -168,6 +182,7 @@ def train(experiment: Experiment) -> dict[str, Any]:
         experiment.mesh,
         accumulate=config.accumulate,
         batch_statistics=config.batch_statistics,
+        frozen=frozen_parameters(config),
     )
     evaluator = Evaluator(experiment)
     with Checkpoints(experiment.checkpoint_folder) as checkpoints:
@@ -244,7 +259,10 @@ def _start(experiment: Experiment, checkpoints: Checkpoints, key: jax.Array) -> 
     step = checkpoints.latest
     if step is None:
         state = jax.jit(init, out_shardings=replicated)(key)
-        if experiment.config.init is not None:
+        if experiment.config.few_shot.base_run is not None:
+            loaded = start_from_base_run(experiment, state["params"], state["stats"])
+            state["params"], state["stats"] = jax.device_put(loaded, replicated)
+        elif experiment.config.init is not None:
             loaded = initialise(experiment.config, state["params"], state["stats"])
             state["params"], state["stats"] = jax.device_put(loaded[:2], replicated)
             write_json(experiment.workdir / "init.json", loaded[2], indent=2)
@@ -330,7 +348,11 @@ def _flat(metrics: dict[str, Any]) -> dict[str, float]:
 
 
 def _summary(metrics: dict[str, Any]) -> str:
-    return ", ".join(
+    parts = [
         f"{name} AP {100 * metrics[kind]['AP']:.1f} (AP50 {100 * metrics[kind]['AP50']:.1f})"
         for kind, name in (("bbox", "box"), ("segm", "mask"))
-    )
+        if kind in metrics
+    ]
+    if "few_shot" in metrics:
+        parts.append(few_shot_summary(metrics["few_shot"], "bbox"))
+    return ", ".join(parts)

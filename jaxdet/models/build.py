@@ -28,6 +28,9 @@ Tree = dict[Any, Any]
 NOT_STRUCTURE = ("absolute_trainable", "relative_start", "relative_trainable")
 """Words of config.model.vit that say where its parameters start and which of them train."""
 
+DECODER_STRUCTURE = ("width", "depth", "heads", "pretrain_grid")
+"""Words of config.model.decoder that the model is built from."""
+
 
 def build_detector(
     config: ConfigDict, num_classes: int, rngs: nnx.Rngs, mesh: Mesh | None = None
@@ -92,7 +95,7 @@ def _box_head(model: ConfigDict, settings: Settings, part: dict[str, Any]) -> nn
         return DecoderHead(
             inputs,
             settings.num_classes,
-            **model.decoder,
+            **{word: model.decoder[word] for word in DECODER_STRUCTURE},
             resize_offset=model.vit.resize_offset,
             **part,
         )

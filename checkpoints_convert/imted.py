@@ -123,6 +123,7 @@ def plan_detector(state: State, options: Options, activation: str) -> Plan:
     plan.words |= {
         "model.pyramid.kind": "imted",
         "model.pyramid.channels": channels,
+        "model.heads.box": "decoder",
         "model.heads.box_features": (
             "modulated" if has_gate else "pyramid" if from_pyramid else "encoder"
         ),
@@ -162,7 +163,6 @@ def _describe_decoder(plan: Plan) -> None:
     blocks = {path.split(".")[2] for path in arrays if path.startswith("box_head.blocks.")}
     side, _, width = arrays["box_head.pos_embed"].shape
     plan.words |= {
-        "model.heads.box": "decoder",
         "model.decoder.width": width,
         "model.decoder.depth": len(blocks),
         "model.decoder.pretrain_grid": side,

@@ -16,5 +16,5 @@ from jaxdet.config_imted import few_shot_base, shrink_for_shapes
 def get_config() -> ConfigDict:
     config = few_shot_base("s", drop_path=0.0)
     shrink_for_shapes(config)
-    config.epochs = config.eval_every = 6.0
+    config.epochs = config.eval_every = 3.0
     return config

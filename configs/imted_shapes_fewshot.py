@@ -17,5 +17,5 @@ def get_config() -> ConfigDict:
     config = few_shot("s", shots=10, drop_path=0.0)
     shrink_for_shapes(config)
     config.epochs = config.eval_every = config.checkpoint_every = 60.0
-    config.optim.warmup_epochs = 5.0
+    config.optim.update(lr=1e-3, warmup_epochs=5.0)
     return config

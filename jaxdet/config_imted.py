@@ -177,5 +177,5 @@ def shrink_for_shapes(config: ConfigDict) -> None:
         canonical_size=112.0,
         detections=20,
     )
-    config.optim.update(lr=1e-3, layer_decay=1.0, warmup_epochs=0.25)
+    config.optim.update(lr=3e-3, layer_decay=1.0, warmup_epochs=0.25)
     config.few_shot.novel = ("star",)

@@ -8,7 +8,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
-from jaxdet.models.layers import LayerNorm, normal, torch_default, torch_default_bias
+from jaxdet.models.layers import LayerNorm, torch_default, torch_default_bias
 from jaxdet.models.position import resize_embedding, sincos_embedding
 from jaxdet.models.vit import Block
 
@@ -43,7 +43,9 @@ class DecoderHead(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.norm = LayerNorm(inputs, dtype=dtype, rngs=rngs)
-        self.embed = nnx.Linear(inputs, width, kernel_init=normal(0.02), dtype=dtype, rngs=rngs)
+        self.embed = nnx.Linear(
+            inputs, width, kernel_init=nnx.initializers.glorot_uniform(), dtype=dtype, rngs=rngs
+        )
         self.pos_embed = nnx.Param(jnp.asarray(sincos_embedding(pretrain_grid, width)))
         self.blocks = nnx.List(
             [

@@ -23,7 +23,8 @@ from jaxdet.errors import UserError
 from jaxdet.evaluate import evaluate
 from jaxdet.experiment import Experiment, difference
 from jaxdet.initialise import initialise
-from jaxdet.train import make_train_step, train
+from jaxdet.train import train
+from jaxdet.train_step import make_train_step
 
 
 def small_config(initialisation="random"):

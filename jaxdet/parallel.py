@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from contextlib import AbstractContextManager
 from types import FrameType
@@ -23,19 +24,21 @@ SMALLEST_SPLIT = 2**16
 def join_processes() -> None:
     """Joins the processes of one run, before anything else touches JAX.
 
-    SLURM, Open MPI, Kubernetes and Cloud TPU tell each process which one it is; elsewhere
+    SLURM, Open MPI and Cloud TPU tell each process which one it is; elsewhere
     JAX_COORDINATOR_ADDRESS (host:port of process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID do.
 
     Raises:
         UserError: nothing tells how many processes there are, or they do not find each other.
     """
+    names = {"num_processes": "JAX_NUM_PROCESSES", "process_id": "JAX_PROCESS_ID"}
     try:
-        jax.distributed.initialize()
+        told = {word: int(os.environ[name]) for word, name in names.items() if name in os.environ}
+        jax.distributed.initialize(**told)
     except (ValueError, RuntimeError) as error:
         raise UserError(
             f"--distributed: the processes could not join ({str(error).splitlines()[0]}); start "
-            "them through SLURM, Kubernetes or on a TPU pod, or set JAX_COORDINATOR_ADDRESS, "
-            "JAX_NUM_PROCESSES and JAX_PROCESS_ID for each"
+            "them through SLURM or on a TPU pod, or set JAX_COORDINATOR_ADDRESS (host:port of "
+            "process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID for each"
         ) from error
 
 

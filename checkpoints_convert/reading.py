@@ -219,7 +219,7 @@ def _read_torch(
 
 def _to_numpy(value: Any) -> np.ndarray:
     """A PyTorch tensor as an array, float32 if it is of a floating type."""
-    return (value.float() if value.is_floating_point() else value).numpy()
+    return (value.detach().float() if value.is_floating_point() else value).numpy()
 
 
 def _read_pickle(path: Path) -> tuple[State, list[str], dict[str, Any] | None]:

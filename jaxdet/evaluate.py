@@ -109,13 +109,15 @@ def evaluate(experiment: Experiment) -> Metrics:
         UserError: there is neither, or the checkpoint was trained as another model, or config.init
             is not a whole detector.
     """
-    folder = experiment.checkpoint_folder
-    if not folder.is_dir() and experiment.config.init is not None:
+    folder, has_init = experiment.checkpoint_folder, experiment.config.init is not None
+    if not folder.is_dir() and has_init:
         return _evaluate_converted(experiment)
     if not folder.is_dir():
         raise UserError(f"{folder} does not exist; train first, or give the run's --workdir")
     with Checkpoints(folder) as checkpoints:
         step = checkpoints.latest
+        if step is None and has_init:
+            return _evaluate_converted(experiment)
         if step is None:
             raise UserError(f"{folder} holds no checkpoint yet; train first")
         stored, given = checkpoints.meta(step), experiment.identity

@@ -320,9 +320,12 @@ def test_every_initialisation_trains_ten_steps(initialisation, compiled, referen
     losses = []
     for _ in range(10):
         state, metrics = step(state, batch, jax.random.key(0))
-        losses.append(float(metrics["loss"]))
-    assert np.isfinite(losses).all()
-    assert np.mean(losses[-3:]) < np.mean(losses[:3])
+        assert all(np.isfinite(float(value)) for value in metrics.values())
+        # Not the box losses, which grow while more of the sampled boxes become objects.
+        losses.append(
+            sum(float(metrics[f"loss_{part}"]) for part in ("class", "mask", "rpn_objectness"))
+        )
+    assert np.mean(losses[-3:]) < np.mean(losses[:3]) - 0.02
     end = jax.device_get(state["params"])["backbone"]
     still = {
         jax.tree_util.keystr(path)

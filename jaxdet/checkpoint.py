@@ -69,7 +69,8 @@ class Checkpoints:
     @property
     def latest(self) -> int | None:
         """Step of the newest complete checkpoint, or None."""
-        return self._manager.latest_step()
+        # Read from the disk: what the manager remembers may be under way, or have failed.
+        return max(self._manager.all_steps(read=True), default=None)
 
     def save(
         self,
@@ -102,8 +103,7 @@ class Checkpoints:
 
     def _unwritten(self, failure: Exception) -> UserError:
         reason = str(failure).strip().splitlines()
-        last = self._manager.latest_step()
-        kept = "there is no earlier one" if last is None else f"that of step {last} is whole"
+        kept = "there is no earlier one" if self.latest is None else f"step {self.latest} is whole"
         return UserError(
             f"a checkpoint could not be written to {self.folder} "
             f"({reason[0] if reason else type(failure).__name__}); free space or rights there and "

@@ -68,9 +68,9 @@ class Checkpoints:
 
     @property
     def latest(self) -> int | None:
-        """Step of the newest complete checkpoint, or None."""
+        """Step of the newest complete checkpoint on the disk, or None."""
         # Read from the disk: what the manager remembers may be under way, or have failed.
-        return max(self._manager.all_steps(read=True), default=None)
+        return max(ocp.utils.checkpoint_steps(self.folder), default=None)
 
     def save(
         self,

@@ -24,7 +24,7 @@ from jaxdet.config import check
 from jaxdet.experiment import build_optimizer
 from jaxdet.main import load_config
 from jaxdet.models.build import Functional, build_detector
-from jaxdet.train import initial_state, make_train_step
+from jaxdet.train_step import initial_state, make_train_step
 
 
 def main() -> None:

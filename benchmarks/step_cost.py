@@ -32,7 +32,7 @@ from jaxdet.main import load_config
 from jaxdet.models.build import Functional, build_detector
 from jaxdet.models.mask_rcnn import MaskRCNN
 from jaxdet.models.roi_features import Features, PyramidRoIs
-from jaxdet.train import initial_state, make_train_step
+from jaxdet.train_step import initial_state, make_train_step
 
 FORWARD, STEP = "whole forward pass with losses", "whole step (gradient, AdamW)"
 ROI_ALIGN = ("RoIAlign of the box head", "RoIAlign of the mask head")

@@ -94,7 +94,10 @@ def _run(options: argparse.Namespace) -> None:
     if options.out is None:
         if not is_converted or source.report is None:
             raise UserError(f"give a second path, for what {options.source} is converted to")
-        print(text(source.report))
+        try:
+            print(text(source.report))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{options.source}: its report is not the converter's") from error
         return
     out = _out_path(options.out, options.source, options.to)
     if out.resolve() == options.source.resolve():

@@ -22,9 +22,9 @@ from checkpoints_convert import (
 from checkpoints_convert.layout import PIXELS, Layout
 from checkpoints_convert.plan import Options, Supply
 from checkpoints_convert.reading import Source
-from checkpoints_convert.report import versions
 from checkpoints_convert.tensors import State
 from checkpoints_convert.vit import LEFT_OUT, plan_backbone
+from jaxdet import __version__
 from jaxdet.errors import UserError
 
 LAYOUTS = (
@@ -108,7 +108,7 @@ def convert(
         state = layout.prepare(state)
     activation = options.activation or layout.activation
     if source.report is not None:
-        activation = source.report["config"]["model.vit.activation"]
+        activation = source.report["config"].get("model.vit.activation", activation)
     if activation is None:
         raise UserError(
             f"a {layout.title} file does not tell its activation; give --activation=quick_gelu "
@@ -147,7 +147,7 @@ def convert(
     left_out += [{"name": name, "reason": "beside the model's tensors"} for name in source.beside]
     mean, std, pixels_from = _pixels(source, layout, pixels)
     report = {
-        **versions(),
+        "jaxdet": __version__,
         "source": {"file": source.path.name, "bytes": source.bytes, "sha256": source.sha256},
         "layout": layout.title,
         "chosen": chosen,

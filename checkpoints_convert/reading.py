@@ -33,6 +33,9 @@ MODEL_KEYS = ("model", "state_dict", "teacher", "module")
 REPORT_KEY = "jaxdet"
 """Where a PyTorch or safetensors file that jaxdet wrote keeps its report."""
 
+CARRIED = {"config", "pixel_mean", "pixel_std"}
+"""What a conversion takes over from a report in its source."""
+
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]{0,299}")
 
 EXPANSION = 10
@@ -73,6 +76,8 @@ def read(path: Path) -> Source:
         state, beside, report = _open(path, start)
     size = path.stat().st_size
     _check(path, size, state)
+    if report is not None and not report.keys() >= CARRIED:
+        raise UserError(f"{path}: its report is not jaxdet's; give the original")
     return Source(path, size, sha256, state, beside, report)
 
 
@@ -126,7 +131,7 @@ def _read_npz(path: Path) -> tuple[State, list[str], dict[str, Any] | None]:
     state, beside, report = {}, [], None
     for name in archive.files:
         if name == "report.json":
-            report = json.loads(archive[name])
+            report = _parse_report(archive[name].decode())
             continue
         with archive.zip.open(f"{name}.npy") as member:
             version = np.lib.format.read_magic(member)
@@ -161,7 +166,7 @@ def _read_safetensors(path: Path) -> tuple[State, list[str], dict[str, Any] | No
             return _to_numpy(file.get_tensor(name))
 
         state[name] = Tensor(tuple(part.get_shape()), dtype, values)
-    report = json.loads(metadata[REPORT_KEY]) if REPORT_KEY in metadata else None
+    report = _parse_report(metadata.get(REPORT_KEY))
     return state, [], report
 
 
@@ -214,7 +219,7 @@ def _read_torch(
 
 def _to_numpy(value: Any) -> np.ndarray:
     """A PyTorch tensor as an array, float32 if it is of a floating type."""
-    return (value.float() if value.is_floating_point() else value).numpy()
+    return (value.detach().float() if value.is_floating_point() else value).numpy()
 
 
 def _read_pickle(path: Path) -> tuple[State, list[str], dict[str, Any] | None]:
@@ -268,8 +273,7 @@ def _unwrap(
     """The model's tensors out of a checkpoint, which may hold an optimizer and more beside it."""
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a {type(content).__name__}, not tensors by name")
-    report = content.get(REPORT_KEY)
-    report = json.loads(report) if isinstance(report, str) else None
+    report = _parse_report(content.get(REPORT_KEY))
     model, beside = content, []
     for key in MODEL_KEYS:
         inner = content.get(key)
@@ -284,6 +288,12 @@ def _unwrap(
     }
     beside += sorted(str(name) for name in model if name not in state and name != REPORT_KEY)
     return state, beside, report
+
+
+def _parse_report(text: Any) -> dict[str, Any] | None:
+    """The report that jaxdet wrote into a file, if it did."""
+    report = json.loads(text) if isinstance(text, str) else None
+    return report if isinstance(report, dict) else None
 
 
 def _check(path: Path, size: int, state: State) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from jaxdet import __version__
-
 
 def text(report: dict[str, Any]) -> str:
     """The report of a conversion as a page of text."""
@@ -14,7 +12,8 @@ def text(report: dict[str, Any]) -> str:
         f"source    {source['file']}, {source['bytes']} bytes",
         f"          sha256 {source['sha256']}",
         f"layout    {report['layout']} ({report['chosen']})",
-        f"holds     a {report['kind']}, ViT of " + ", ".join(f"{k} {v}" for k, v in size.items()),
+        f"holds     a {report['kind']}, ViT of "
+        + ", ".join(f"{name} {value}" for name, value in size.items() if value is not None),
         f"pixels    mean {_numbers(report['pixel_mean'])}, std {_numbers(report['pixel_std'])} "
         f"({report['pixels_from']})",
         f"used      {used['tensors']} tensors, {used['parameters']} parameters",
@@ -26,9 +25,16 @@ def text(report: dict[str, Any]) -> str:
     lines += [f"          {_some(names)}: {reason}" for reason, names in reasons.items()]
     lines.append(f"unknown   {_some(report['unknown']) if report['unknown'] else 'none'}")
     lines += [f"note      {note}" for note in report["notes"]]
-    words = ", ".join(f"{word}={value}" for word, value in report["config"].items())
-    lines.append(f"config    {words}")
+    words = [_word(word, value) for word, value in report["config"].items()]
+    lines.append(f"config    {', '.join(words)}")
     return "\n".join(lines)
+
+
+def _word(word: str, value: Any) -> str:
+    """A word of the config and the value these weights need."""
+    if word == "model.vit.layer_scale":  # a number in the config, which the weights then replace
+        return f"{word} set" if value else f"{word} not set"
+    return f"{word}={value}"
 
 
 def _some(names: list[str]) -> str:
@@ -39,7 +45,3 @@ def _some(names: list[str]) -> str:
 
 def _numbers(values: list[float]) -> str:
     return ", ".join(f"{value:g}" for value in values)
-
-
-def versions() -> dict[str, str]:
-    return {"jaxdet": __version__}

@@ -110,12 +110,13 @@ def plan_backbone(supply: Supply, options: Options, activation: str) -> Plan:
         plan.words["model.vit.heads"] = heads
     else:
         plan.notes.append("the number of heads is not in the file; the config's is not checked")
-    plan.size |= {
+    plan.size = {
         "width": width,
         "depth": depth,
         "heads": heads,
         "mlp_hidden": hidden,
         "patch": options.patch or patch,
+        **plan.size,
     }
     return plan
 

@@ -72,6 +72,8 @@ def benchmark(
             "batch_size": 64,
             "accumulate": 1,
             "batch_statistics": "batch",
+            "sharding": "replicated",
+            "on_nonfinite": "stop",
             "epochs": epochs,
             "data": {
                 "name": "coco",
@@ -169,6 +171,7 @@ def benchmark(
             "checkpoint_every": 1.0,
             "log_every_steps": 20,
             "log_every_seconds": 10.0,
+            "profile_steps": (),
         }
     ).lock()
 
@@ -228,6 +231,7 @@ RANGES = {
     "checkpoint_every": (TINY, 1e6),
     "log_every_steps": (1, INFINITY),
     "log_every_seconds": (0, INFINITY),
+    "profile_steps": (1, INFINITY),
     "data.slots": (1, 10_000),
     "data.mask_size": (28, 1024),
     "data.scale_range": (TINY, 100),
@@ -312,6 +316,8 @@ LENGTHS = {
 CHOICES = {
     "initialisation": INITIALISATIONS,
     "batch_statistics": ("batch", "part"),
+    "sharding": ("replicated", "fsdp"),
+    "on_nonfinite": ("stop", "skip"),
     "data.name": ("coco", "shapes"),
     "data.augmentation": ("lsj", "multiscale"),
     "model.dtype": ("float32", "bfloat16"),
@@ -425,6 +431,10 @@ def check(config: ConfigDict) -> None:
         "model.detector.roi_batch": (
             int(detector.roi_batch * detector.roi_positive) >= 1,
             "leaves room for a foreground RoI",
+        ),
+        "profile_steps": (
+            len(config.profile_steps) in (0, 2),
+            "is empty, or the first and the last step to record",
         ),
         "optim.no_decay": (
             all(_is_pattern(pattern) for pattern in config.optim.no_decay),

@@ -45,7 +45,7 @@ class Evaluator:
         def detect(params: Tree, stats: Tree, batch: dict[str, jax.Array]) -> Detections:
             return functional.bind(params, stats).detect(batch)
 
-        self._detect = jax.jit(detect, out_shardings=parallel.replicated(mesh))
+        self._detect = jax.jit(detect, out_shardings=parallel.split_batch(mesh))
         self._experiment = experiment
 
     def __call__(self, params: Tree, stats: Tree) -> tuple[Metrics, Results]:
@@ -82,7 +82,7 @@ class Evaluator:
 
         def encode(item: tuple[dict[str, np.ndarray], Detections]) -> Results:
             host, detections = item
-            return coco_results(jax.device_get(detections), host, category_ids)
+            return coco_results(parallel.local_rows(detections), host, category_ids)
 
         results = []
         with ThreadPoolExecutor(max_workers=2) as pool:
@@ -93,7 +93,9 @@ class Evaluator:
                     results += pending.pop(0).result()
             for future in pending:
                 results += future.result()
-        return results
+        # In the dataset's order, however many processes found them.
+        place = {image_id: i for i, image_id in enumerate(self._experiment.val_set.image_ids)}
+        return sorted(parallel.gather(results), key=lambda result: place[result["image_id"]])
 
     def _batches(
         self, params: Tree, stats: Tree
@@ -106,6 +108,8 @@ class Evaluator:
             multiscale=multiscale_of(config.data),
             threads=config.data.threads,
             workers=config.data.workers,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
         ):
             inputs = {name: host[name] for name in ("image", "image_hw")}
             batch = parallel.place_batch(inputs, self._experiment.mesh)
@@ -119,13 +123,15 @@ def evaluate(experiment: Experiment) -> Metrics:
         UserError: there is neither, or the checkpoint was trained as another model, or config.init
             is not a whole detector.
     """
-    folder = experiment.checkpoint_folder
-    if not folder.is_dir() and experiment.config.init is not None:
+    folder, has_init = experiment.checkpoint_folder, experiment.config.init is not None
+    if not folder.is_dir() and has_init:
         return _evaluate_converted(experiment)
     if not folder.is_dir():
         raise UserError(f"{folder} does not exist; train first, or give the run's --workdir")
     with Checkpoints(folder) as checkpoints:
         step = checkpoints.latest
+        if step is None and has_init:
+            return _evaluate_converted(experiment)
         if step is None:
             raise UserError(f"{folder} holds no checkpoint yet; train first")
         stored, given = checkpoints.meta(step), experiment.identity
@@ -139,12 +145,14 @@ def evaluate(experiment: Experiment) -> Metrics:
                 f"the checkpoint in {folder} was trained as another model ({changed}); "
                 "give the config and the classes of that run"
             )
-        print(experiment.val_set.summary())
+        if parallel.is_main():
+            print(experiment.val_set.summary())
         params, stats = experiment.functional.abstract
         target = abstract({"params": params, "stats": stats}, parallel.replicated(experiment.mesh))
         state = checkpoints.restore(step, target)
     metrics, results = Evaluator(experiment)(state["params"], state["stats"])
-    report(experiment, step, metrics, results, stored["config"])
+    if parallel.is_main():
+        report(experiment, step, metrics, results, stored["config"])
     return metrics
 
 
@@ -186,10 +194,7 @@ def report(
         "metrics": without_nan(metrics),
         "parameters": parameter_count(experiment.functional.abstract[0]),
         "checkpoint": str(converted or experiment.checkpoint_folder / str(step)),
-        "versions": {
-            "jaxdet": __version__,
-            **{name: version(name) for name in ("jax", "flax", "optax")},
-        },
+        "versions": versions(),
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "config": trained_config,
         "evaluated_on": experiment.plain_config["data"],
@@ -220,6 +225,14 @@ def few_shot_summary(numbers: dict[str, float], kind: str) -> str:
         f"{classes} classes {100 * numbers[f'{classes}_{kind}']:.1f}"
         for classes in ("base", "novel")
     )
+
+
+def versions() -> dict[str, str]:
+    """Of this package and of what a result depends on."""
+    return {
+        "jaxdet": __version__,
+        **{name: version(name) for name in ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")},
+    }
 
 
 def draw_samples(experiment: Experiment, results: Results, path: Path) -> None:

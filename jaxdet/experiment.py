@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from jaxdet import optim, parallel
 from jaxdet.data.dataset import DetectionDataset
-from jaxdet.data.loader import steps_per_epoch
+from jaxdet.data.loader import trained_images
 from jaxdet.data.source import open_dataset
 from jaxdet.errors import UserError
 from jaxdet.initialise import ABSOLUTE_POSITION, RELATIVE_POSITION
@@ -57,8 +57,17 @@ class Experiment:
         return Functional(lambda rngs: build_detector(self.config, num_classes, rngs, self.mesh))
 
     @cached_property
+    def trained_images(self) -> int:
+        """Number of training images with objects."""
+        return trained_images(self.train_set)
+
+    @property
     def steps_per_epoch(self) -> float:
-        return steps_per_epoch(self.train_set, self.config.batch_size)
+        """Steps in which every training image with objects is drawn once; not a whole number.
+
+        A batch may hold the end of one epoch and the start of the next.
+        """
+        return self.trained_images / self.config.batch_size
 
     @cached_property
     def total_steps(self) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxdet import parallel
@@ -32,7 +33,7 @@ MAY_DIFFER = tuple(
 """Words of a base run's model that its weights do not depend on."""
 
 
-def start_from_base_run(experiment: Experiment, params: Tree, stats: Tree) -> tuple[Tree, Tree]:
+def start_from_base_run(experiment: Experiment, params: Tree) -> tuple[Tree, Tree]:
     """The newest parameters and batch statistics of config.few_shot.base_run, for the classes of
     this experiment.
 
@@ -40,7 +41,7 @@ def start_from_base_run(experiment: Experiment, params: Tree, stats: Tree) -> tu
     start anew, as in imTED's published fine-tuning, unless config.few_shot.keep_deltas is set.
 
     Args:
-        params, stats: freshly initialised, for what the base run does not have; not changed.
+        params: freshly initialised, for what the base run does not have; not changed.
 
     Raises:
         UserError: there is no such run, or it is of another model.
@@ -68,10 +69,9 @@ def start_from_base_run(experiment: Experiment, params: Tree, stats: Tree) -> tu
         stored = checkpoints.restore(step, abstract(target, parallel.replicated(experiment.mesh)))
     ids = [category.id for category in experiment.val_set.categories]
     keep_deltas = experiment.config.few_shot.keep_deltas
-    print(
-        f"{folder}: weights of step {step}; {len(set(ids) & set(base_ids))} of {len(ids)} classes "
-        "are known to them"
-    )
+    if parallel.is_main():
+        known = len(set(ids) & set(base_ids))
+        print(f"{folder}: weights of step {step}; {known} of {len(ids)} classes are known to them")
     moved = move_classes(jax.device_get(stored["params"]), params, base_ids, ids, keep_deltas)
     return moved, stored["stats"]
 
@@ -97,11 +97,11 @@ def move_classes(
             return new
         # One row of outputs a class; the last axis of a kernel or bias.
         by_class = 4 if name == "deltas" else 1
-        rows = np.array(new).reshape(*new.shape[:-1], -1, by_class)
+        rows = jnp.reshape(new, (*new.shape[:-1], -1, by_class))
         old_rows = old.reshape(*old.shape[:-1], -1, by_class)
-        rows[..., to, :] = old_rows[..., source, :]
+        rows = rows.at[..., to, :].set(old_rows[..., source, :])
         if part == "box_head" and name == "logits":
-            rows[..., -1, :] = old_rows[..., -1, :]  # background
+            rows = rows.at[..., -1, :].set(old_rows[..., -1, :])  # background
         return rows.reshape(new.shape)
 
     return jax.tree_util.tree_map_with_path(move, base, fresh)

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxdet.config import word_of
+from jaxdet.config import unknown_word, word_of
 from jaxdet.errors import UserError
 from jaxdet.models.build import Tree
 from jaxdet.optim import path_name
@@ -67,6 +67,8 @@ def read_weights(path: Path) -> Weights:
             arrays = {name: np.asarray(archive[name]) for name in names}
             has_report = "report.json" in archive.files
             report = json.loads(archive["report.json"]) if has_report else None
+            if has_report and not _is_report(report):
+                raise ValueError("its report is not the converter's")
     except Exception as error:  # damage surfaces in whichever of zip, zlib and NumPy reads it first
         raise UserError(
             f"{path} is not a file of converted weights ({error}); convert the original again"
@@ -87,6 +89,27 @@ def _check_size(path: Path) -> None:
         total = sum(member.file_size for member in archive.infolist())
     if total > 10 * path.stat().st_size + 2**20:
         raise ValueError("it would unpack to more than ten times its size")
+
+
+def _is_report(report: Any) -> bool:
+    """Whether a file's report has what `check_fit` reads of it."""
+
+    def is_triple(values: Any) -> bool:
+        return (
+            isinstance(values, list)
+            and len(values) == 3
+            and all(isinstance(value, int | float) for value in values)
+        )
+
+    return (
+        isinstance(report, dict)
+        and isinstance(report.get("layout"), str)
+        and isinstance(report.get("config"), dict)
+        and isinstance(report.get("source"), dict)
+        and all(isinstance(report["source"].get(word), str) for word in ("file", "sha256"))
+        and is_triple(report.get("pixel_mean"))
+        and is_triple(report.get("pixel_std"))
+    )
 
 
 def initialise(
@@ -152,6 +175,10 @@ def check_fit(weights: Weights, config: ConfigDict) -> None:
     report = weights.report
     if report is None:
         return
+    for word in report["config"]:
+        strange = unknown_word(config, word)
+        if strange:
+            raise UserError(f"{weights.path}: {strange}; convert the original with this version")
     differing = {
         word: value
         for word, value in report["config"].items()

@@ -127,17 +127,21 @@ def found(experiment):
 def test_classes_move_by_their_id():
     def head(classes, start):
         rng = np.random.default_rng(start)
+
+        def normal(shape):
+            return rng.normal(size=shape).astype(np.float32)
+
         return {
-            "backbone": {"kernel": rng.normal(size=3)},
+            "backbone": {"kernel": normal(3)},
             "box_head": {
-                "embed": {"kernel": rng.normal(size=(2, 2))},
+                "embed": {"kernel": normal((2, 2))},
                 "logits": {
-                    "kernel": rng.normal(size=(2, classes + 1)),
-                    "bias": rng.normal(size=classes + 1),
+                    "kernel": normal((2, classes + 1)),
+                    "bias": normal(classes + 1),
                 },
-                "deltas": {"kernel": rng.normal(size=(2, 4 * classes))},
+                "deltas": {"kernel": normal((2, 4 * classes))},
             },
-            "mask_head": {"logits": {"kernel": rng.normal(size=(1, 1, 2, classes))}},
+            "mask_head": {"logits": {"kernel": normal((1, 1, 2, classes))}},
         }
 
     base, fresh = head(2, 0), head(4, 1)

@@ -213,6 +213,20 @@ def test_weights_of_another_size_name_both(config, path):
         fit(config, path, config=words)
 
 
+def test_a_word_of_another_version_is_named(config, path):
+    with pytest.raises(UserError, match=r"config\.model\.vit has no word 'sizes'.* this version"):
+        fit(config, path, config={"model.vit.sizes": 3})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"pixel_mean": [1, 2]}, {"pixel_std": "abc"}, {"config": 3}, {"source": {}}, {"layout": 1}],
+)
+def test_a_report_that_is_none_is_refused(config, path, changes):
+    with pytest.raises(UserError, match="its report is not the converter's"):
+        fit(config, path, **changes)
+
+
 def test_layer_scale_must_be_there_where_the_weights_have_it(config, path):
     words = {"model.vit.layer_scale": True}
     with pytest.raises(UserError, match=r"made for model\.vit\.layer_scale True; .* says None"):

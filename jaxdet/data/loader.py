@@ -105,13 +105,9 @@ def train_batches(
     return _batches(rows, local_batch, threads, workers)
 
 
-def steps_per_epoch(dataset: DetectionDataset, batch_size: int) -> float:
-    """Training steps in which every image with objects is drawn once; not a whole number.
-
-    The stream does not stop at an epoch's end, so a batch may hold the end of one epoch and the
-    start of the next.
-    """
-    return len(_trainable_indices(dataset)) / batch_size
+def trained_images(dataset: DetectionDataset) -> int:
+    """How many images have an object to train on: those an epoch draws."""
+    return len(_trainable_indices(dataset))
 
 
 def eval_batches(

@@ -245,7 +245,7 @@ def _clip_polygon(
     """
     # Cut every edge where it crosses one of the four border lines. What lies outside can then be
     # pressed flat onto the border: that moves no line through the inside.
-    edges = np.roll(points, -1, axis=0) - points
+    edges = _next(points) - points
     borders = np.stack([np.zeros(2), window])
     with np.errstate(divide="ignore", invalid="ignore"):
         cuts = ((borders[None] - points[:, None]) / edges[:, None]).reshape(-1, 4)
@@ -256,17 +256,22 @@ def _clip_polygon(
     seen = cut_points[np.abs(cut_points - outline).max(axis=1) < SMALLEST_SIDE]
     corners = np.array([(x, y) for x in borders[:, 0] for y in borders[:, 1]])
     seen = np.clip(np.concatenate([seen, corners[_contains(points, corners)]]), 0, window)
-    outline = outline[np.any(outline != np.roll(outline, 1, axis=0), axis=1)]
+    outline = outline[np.any(outline != _next(outline), axis=1)]
     if not len(seen) or len(outline) < 3:
         return None
     return outline, seen.min(axis=0), seen.max(axis=0)
+
+
+def _next(points: np.ndarray) -> np.ndarray:
+    """Of each corner [points, 2] of a polygon the one after it; several times as fast as roll."""
+    return np.concatenate([points[1:], points[:1]])
 
 
 def _contains(polygon: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Whether points [P, 2] lie inside a polygon [V, 2], by the even-odd rule: bool [P]."""
     x, y = points[:, :1], points[:, 1:]
     x1, y1 = polygon.T
-    x2, y2 = np.roll(polygon, -1, axis=0).T
+    x2, y2 = _next(polygon).T
     straddles = (y1 > y) != (y2 > y)
     with np.errstate(divide="ignore", invalid="ignore"):
         is_right = x < x1 + (y - y1) * (x2 - x1) / (y2 - y1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 
 import numpy as np
 import pytest
@@ -145,3 +146,14 @@ def test_pixels_may_be_named(timm_state, save_torch, tmp_path):
     report = read_weights(out).report
     assert report["pixel_mean"] == [127.5] * 3
     assert report["pixels_from"] == "as --pixels says"
+
+
+def test_a_report_that_is_none_is_refused(tmp_path, save_torch, timm_state, capsys):
+    source = save_torch(timm_state(), wrap=lambda x: {"model": x, "jaxdet": '{"config": {}}'})
+    assert "its report is not jaxdet's" in failure(capsys, source, tmp_path / "out.npz")
+    out = tmp_path / "out.npz"
+    content = {"config": {}, "pixel_mean": [], "pixel_std": []}
+    np.savez(out, **{"backbone.pos_embed": np.ones((2, 2, 4), np.float32)})
+    with zipfile.ZipFile(out, "a") as archive:
+        archive.writestr("report.json", json.dumps(content))
+    assert "its report is not the converter's" in failure(capsys, out)

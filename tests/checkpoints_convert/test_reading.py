@@ -206,6 +206,11 @@ def test_a_training_checkpoint_with_what_they_hold(timm_state, save_torch):
     assert convert(source, Options()).report["unknown"] == []
 
 
+def test_parameters_that_want_a_gradient_are_read(tmp_path):
+    torch.save({"a": torch.nn.Parameter(torch.ones(3))}, tmp_path / "a.pth")
+    np.testing.assert_array_equal(read(tmp_path / "a.pth").state["a"].read(), np.ones(3))
+
+
 def test_the_source_is_recorded(timm_state, save_torch):
     import hashlib
 

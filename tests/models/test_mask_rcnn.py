@@ -21,7 +21,7 @@ from jaxdet.models.mask_rcnn import MaskRCNN, Settings
 from jaxdet.models.rpn import Proposals
 from jaxdet.ops.boxes import iou
 from jaxdet.optim import path_name
-from jaxdet.train import gradient_function
+from jaxdet.train_step import gradient_function
 
 CANVAS, BATCH, SLOTS, CROP, CLASSES = 64, 8, 4, 28, 3
 DETECTIONS = 12

@@ -1,0 +1,45 @@
+"""The config of a detector small enough to train in tests, also for the command line."""
+
+from ml_collections import ConfigDict
+
+from jaxdet.config import benchmark, check
+
+
+def get_config(initialisation: str = "random") -> ConfigDict:
+    """A detector small enough to compile in seconds; 8 images a step, one for each test device."""
+    config = benchmark(
+        "tiny", initialisation, lr=1e-3, weight_decay=0.05, drop_path=0.1, epochs=2.0
+    )
+    config.canvas = 64
+    config.batch_size = config.eval_batch_size = 8
+    config.eval_every = config.checkpoint_every = 1.0
+    config.log_every_steps = 1
+    config.log_every_seconds = 0.0
+    config.data.update(name="shapes", slots=6, mask_size=28, scale_range=(0.8, 1.2), threads=1)
+    config.data.shapes.update(train_images=16, val_images=9, image_size=64)
+    config.model.dtype = "float32"
+    config.model.vit.update(
+        width=32,
+        depth=4,
+        heads=2,
+        pretrain_grid=4,
+        window=2,
+        global_blocks=(1, 3),
+        taps=(0, 1, 2, 3),
+    )
+    config.model.pyramid.update(channels=8, groups=8)
+    config.model.heads.update(
+        rpn_convs=1, box_convs=1, box_conv_dim=8, box_fc_dim=16, mask_convs=1, mask_conv_dim=8
+    )
+    config.model.detector.update(
+        anchor_sizes=(8.0, 16.0, 24.0, 32.0, 48.0),
+        train_pre_nms=30,
+        train_post_nms=20,
+        test_pre_nms=30,
+        test_post_nms=20,
+        roi_batch=8,
+        mask_roi_size=7,
+        detections=10,
+    )
+    check(config)
+    return config

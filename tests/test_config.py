@@ -272,8 +272,8 @@ def test_weights_for_a_random_start_are_refused(config, tmp_path):
         ),
         (
             "optim.zzz",
-            "config.optim has no word 'zzz'; it has betas, decoder_layer_decay, frozen, layer_decay, lr, "
-            "milestones, no_decay, schedule, warmup_epochs",
+            "config.optim has no word 'zzz'; it has betas, decoder_layer_decay, frozen, "
+            "layer_decay, lr, milestones, no_decay, schedule, warmup_epochs",
         ),
         (
             "optim.lr.start",

@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from compile_step import COCO_CLASSES, batch_shapes
 from ml_collections import ConfigDict
 
 from jaxdet import parallel
@@ -31,6 +30,7 @@ from jaxdet.experiment import build_optimizer
 from jaxdet.main import load_config
 from jaxdet.models.build import Functional, build_detector
 from jaxdet.models.mask_rcnn import MaskRCNN
+from jaxdet.plan import COCO_CLASSES, batch_shapes
 from jaxdet.train import initial_state, make_train_step
 
 FORWARD, STEP = "whole forward pass with losses", "whole step (gradient, AdamW)"

@@ -86,6 +86,8 @@ def benchmark(
                     "drop_path": drop_path,
                     "layer_scale": config_dict.placeholder(float),
                     "relative_position": "shared",
+                    "attention": "xla",
+                    "remat": "none",
                 },
                 "pyramid": {"kind": "fpn", "channels": 256, "groups": 32},
                 "heads": {
@@ -256,6 +258,8 @@ CHOICES = {
     "model.dtype": ("float32", "bfloat16"),
     "model.vit.qkv_bias": ("qkv", "qv", "none"),
     "model.vit.relative_position": ("shared", "decomposed", "none"),
+    "model.vit.attention": ("xla", "cudnn"),
+    "model.vit.remat": ("none", "attention", "block"),
     "model.pyramid.kind": ("fpn", "simple"),
     "model.heads.norm": ("batch", "layer"),
     "optim.schedule": ("cosine", "step"),

@@ -21,11 +21,11 @@ from ml_collections import ConfigDict
 
 from jaxdet import parallel
 from jaxdet.benchmark.kept import kept_bytes
+from jaxdet.benchmark.step import COCO_CLASSES, compile_step, resized_config
 from jaxdet.config import CHOICES, check
 from jaxdet.main import load_config
 from jaxdet.models.build import Functional
 from jaxdet.models.vit import ViT
-from jaxdet.plan import COCO_CLASSES, compile_step, resized_config
 
 WORDS = CHOICES["model.vit.remat"]
 KEPT_OF = ("vitb_mae", "vitdet_b_mae", "vitl_mae", "vitdet_h_mae")

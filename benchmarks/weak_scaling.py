@@ -16,10 +16,10 @@ import jax
 from jax.sharding import AxisType
 
 from jaxdet.benchmark.collectives import collectives
+from jaxdet.benchmark.step import CompiledStep, compile_step, resized_config
 from jaxdet.config import check
 from jaxdet.main import load_config
 from jaxdet.models.batching import BATCH_AXIS
-from jaxdet.plan import CompiledStep, compile_step, resized_config
 
 DEVICES = (1, 2, 4, 8)
 CLASSES = 4

@@ -4,6 +4,12 @@
         --config.data.root=/data/coco \
         --config.init=/weights/beit_vitb.npz
 
+Weights: `beit_base_patch16_224_pt22k.pth` (ImageNet-22k), linked from
+github.com/microsoft/unilm (beit); the paper's own, 800 epochs on ImageNet-1k, were not
+published. To convert:
+
+    python -m checkpoints_convert beit_base_patch16_224_pt22k.pth /weights/beit_vitb.npz
+
 Published on COCO val2017: box AP 49.8, mask AP 44.4 as the best of 25,
 50 and 100 epochs; which one is not in the text, so --config.epochs decides.
 """
@@ -16,6 +22,4 @@ from jaxdet.config import benchmark
 def get_config() -> ConfigDict:
     config = benchmark("b", "beit", lr=8e-5, weight_decay=0.1, drop_path=0.1, epochs=50.0)
     config.model.vit.update(qkv_bias="qv", layer_scale=0.1)
-    # BEiT was pre-trained on pixels between -1 and 1.
-    config.model.detector.update(pixel_mean=(127.5, 127.5, 127.5), pixel_std=(127.5, 127.5, 127.5))
     return config

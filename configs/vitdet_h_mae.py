@@ -4,6 +4,11 @@
         --config.data.root=/data/coco \
         --config.init=/weights/mae_vith.npz
 
+Weights: `mae_pretrain_vit_huge.pth` (1600 epochs), linked from
+github.com/facebookresearch/mae. To convert:
+
+    python -m checkpoints_convert --patch=16 mae_pretrain_vit_huge.pth /weights/mae_vith.npz
+
 Published on COCO val2017: box AP 56.7, mask AP 50.1 after 75 epochs.
 The released ViT-H weights have patches of 14 pixels; the recipe resamples them to 16.
 """

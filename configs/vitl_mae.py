@@ -4,6 +4,11 @@
         --config.data.root=/data/coco \
         --config.init=/weights/mae_vitl.npz
 
+Weights: `mae_pretrain_vit_large.pth` (1600 epochs), linked from
+github.com/facebookresearch/mae. To convert:
+
+    python -m checkpoints_convert mae_pretrain_vit_large.pth /weights/mae_vitl.npz
+
 Published on COCO val2017: box AP 53.3, mask AP 47.2 (the box AP after 50 epochs).
 """
 

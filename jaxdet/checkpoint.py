@@ -60,7 +60,11 @@ class Checkpoints:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._manager.close()
+        try:
+            self._manager.close()
+        except Exception as failure:
+            if error is None:
+                raise self._unwritten(failure) from failure
 
     @property
     def latest(self) -> int | None:
@@ -81,13 +85,29 @@ class Checkpoints:
             step: the number of steps it has seen.
             meta: what the arrays belong to, as plain JSON values, stored beside them.
             score: what checkpoints are ranked by, where this one was evaluated.
+
+        Raises:
+            UserError: this checkpoint or the one before it cannot be written.
         """
         items = {name: ocp.args.StandardSave(state[name]) for name in ARRAYS}
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(**items, meta=ocp.args.JsonSave(meta)),
-            metrics={"score": -math.inf if score is None else score},
-            force=True,
+        try:
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(**items, meta=ocp.args.JsonSave(meta)),
+                metrics={"score": -math.inf if score is None else score},
+                force=True,
+            )
+        except Exception as failure:  # whatever the storage library makes of a full disk
+            raise self._unwritten(failure) from failure
+
+    def _unwritten(self, failure: Exception) -> UserError:
+        reason = str(failure).strip().splitlines()
+        last = self._manager.latest_step()
+        kept = "there is no earlier one" if last is None else f"that of step {last} is whole"
+        return UserError(
+            f"a checkpoint could not be written to {self.folder} "
+            f"({reason[0] if reason else type(failure).__name__}); free space or rights there and "
+            f"give the same command again ({kept})"
         )
 
     def restore(self, step: int, target: dict[str, Any]) -> dict[str, Any]:
@@ -125,8 +145,16 @@ class Checkpoints:
             ) from error
 
 
-def abstract(tree: Any, sharding: jax.sharding.Sharding) -> Any:
-    """Shapes, dtypes and one placement for all arrays of a tree, for `Checkpoints.restore`."""
+def abstract(tree: Any, placement: Any) -> Any:
+    """Shapes, dtypes and placement of all arrays of a tree, for `Checkpoints.restore`.
+
+    Args:
+        placement: one sharding for all, or a tree of shardings like `tree`.
+    """
+    if isinstance(placement, jax.sharding.Sharding):
+        placement = jax.tree.map(lambda _: placement, tree)
     return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        tree,
+        placement,
     )

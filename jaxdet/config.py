@@ -20,6 +20,7 @@ from ml_collections import ConfigDict, config_dict
 
 from jaxdet.errors import UserError
 from jaxdet.models.settings import Settings
+from jaxdet.official_weights import how_to_get, official_weights
 
 VIT_SIZES = {
     "tiny": {"width": 192, "depth": 12, "heads": 3},
@@ -30,6 +31,16 @@ VIT_SIZES = {
 }
 
 INITIALISATIONS = ("random", "supervised", "mocov3", "beit", "mae")
+
+POSITION = {
+    "random": {"absolute_position": "random", "relative_start": "zero"},
+    "beit": {"absolute_position": "random", "relative_start": "pretrained"},
+}
+"""What arXiv 2111.11429 starts the position information from; all others transfer the absolute
+embedding and start the relative biases at zero."""
+
+PIXELS = {"beit": {"pixel_mean": (127.5, 127.5, 127.5), "pixel_std": (127.5, 127.5, 127.5)}}
+"""The normalisation a pre-training saw, where it is not ImageNet's."""
 
 
 def benchmark(
@@ -53,10 +64,16 @@ def benchmark(
             "seed": 0,
             "initialisation": initialisation,
             "init": config_dict.placeholder(str),
+            "weights": {
+                word: config_dict.placeholder(str) if value is None else value
+                for word, value in official_weights(initialisation, size).items()
+            },
             "canvas": 1024,
             "batch_size": 64,
             "accumulate": 1,
             "batch_statistics": "batch",
+            "sharding": "replicated",
+            "on_nonfinite": "stop",
             "epochs": epochs,
             "data": {
                 "name": "coco",
@@ -67,9 +84,13 @@ def benchmark(
                 "val_images": config_dict.placeholder(str),
                 "slots": 100,
                 "mask_size": 112,
+                "augmentation": "lsj",
                 "scale_range": (0.1, 2.0),
+                "short_sides": tuple(range(480, 801, 32)),
+                "long_side": 1333,
                 "flip": True,
                 "threads": 8,
+                "workers": 0,
                 "shapes": {"train_images": 2000, "val_images": 100, "image_size": 128},
             },
             "model": {
@@ -85,7 +106,14 @@ def benchmark(
                     "qkv_bias": "qkv",
                     "drop_path": drop_path,
                     "layer_scale": config_dict.placeholder(float),
+                    "activation": "gelu",
+                    "pre_norm": False,
+                    "absolute_position": "pretrained",
+                    "absolute_trainable": True,
                     "relative_position": "shared",
+                    "relative_start": "zero",
+                    "relative_trainable": True,
+                    **POSITION.get(initialisation, {}),
                     "attention": "xla",
                     "remat": "none",
                 },
@@ -100,9 +128,12 @@ def benchmark(
                     "mask_conv_dim": 256,
                 },
                 "detector": {
-                    field.name: field.default
-                    for field in fields(Settings)
-                    if field.name != "num_classes"
+                    **{
+                        field.name: field.default
+                        for field in fields(Settings)
+                        if field.name != "num_classes"
+                    },
+                    **PIXELS.get(initialisation, {}),
                 },
             },
             "optim": {
@@ -121,6 +152,7 @@ def benchmark(
             "checkpoint_every": 1.0,
             "log_every_steps": 20,
             "log_every_seconds": 10.0,
+            "profile_steps": (),
         }
     ).lock()
 
@@ -180,10 +212,14 @@ RANGES = {
     "checkpoint_every": (TINY, 1e6),
     "log_every_steps": (1, INFINITY),
     "log_every_seconds": (0, INFINITY),
+    "profile_steps": (1, INFINITY),
     "data.slots": (1, 10_000),
     "data.mask_size": (28, 1024),
     "data.scale_range": (TINY, 100),
+    "data.short_sides": (1, 2**15),
+    "data.long_side": (1, 2**15),
     "data.threads": (1, 1024),
+    "data.workers": (0, 1024),
     "data.shapes.train_images": (1, INFINITY),
     "data.shapes.val_images": (1, INFINITY),
     "data.shapes.image_size": (64, 4096),
@@ -254,10 +290,16 @@ LENGTHS = {
 CHOICES = {
     "initialisation": INITIALISATIONS,
     "batch_statistics": ("batch", "part"),
+    "sharding": ("replicated", "fsdp"),
+    "on_nonfinite": ("stop", "skip"),
     "data.name": ("coco", "shapes"),
+    "data.augmentation": ("lsj", "multiscale"),
     "model.dtype": ("float32", "bfloat16"),
     "model.vit.qkv_bias": ("qkv", "qv", "none"),
+    "model.vit.activation": ("gelu", "gelu_tanh", "quick_gelu", "swiglu"),
+    "model.vit.absolute_position": ("pretrained", "random", "zero", "sincos", "none"),
     "model.vit.relative_position": ("shared", "decomposed", "none"),
+    "model.vit.relative_start": ("pretrained", "zero"),
     "model.vit.attention": ("xla", "cudnn"),
     "model.vit.remat": ("none", "attention", "block"),
     "model.pyramid.kind": ("fpn", "simple"),
@@ -282,12 +324,25 @@ def check(config: ConfigDict) -> None:
     for word, choices in CHOICES.items():
         _demand(config, word, word_of(config, word) in choices, f"is one of {', '.join(choices)}")
 
+    if config.init is not None and not Path(config.init).is_file():
+        raise UserError(f"config.init={config.init!r} is not a file; {how_to_get(config)}")
+    if config.init is not None and config.initialisation == "random":
+        raise UserError(
+            "config.init is given but config.initialisation is 'random'; name the pre-training the "
+            "weights come from, or leave config.init out"
+        )
+
     vit, detector = config.model.vit, config.model.detector
     strides = tuple(vit.patch // 4 * 2**level for level in range(5))
     rules = {
         "data.scale_range": (
             config.data.scale_range[0] <= config.data.scale_range[1],
             "has the smaller scale first",
+        ),
+        "data.short_sides": (len(config.data.short_sides) > 0, "has a length"),
+        "data.long_side": (
+            config.data.augmentation != "multiscale" or config.data.long_side <= config.canvas,
+            f"is at most the canvas, {config.canvas}",
         ),
         "model.vit.heads": (vit.width % vit.heads == 0, "divides the width"),
         "model.vit.patch": (vit.patch % 4 == 0, "is a multiple of 4"),
@@ -298,6 +353,18 @@ def check(config: ConfigDict) -> None:
         "model.vit.taps": (
             _are_blocks(vit.taps, vit.depth) and vit.taps[-1] == vit.depth - 1,
             f"names four blocks in ascending order, the last one {vit.depth - 1}",
+        ),
+        "model.vit.absolute_position": (
+            vit.absolute_position != "pretrained" or config.initialisation != "random",
+            "takes an initialisation that is not random; give random, zero, sincos or none",
+        ),
+        "model.vit.relative_start": (
+            vit.relative_start != "pretrained" or config.initialisation != "random",
+            "takes an initialisation that is not random; give zero",
+        ),
+        "model.vit.width": (
+            vit.absolute_position != "sincos" or vit.width % 4 == 0,
+            "is a multiple of 4 for an embedding of sines and cosines",
         ),
         "model.pyramid.groups": (
             config.model.pyramid.kind != "fpn" or vit.width % config.model.pyramid.groups == 0,
@@ -316,6 +383,10 @@ def check(config: ConfigDict) -> None:
             int(detector.roi_batch * detector.roi_positive) >= 1,
             "leaves room for a foreground RoI",
         ),
+        "profile_steps": (
+            len(config.profile_steps) in (0, 2),
+            "is empty, or the first and the last step to record",
+        ),
         "optim.no_decay": (
             all(_is_pattern(pattern) for pattern in config.optim.no_decay),
             "is a tuple of regular expressions",
@@ -323,14 +394,6 @@ def check(config: ConfigDict) -> None:
     }
     for word, (holds, demand) in rules.items():
         _demand(config, word, holds, demand)
-
-    if config.init is not None and not Path(config.init).is_file():
-        raise UserError(f"config.init={config.init!r} is not a file; give converted weights")
-    if config.init is not None and config.initialisation == "random":
-        raise UserError(
-            "config.init is given but config.initialisation is 'random'; name the pre-training the "
-            "weights come from, or leave config.init out"
-        )
 
 
 def word_of(config: ConfigDict, dotted: str) -> Any:

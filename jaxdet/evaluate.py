@@ -18,8 +18,10 @@ from pycocotools import mask as rle
 from jaxdet import __version__, parallel
 from jaxdet.checkpoint import Checkpoints, abstract
 from jaxdet.data.loader import eval_batches
+from jaxdet.data.source import multiscale_of
 from jaxdet.errors import UserError
 from jaxdet.experiment import Experiment, difference
+from jaxdet.initialise import load_detector
 from jaxdet.metrics.coco import evaluate_coco
 from jaxdet.metrics.tide import evaluate_tide
 from jaxdet.models.build import Tree, parameter_count
@@ -43,7 +45,7 @@ class Evaluator:
         def detect(params: Tree, stats: Tree, batch: dict[str, jax.Array]) -> Detections:
             return functional.bind(params, stats).detect(batch)
 
-        self._detect = jax.jit(detect, out_shardings=parallel.replicated(mesh))
+        self._detect = jax.jit(detect, out_shardings=parallel.split_batch(mesh))
         self._experiment = experiment
 
     def __call__(self, params: Tree, stats: Tree) -> tuple[Metrics, Results]:
@@ -66,7 +68,7 @@ class Evaluator:
 
         def encode(item: tuple[dict[str, np.ndarray], Detections]) -> Results:
             host, detections = item
-            return coco_results(jax.device_get(detections), host, category_ids)
+            return coco_results(parallel.local_rows(detections), host, category_ids)
 
         results = []
         with ThreadPoolExecutor(max_workers=2) as pool:
@@ -77,7 +79,9 @@ class Evaluator:
                     results += pending.pop(0).result()
             for future in pending:
                 results += future.result()
-        return results
+        # In the dataset's order, however many processes found them.
+        place = {image_id: i for i, image_id in enumerate(self._experiment.val_set.image_ids)}
+        return sorted(parallel.gather(results), key=lambda result: place[result["image_id"]])
 
     def _batches(
         self, params: Tree, stats: Tree
@@ -87,7 +91,11 @@ class Evaluator:
             self._experiment.val_set,
             batch_size=config.eval_batch_size,
             canvas=config.canvas,
+            multiscale=multiscale_of(config.data),
             threads=config.data.threads,
+            workers=config.data.workers,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
         ):
             inputs = {name: host[name] for name in ("image", "image_hw")}
             batch = parallel.place_batch(inputs, self._experiment.mesh)
@@ -95,12 +103,15 @@ class Evaluator:
 
 
 def evaluate(experiment: Experiment) -> Metrics:
-    """Evaluates the newest checkpoint of the workdir and reports it.
+    """Evaluates the newest checkpoint of the workdir, or config.init if there is none.
 
     Raises:
-        UserError: there is no checkpoint, or it was trained as another model.
+        UserError: there is neither, or the checkpoint was trained as another model, or config.init
+            is not a whole detector.
     """
     folder = experiment.checkpoint_folder
+    if not folder.is_dir() and experiment.config.init is not None:
+        return _evaluate_converted(experiment)
     if not folder.is_dir():
         raise UserError(f"{folder} does not exist; train first, or give the run's --workdir")
     with Checkpoints(folder) as checkpoints:
@@ -118,12 +129,30 @@ def evaluate(experiment: Experiment) -> Metrics:
                 f"the checkpoint in {folder} was trained as another model ({changed}); "
                 "give the config and the classes of that run"
             )
-        print(experiment.val_set.summary())
+        if parallel.is_main():
+            print(experiment.val_set.summary())
         params, stats = experiment.functional.abstract
         target = abstract({"params": params, "stats": stats}, parallel.replicated(experiment.mesh))
         state = checkpoints.restore(step, target)
     metrics, results = Evaluator(experiment)(state["params"], state["stats"])
-    report(experiment, step, metrics, results, stored["config"])
+    if parallel.is_main():
+        report(experiment, step, metrics, results, stored["config"])
+    return metrics
+
+
+def _evaluate_converted(experiment: Experiment) -> Metrics:
+    """Evaluates the converted detector that config.init names."""
+    path = Path(experiment.config.init)
+    params, stats, origin = load_detector(experiment.config, *experiment.functional.abstract)
+    params, stats = jax.device_put((params, stats), parallel.replicated(experiment.mesh))
+    print(experiment.val_set.summary())
+    metrics, results = Evaluator(experiment)(params, stats)
+    try:
+        experiment.workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{experiment.workdir} cannot be made ({error})") from error
+    write_json(experiment.workdir / "init.json", origin, indent=2)
+    report(experiment, 0, metrics, results, experiment.plain_config, path)
     return metrics
 
 
@@ -133,6 +162,7 @@ def report(
     metrics: Metrics,
     results: Results,
     trained_config: dict[str, Any],
+    converted: Path | None = None,
 ) -> None:
     """Writes result.json, detections.json and detections.png, and says what and where they are.
 
@@ -140,17 +170,15 @@ def report(
         step: of the checkpoint that was evaluated.
         metrics, results: what an `Evaluator` returned.
         trained_config: the complete config the checkpoint was trained with.
+        converted: the file that was evaluated in place of a checkpoint.
     """
     workdir = experiment.workdir
     result = {
         "step": step,
         "metrics": without_nan(metrics),
         "parameters": parameter_count(experiment.functional.abstract[0]),
-        "checkpoint": str(experiment.checkpoint_folder / str(step)),
-        "versions": {
-            "jaxdet": __version__,
-            **{name: version(name) for name in ("jax", "flax", "optax")},
-        },
+        "checkpoint": str(converted or experiment.checkpoint_folder / str(step)),
+        "versions": versions(),
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "config": trained_config,
         "evaluated_on": experiment.plain_config["data"],
@@ -169,6 +197,14 @@ def report(
     print(f"detections  {workdir / 'detections.json'}, pictures in {workdir / 'detections.png'}")
     print(f"curves      {workdir / 'metrics.jsonl'}, or: tensorboard --logdir {workdir}")
     print(f"checkpoint  {result['checkpoint']}")
+
+
+def versions() -> dict[str, str]:
+    """Of this package and of what a result depends on."""
+    return {
+        "jaxdet": __version__,
+        **{name: version(name) for name in ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")},
+    }
 
 
 def draw_samples(experiment: Experiment, results: Results, path: Path) -> None:

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from jaxdet import optim, parallel
 from jaxdet.data.dataset import DetectionDataset
-from jaxdet.data.loader import steps_per_epoch
+from jaxdet.data.loader import trained_images
 from jaxdet.data.source import open_dataset
 from jaxdet.errors import UserError
 from jaxdet.models.build import Functional, build_detector
@@ -56,8 +56,17 @@ class Experiment:
         return Functional(lambda rngs: build_detector(self.config, num_classes, rngs, self.mesh))
 
     @cached_property
+    def trained_images(self) -> int:
+        """Number of training images with objects."""
+        return trained_images(self.train_set)
+
+    @property
     def steps_per_epoch(self) -> float:
-        return steps_per_epoch(self.train_set, self.config.batch_size)
+        """Steps in which every training image with objects is drawn once; not a whole number.
+
+        A batch may hold the end of one epoch and the start of the next.
+        """
+        return self.trained_images / self.config.batch_size
 
     @cached_property
     def total_steps(self) -> int:
@@ -81,7 +90,7 @@ class Experiment:
 
     @cached_property
     def optimizer(self) -> optax.GradientTransformation:
-        return build_optimizer(self.config, self.schedule)
+        return optim.build_optimizer(self.config, self.schedule)
 
     @property
     def plain_config(self) -> dict[str, Any]:
@@ -93,19 +102,6 @@ class Experiment:
         """What a checkpoint of this experiment belongs to, as JSON values."""
         names = [category.name for category in self.val_set.categories]
         return {"config": self.plain_config, "categories": names}
-
-
-def build_optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """The optimizer a config describes, under a schedule in steps."""
-    settings = config.optim
-    return optim.adamw(
-        schedule,
-        weight_decay=settings.weight_decay,
-        betas=tuple(settings.betas),
-        no_decay=tuple(settings.no_decay),
-        layer_decay=settings.layer_decay,
-        depth=config.model.vit.depth,
-    )
 
 
 def difference(

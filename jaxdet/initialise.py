@@ -1,77 +1,265 @@
-"""Pre-trained weights into a freshly initialised detector."""
+"""Converted weights into a freshly initialised detector, or a whole one for evaluation."""
 
 from __future__ import annotations
 
+import json
 import re
+import zipfile
+from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
+from jaxdet.config import word_of
 from jaxdet.errors import UserError
 from jaxdet.models.build import Tree
-from jaxdet.optim import path_name
+from jaxdet.optim import ABSOLUTE_POSITION, RELATIVE_POSITION, path_name
 
-POSITION = re.compile(r"pos_embed|rel_pos")
-"""Parameters of the backbone that a source may lack: not every pre-training has them."""
+MENDS = {
+    "backbone.pos_embed": "give --config.model.vit.pretrain_grid={side}",
+    "backbone.rel_pos_window.table": "convert the original with --window={window}",
+    "backbone.rel_pos_global.table": "convert the original with --global-grid={global_grid}",
+}
+"""What to do about arrays whose shape follows from a grid."""
 
 
-def load_weights(path: Path, params: Tree) -> Tree:
-    """The parameters with those that a file of converted weights names put in their place.
+@dataclass(frozen=True)
+class Weights:
+    """A file of converted weights.
 
-    Args:
-        path: an .npz archive of float arrays, each under its parameter's dotted path, such as
-            "backbone.blocks.0.attn.qkv.kernel".
-        params: nested dictionaries of arrays; not changed.
+    Attributes:
+        arrays: by parameter path, or by the path of a batch statistic.
+        report: what the converter knew of the original; None in a file written by hand.
+    """
+
+    path: Path
+    arrays: dict[str, np.ndarray]
+    report: dict[str, Any] | None
+
+    @property
+    def is_detector(self) -> bool:
+        """Whether these are more than a backbone's."""
+        return any(not name.startswith("backbone.") for name in self.arrays)
+
+
+def read_weights(path: Path) -> Weights:
+    """Reads an .npz archive of float arrays under dotted paths ("backbone.blocks.0.norm1.scale"),
+    and `report.json` where it has one.
 
     Raises:
-        UserError: the file is not such an archive, or holds a name or shape the detector does not
-            have, values that are not finite, or not the whole backbone (position information
-            apart).
+        UserError: the file is not such an archive, or has values that are not finite floats.
     """
     try:
+        _check_size(path)
         with np.load(path, allow_pickle=False) as archive:
-            weights = {name: np.asarray(archive[name]) for name in archive.files}
+            names = [name for name in archive.files if name != "report.json"]
+            arrays = {name: np.asarray(archive[name]) for name in names}
+            has_report = "report.json" in archive.files
+            report = json.loads(archive["report.json"]) if has_report else None
     except Exception as error:  # damage surfaces in whichever of zip, zlib and NumPy reads it first
         raise UserError(
             f"{path} is not a file of converted weights ({error}); convert the original again"
         ) from error
-    if not weights:
+    if not arrays:
         raise UserError(f"{path} holds no weights; convert the original again")
-
-    def place(key_path, leaf):
-        name = path_name(key_path)
-        if name not in weights:
-            return leaf
-        value = weights.pop(name)
+    for name, value in arrays.items():
         if value.dtype.kind != "f":
             raise UserError(f"{path}: {name} holds {value.dtype}, not floats; convert it again")
+        if not np.isfinite(value).all():
+            raise UserError(f"{path}: {name} has values that are not finite; get the file again")
+    return Weights(path, arrays, report)
+
+
+def _check_size(path: Path) -> None:
+    """Refuses an archive that would unpack to far more than it is, as no weights do."""
+    with zipfile.ZipFile(path) as archive:
+        total = sum(member.file_size for member in archive.infolist())
+    if total > 10 * path.stat().st_size + 2**20:
+        raise ValueError("it would unpack to more than ten times its size")
+
+
+def initialise(
+    config: ConfigDict, params: Tree, stats: Tree
+) -> tuple[Tree, Tree, dict[str, Any] | None]:
+    """Parameters and batch statistics to start training from, with config.init's in their place.
+
+    A file of a backbone gives the position information that the config's words say is
+    "pretrained"; a file of a whole detector gives everything.
+
+    Args:
+        params, stats: nested dictionaries of arrays; not changed.
+
+    Returns:
+        Parameters, batch statistics, and the file's report.
+
+    Raises:
+        UserError: the weights do not fit the config, or lack what it asks for.
+    """
+    weights = read_weights(Path(config.init))
+    check_fit(weights, config)
+    arrays = weights.arrays
+    if not weights.is_detector:
+        left = started_anew(config, arrays)
+        if left:
+            print(f"{weights.path}: {', '.join(left[:2])} not taken, as config.model.vit says")
+        arrays = {name: value for name, value in arrays.items() if name not in left}
+    params, stats = place(weights, arrays, params, stats)
+    _demand_whole(weights, config, arrays, params, stats)
+    return params, stats, weights.report
+
+
+def load_detector(
+    config: ConfigDict, params: Tree, stats: Tree
+) -> tuple[Tree, Tree, dict[str, Any] | None]:
+    """A whole detector from config.init, to be evaluated.
+
+    Args:
+        params, stats: the detector's, or their shapes alone.
+
+    Raises:
+        UserError: the file does not fit the config or lacks any part of the detector.
+    """
+    weights = read_weights(Path(config.init))
+    if not weights.is_detector:
+        raise UserError(
+            f"{weights.path} holds a backbone and no detector; train first, or give a converted "
+            "detector"
+        )
+    check_fit(weights, config)
+    params, stats = place(weights, weights.arrays, params, stats)
+    _demand_whole(weights, config, weights.arrays, params, stats)
+    return params, stats, weights.report
+
+
+def check_fit(weights: Weights, config: ConfigDict) -> None:
+    """Holds what the file's report says of the original against the config.
+
+    Raises:
+        UserError: the original is another kind of ViT, or saw pixels normalised in another way.
+    """
+    report = weights.report
+    if report is None:
+        return
+    differing = {
+        word: value
+        for word, value in report["config"].items()
+        if not _agree(word_of(config, word), value)
+    }
+    if differing:
+        theirs = ", ".join(f"{word} {value}" for word, value in differing.items())
+        ours = ", ".join(str(word_of(config, word)) for word in differing)
+        raise UserError(
+            f"{weights.path} ({report['layout']}, {report['source']['file']}) is made for "
+            f"{theirs}; the config says {ours}: use the config of these weights, or set its words"
+        )
+    detector = config.model.detector
+    for word in ("pixel_mean", "pixel_std"):
+        if not np.allclose(report[word], detector[word], atol=1e-3):
+            given = " ".join(
+                f"--config.model.detector.{name}="
+                f"'({','.join(f'{value:g}' for value in report[name])})'"
+                for name in ("pixel_mean", "pixel_std")
+            )
+            raise UserError(
+                f"{weights.path}: the original was trained with {word} {report[word]} and "
+                f"config.model.detector.{word} is {list(detector[word])}; give {given}"
+            )
+    expected, found = config.weights.sha256, report["source"]["sha256"]
+    if expected is not None and not found.startswith(expected):
+        print(
+            f"warning: {weights.path} comes from {report['source']['file']} of sha256 {found}, "
+            f"and config.weights.sha256 is {expected}: it is another file than the recipe's"
+        )
+
+
+def _agree(ours: Any, theirs: Any) -> bool:
+    if isinstance(theirs, bool) and not isinstance(ours, bool):
+        return (ours is not None) == theirs  # layer scale, whose value is where it would start
+    return ours == theirs
+
+
+def started_anew(config: ConfigDict, names: Collection[str]) -> list[str]:
+    """Those of some parameters that a config does not take from a pre-trained backbone."""
+    vit = config.model.vit
+    patterns = []
+    if vit.absolute_position != "pretrained":
+        patterns.append(ABSOLUTE_POSITION)
+    if vit.relative_position == "none" or vit.relative_start != "pretrained":
+        patterns.append(RELATIVE_POSITION)
+    return [name for name in names if any(re.match(pattern, name) for pattern in patterns)]
+
+
+def place(
+    weights: Weights, arrays: dict[str, np.ndarray], params: Tree, stats: Tree
+) -> tuple[Tree, Tree]:
+    """Parameters and batch statistics with the given arrays in the place of those of their names.
+
+    Raises:
+        UserError: an array has another shape than the detector's, or no place.
+    """
+    path, unplaced = weights.path, dict(arrays)
+
+    def put(key_path: Any, leaf: Any) -> Any:
+        name = path_name(key_path)
+        value = unplaced.pop(name, None)
+        if value is None:
+            return leaf
         if value.shape != leaf.shape:
             raise UserError(
                 f"{path}: {name} is {value.shape} and the config's detector has {leaf.shape}; "
-                "use the config of the size the weights were made for"
+                f"{_mend(name, value.shape, leaf.shape)}"
             )
-        if not np.isfinite(value).all():
-            raise UserError(f"{path}: {name} has values that are not finite; get the file again")
         return value.astype(leaf.dtype)
 
-    given = len(weights)
-    names = {path_name(key_path) for key_path, _ in jax.tree_util.tree_leaves_with_path(params)}
-    absent = sorted(
-        name
-        for name in names - weights.keys()
-        if name.startswith("backbone.") and not POSITION.search(name)
-    )
-    placed = jax.tree_util.tree_map_with_path(place, params)
-    if weights:
+    placed = tuple(jax.tree_util.tree_map_with_path(put, tree) for tree in (params, stats))
+    if unplaced:
         raise UserError(
-            f"{path} holds {len(weights)} arrays the config's detector has no place for, "
-            f"{min(weights)} among them; use the config the weights were made for"
+            f"{path} holds {len(unplaced)} arrays the config's detector has no place for, "
+            f"{min(unplaced)} among them; use the config the weights were made for"
         )
-    if absent:
-        raise UserError(
-            f"{path} lacks {len(absent)} arrays of the backbone, {absent[0]} among them; "
-            "convert the original again, or use the config the weights were made for"
-        )
-    print(f"{path}: {given} of {len(names)} arrays taken, the others start at random")
+    total = len(_names(params)) + len(_names(stats))
+    print(f"{path}: {len(arrays)} of {total} arrays taken, the others start as the config says")
     return placed
+
+
+def _mend(name: str, theirs: tuple[int, ...], ours: tuple[int, ...]) -> str:
+    def grid(rows: int) -> int:
+        return (round(rows**0.5) + 1) // 2
+
+    mend = MENDS.get(name, "use the config of the size the weights were made for")
+    return mend.format(side=theirs[0], window=grid(ours[0]), global_grid=grid(ours[0]))
+
+
+def _demand_whole(
+    weights: Weights, config: ConfigDict, arrays: dict[str, np.ndarray], params: Tree, stats: Tree
+) -> None:
+    """Refuses weights that lack what the config takes from them."""
+    names = _names(params) | _names(stats)
+    if not weights.is_detector:
+        names = {name for name in names if name.startswith("backbone.")}
+        names -= {*started_anew(config, names)}
+    absent = sorted(names - arrays.keys())
+    if not absent:
+        return
+    kind = "detector" if weights.is_detector else "backbone"
+    mend = "convert the original again, or use the config the weights were made for"
+    for word, pattern, other in (
+        ("absolute_position", ABSOLUTE_POSITION, "random"),
+        ("relative_start", RELATIVE_POSITION, "zero"),
+    ):
+        if not weights.is_detector and all(re.match(pattern, name) for name in absent):
+            mend = (
+                f"config.model.vit.{word} is 'pretrained', and these weights were pre-trained "
+                f"without: give --config.model.vit.{word}={other}"
+            )
+    raise UserError(
+        f"{weights.path} lacks {len(absent)} arrays of the {kind}, {absent[0]} among them; {mend}"
+    )
+
+
+def _names(tree: Tree) -> set[str]:
+    return {path_name(key_path) for key_path, _ in jax.tree_util.tree_leaves_with_path(tree)}

@@ -12,6 +12,7 @@ interrupted.
 from __future__ import annotations
 
 import importlib.util
+import signal
 import sys
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from jaxdet.config import check, unknown_word
-from jaxdet.errors import UserError
+from jaxdet.errors import PreemptedError, UserError
 
 DEFAULT_CONFIG = Path("configs") / "shapes_tiny.py"
 
@@ -58,6 +59,12 @@ def parse(arguments: list[str]) -> flags.FlagValues:
         "Plan: share of the peak that training is expected to reach.",
         lower_bound=0.0,
         upper_bound=1.0,
+        flag_values=values,
+    )
+    flags.DEFINE_bool(
+        "distributed",
+        False,
+        "This is one of several processes of a run (SLURM, Kubernetes, TPU pods; see the README).",
         flag_values=values,
     )
     flags.DEFINE_bool("help", False, "Show this help.", short_name="h", flag_values=values)
@@ -130,7 +137,7 @@ def load_config(path: Path) -> ConfigDict:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the command; returns its exit status (2 after an error of the user's)."""
+    """Runs the command; returns its exit status (2: an error of the user's, 143: SIGTERM)."""
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         values = parse(arguments)
@@ -142,11 +149,14 @@ def main(arguments: list[str] | None = None) -> int:
         name = _config_path(arguments).stem
         workdir = Path(values.workdir or Path("runs") / name)
         # Imported late: jax takes seconds, and a mistyped flag should not.
+        from jaxdet import parallel
         from jaxdet.evaluate import evaluate
         from jaxdet.experiment import Experiment
         from jaxdet.plan import make_plan, report
         from jaxdet.train import train
 
+        if values.distributed:
+            parallel.join_processes()
         experiment = Experiment(config, workdir)
         if values.mode == "plan":
             found = make_plan(
@@ -161,6 +171,9 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except PreemptedError as stop:
+        print(stop, file=sys.stderr)
+        return 128 + signal.SIGTERM
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import optax
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
+ABSOLUTE_POSITION = r"backbone\.pos_embed$"
+RELATIVE_POSITION = r"backbone\.(rel_pos_|blocks\.\d+\.attn\.rel_pos\.)"
+"""Paths of the backbone's position information, which not every pre-training has."""
 
 
 def lr_schedule(
@@ -67,15 +74,20 @@ def path_name(path: Sequence[Any]) -> str:
     return jax.tree_util.keystr(path, simple=True, separator=".")
 
 
-def layer_multipliers(params: Any, layer_decay: float, depth: int) -> Any:
-    """A tree of float: what each parameter's learning rate is multiplied with.
+def step_multipliers(
+    params: Any, layer_decay: float, depth: int, frozen: Sequence[str] = ()
+) -> Any:
+    """A tree of float: what each parameter's whole step, decay included, is multiplied with.
 
     Block i of `depth` gets layer_decay ** (depth - i), the patch and position embeddings
-    layer_decay ** (depth + 1), everything else 1 (BEiT's rule as ViTDet uses it).
+    layer_decay ** (depth + 1), everything else 1 (BEiT's rule as ViTDet uses it); a parameter whose
+    dotted path one of the regular expressions in `frozen` matches at its start gets 0.
     """
 
     def multiplier(path, _):
         name = path_name(path)
+        if any(re.match(pattern, name) for pattern in frozen):
+            return 0.0
         if name.startswith(("backbone.patch_embed", "backbone.pos_embed")):
             return layer_decay ** (depth + 1)
         block = re.match(r"backbone\.blocks\.(\d+)\.", name)
@@ -92,13 +104,14 @@ def adamw(
     no_decay: Sequence[str],
     layer_decay: float = 1.0,
     depth: int = 0,
+    frozen: Sequence[str] = (),
 ) -> optax.GradientTransformation:
     """AdamW with decoupled decay, as torch.optim.AdamW (epsilon 1e-8).
 
     Args:
         schedule: learning rate by step.
         weight_decay, no_decay: see `decay_mask`.
-        layer_decay, depth: see `layer_multipliers`.
+        layer_decay, depth, frozen: see `step_multipliers`.
     """
     optimizer = optax.adamw(
         schedule,
@@ -108,11 +121,33 @@ def adamw(
         weight_decay=weight_decay,
         mask=lambda params: decay_mask(params, no_decay),
     )
-    if layer_decay == 1.0:
+    if layer_decay == 1.0 and not frozen:
         return optimizer
 
     def scale(updates, params):
-        multipliers = layer_multipliers(params, layer_decay, depth)
+        multipliers = step_multipliers(params, layer_decay, depth, frozen)
         return jax.tree.map(lambda update, factor: update * factor, updates, multipliers)
 
     return optax.chain(optimizer, optax.stateless(scale))
+
+
+def build_optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """The optimizer a config describes, under a schedule in steps."""
+    settings = config.optim
+    return adamw(
+        schedule,
+        weight_decay=settings.weight_decay,
+        betas=tuple(settings.betas),
+        no_decay=tuple(settings.no_decay),
+        layer_decay=settings.layer_decay,
+        depth=config.model.vit.depth,
+        frozen=frozen_parameters(config),
+    )
+
+
+def frozen_parameters(config: ConfigDict) -> tuple[str, ...]:
+    """Patterns of the parameters that a config keeps as they start."""
+    vit = config.model.vit
+    absolute = () if vit.absolute_trainable else (ABSOLUTE_POSITION,)
+    relative = () if vit.relative_trainable else (RELATIVE_POSITION,)
+    return absolute + relative

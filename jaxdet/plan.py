@@ -6,25 +6,21 @@ another backend differs: plan on the kind of device that is to train.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from jaxdet import parallel
-from jaxdet.benchmark.complexity import forward_cost, total
-from jaxdet.benchmark.xla_cost import XlaCost, xla_cost
-from jaxdet.checkpoint import abstract
+from jaxdet.benchmark.step import (
+    COCO_CLASSES,
+    CompiledStep,
+    compile_step,
+    needed_flops,
+    resized_config,
+)
 from jaxdet.errors import UserError
-from jaxdet.experiment import Experiment, build_optimizer
-from jaxdet.models.build import Functional, build_detector, parameter_count
-from jaxdet.train import initial_state, make_train_step
-
-COCO_CLASSES = 80
+from jaxdet.experiment import Experiment
 
 PEAK_TFLOPS = {
     "NVIDIA A100": 312.0,
@@ -41,27 +37,6 @@ pages on TPU versions ("v5 lite" is v5e, "v5" is v5p, "v6 lite" is v6e)."""
 
 ASSUMED_DEVICE = "NVIDIA H100"
 ASSUMED_MEMORY_GB = 80.0
-
-
-class CompiledStep(NamedTuple):
-    """A compiled training step. All bytes are of one device.
-
-    Attributes:
-        parameters: how many numbers each part of the detector learns.
-        state_bytes: by kind.
-        batch_bytes: of one batch as the loader makes it.
-        total_bytes: most memory in use at once: what goes in, temporary memory, and what comes out
-            beside the state, whose memory is used again.
-        cost: see `xla_cost`.
-        compiled: the program itself.
-    """
-
-    parameters: dict[str, int]
-    state_bytes: dict[str, int]
-    batch_bytes: int
-    total_bytes: int
-    cost: XlaCost
-    compiled: jax.stages.Compiled
 
 
 class Device(NamedTuple):
@@ -83,8 +58,7 @@ class Plan(NamedTuple):
 
     Attributes:
         step: the config's own step, compiled for all devices.
-        step_flops: that the layers need for a step, forward and backward: without what
-            rematerialisation, losses, norms and data movement add.
+        step_flops: see `needed_flops`.
         fitted: total bytes of a device by images a device, of the compilations that `largest_batch`
             is a line through; `accumulate` is 1.
         largest_batch: images a device that fit by that line, with `accumulate` 1.
@@ -137,15 +111,7 @@ def make_plan(
         found = step if batch == own else compile_step(resized, num_classes, mesh)
         fitted[batch] = found.total_bytes
     device = describe_device(config.model.dtype, device_memory_gb, peak_tflops)
-    detector = config.model.detector
-    needed = forward_cost(
-        config,
-        num_classes,
-        proposals=detector.roi_batch,
-        masks=int(detector.roi_batch * detector.roi_positive),
-    )
-    # Two FLOPs a multiply-add; the backward pass has two products for each of the forward pass.
-    image_flops = 3 * 2 * total(needed.values()).multiply_adds
+    image_flops = needed_flops(config, num_classes)
     rate = None
     if device.peak_flops is not None:
         rate = utilisation * device.peak_flops * devices / image_flops
@@ -161,73 +127,6 @@ def make_plan(
         largest_batch=largest_batch(fitted, device.memory_bytes),
         utilisation=utilisation,
         images_per_second=rate,
-    )
-
-
-def resized_config(config: ConfigDict, batch_size: int) -> ConfigDict:
-    """The config with batches of another size, computed in one part."""
-    config = config.copy_and_resolve_references()
-    config.batch_size, config.accumulate = batch_size, 1
-    return config
-
-
-def compile_step(config: ConfigDict, num_classes: int, mesh: Mesh) -> CompiledStep:
-    """Compiles a config's training step for the devices of a mesh."""
-    functional = Functional(lambda rngs: build_detector(config, num_classes, rngs, mesh))
-    optimizer = build_optimizer(config, lambda step: config.optim.lr)
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    state = jax.eval_shape(lambda k: initial_state(functional, optimizer, k), key)
-    state = abstract(state, parallel.replicated(mesh))
-    batch = abstract(batch_shapes(config), parallel.split_batch(mesh))
-    step = make_train_step(
-        functional,
-        optimizer,
-        mesh,
-        accumulate=config.accumulate,
-        batch_statistics=config.batch_statistics,
-    )
-    compiled = step.lower(state, batch, key).compile()
-    memory = compiled.memory_analysis()
-    return CompiledStep(
-        parameters={name: parameter_count(part) for name, part in state["params"].items()},
-        state_bytes={
-            "parameters": bytes_per_device((state["params"], state["stats"])),
-            "optimizer state": bytes_per_device(state["opt_state"]),
-        },
-        batch_bytes=bytes_per_device(batch),
-        total_bytes=memory.argument_size_in_bytes
-        + memory.temp_size_in_bytes
-        + memory.output_size_in_bytes
-        - memory.alias_size_in_bytes,
-        cost=xla_cost(compiled, jax.make_jaxpr(step)(state, batch, key), mesh.size),
-        compiled=compiled,
-    )
-
-
-def batch_shapes(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
-    """The shapes of one training batch, as the loader makes it."""
-    n, side, slots, crop = (
-        config.batch_size,
-        config.canvas,
-        config.data.slots,
-        config.data.mask_size,
-    )
-    shapes = {
-        "image": ((n, side, side, 3), jnp.uint8),
-        "image_hw": ((n, 2), jnp.int32),
-        "boxes": ((n, slots, 4), jnp.float32),
-        "labels": ((n, slots), jnp.int32),
-        "masks": ((n, slots, crop, crop), jnp.uint8),
-        "valid": ((n, slots), jnp.bool_),
-    }
-    return {name: jax.ShapeDtypeStruct(*spec) for name, spec in shapes.items()}
-
-
-def bytes_per_device(tree: Any) -> int:
-    """Bytes that the arrays of a tree (or their shapes) take on one device of theirs."""
-    return sum(
-        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-        for leaf in jax.tree.leaves(tree)
     )
 
 

@@ -1,141 +1,52 @@
-"""One training step, and the loop around it."""
+"""The training loop: from the start or the last checkpoint to the last epoch."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import optax
-from jax.sharding import Mesh
+import numpy as np
 
 from jaxdet import parallel
 from jaxdet.checkpoint import Checkpoints, abstract
 from jaxdet.data.loader import train_batches
-from jaxdet.errors import UserError
-from jaxdet.evaluate import Evaluator, report, write_json
+from jaxdet.data.source import multiscale_of
+from jaxdet.errors import PreemptedError, UserError
+from jaxdet.evaluate import Evaluator, report, versions, write_json
 from jaxdet.experiment import Experiment, difference
-from jaxdet.initialise import load_weights
+from jaxdet.initialise import initialise
 from jaxdet.metric_writer import MetricWriter, Progress
-from jaxdet.models.batching import split_parts
-from jaxdet.models.build import Functional, Tree, batch_stats, parameter_count
-
-State = dict[str, Any]
-"""What a step changes: {"params", "stats", "opt_state", "step"}, nested plain dictionaries."""
+from jaxdet.models.build import parameter_count
+from jaxdet.official_weights import how_to_get
+from jaxdet.train_step import Metrics, State, abstract_state, initial_state, make_train_step
+from jaxdet.watch import Watch
 
 NEUTRAL_WORDS = tuple(
     f"config.{word}"
     for word in (
         "init",
+        "weights",
         "data.root",
         "data.train_annotations",
         "data.train_images",
         "data.val_annotations",
         "data.val_images",
         "data.threads",
-        "accumulate",
+        "data.workers",
         "eval_batch_size",
         "log_every_steps",
         "log_every_seconds",
+        "on_nonfinite",
+        "profile_steps",
+        "sharding",
     )
 )
 """Words a resumed run may change: where its files lie, and what its result does not depend on."""
-
-Metrics = dict[str, jax.Array]
-TrainStep = Callable[[State, dict[str, jax.Array], jax.Array], tuple[State, Metrics]]
-
-
-def initial_state(
-    functional: Functional, optimizer: optax.GradientTransformation, key: jax.Array
-) -> State:
-    """A fresh run's state with random parameters; call it under `jax.jit`."""
-    params, stats = functional.init(key)
-    return {
-        "params": params,
-        "stats": stats,
-        "opt_state": optimizer.init(params),
-        "step": jnp.int32(0),
-    }
-
-
-def gradient_function(
-    functional: Functional, *, accumulate: int = 1, batch_statistics: str = "batch"
-) -> Callable[[Tree, Tree, dict[str, jax.Array], jax.Array], tuple[Tree, Metrics, Tree]]:
-    """(params, batch statistics, batch, keys of its images) -> (gradients, metrics, statistics).
-
-    Args:
-        accumulate: the batch is computed in so many parts, one after the other, to need less
-            memory; loss and gradient are those of the whole batch.
-        batch_statistics: what batch norm takes its statistics of then. "batch": of the whole batch,
-            so that the number of parts changes nothing but rounding; what lies between two batch
-            norms is computed again for the gradient, and their inputs are kept for the whole batch.
-            "part": of each part alone, in less time and memory; the running statistics go from part
-            to part. A model without batch norm needs neither, and is exact in the second way.
-    """
-    has_statistics = bool(jax.tree.leaves(functional.abstract[1]))
-    inner = accumulate if has_statistics and batch_statistics == "batch" else 1
-    outer = accumulate // inner
-
-    def differentiate(params, stats, batch, keys):
-        def total_loss(params):
-            model = functional.bind(params, stats)
-            losses, counts = model.losses(batch, keys, parts=inner)
-            loss = sum(losses.values())
-            return loss, ({"loss": loss, **losses, **counts}, batch_stats(model))
-
-        gradients, (metrics, new_stats) = jax.grad(total_loss, has_aux=True)(params)
-        return gradients, metrics, new_stats
-
-    def differentiate_in_parts(params, stats, batch, keys):
-        def visit(carry, part):
-            total, stats = carry
-            gradients, metrics, stats = differentiate(params, stats, *part)
-            return (jax.tree.map(jnp.add, total, gradients), stats), metrics
-
-        start = (jax.tree.map(jnp.zeros_like, params), stats)
-        (total, stats), metrics = jax.lax.scan(visit, start, split_parts((batch, keys), outer))
-        gradients = jax.tree.map(lambda leaf: leaf / outer, total)
-        return gradients, jax.tree.map(lambda leaf: leaf.mean(0), metrics), stats
-
-    return differentiate if outer == 1 else differentiate_in_parts
-
-
-def make_train_step(
-    functional: Functional,
-    optimizer: optax.GradientTransformation,
-    mesh: Mesh,
-    *,
-    accumulate: int = 1,
-    batch_statistics: str = "batch",
-) -> TrainStep:
-    """The compiled step: (state, batch, run key) -> (new state, metrics).
-
-    The old state's memory is reused. All randomness derives from the run key and the step number.
-
-    Args:
-        accumulate, batch_statistics: see `gradient_function`.
-    """
-    differentiate = gradient_function(
-        functional, accumulate=accumulate, batch_statistics=batch_statistics
-    )
-
-    def step(state: State, batch: dict[str, jax.Array], key: jax.Array) -> tuple[State, Metrics]:
-        keys = jax.random.split(jax.random.fold_in(key, state["step"]), len(batch["image"]))
-        gradients, metrics, stats = differentiate(state["params"], state["stats"], batch, keys)
-        updates, opt_state = optimizer.update(gradients, state["opt_state"], state["params"])
-        new_state = {
-            "params": optax.apply_updates(state["params"], updates),
-            "stats": stats,
-            "opt_state": opt_state,
-            "step": state["step"] + 1,
-        }
-        return new_state, {**metrics, "grad_norm": optax.tree.norm(gradients)}
-
-    replicated = parallel.replicated(mesh)
-    return jax.jit(step, donate_argnums=0, out_shardings=(replicated, replicated))
 
 
 def train(experiment: Experiment) -> dict[str, Any]:
@@ -146,67 +57,93 @@ def train(experiment: Experiment) -> dict[str, Any]:
 
     Raises:
         UserError: the workdir holds a run of another config, the initial weights are missing or do
-            not fit, or the loss is no longer finite.
+            not fit, a checkpoint cannot be written, or the loss is no longer finite.
+        PreemptedError: the process was asked to stop by SIGTERM, and has saved its state.
     """
     config, workdir = experiment.config, experiment.workdir
     if config.initialisation != "random" and config.init is None:
         raise UserError(
-            f"this config fine-tunes {config.initialisation} weights and config.init is not set; "
-            "give --config.init=FILE, or --config.initialisation=random to train from scratch"
+            f"this config fine-tunes {config.initialisation} weights and config.init is not set: "
+            f"{how_to_get(config)}"
         )
     total_steps = experiment.total_steps
     eval_steps = _marks(experiment, config.eval_every)
     checkpoint_steps = _marks(experiment, config.checkpoint_every) | eval_steps
-    replicated = parallel.replicated(experiment.mesh)
-    run_key = jax.device_put(jax.random.key(config.seed), replicated)
+    run_key = jax.jit(
+        lambda: jax.random.key(config.seed), out_shardings=parallel.replicated(experiment.mesh)
+    )()
     train_step = make_train_step(
         experiment.functional,
         experiment.optimizer,
         experiment.mesh,
         accumulate=config.accumulate,
         batch_statistics=config.batch_statistics,
+        sharding=config.sharding,
     )
     evaluator = Evaluator(experiment)
-    with Checkpoints(experiment.checkpoint_folder) as checkpoints:
+    with ExitStack() as stack:
+        checkpoints = stack.enter_context(Checkpoints(experiment.checkpoint_folder))
+        preemption = stack.enter_context(parallel.Preemption())
         _claim_workdir(experiment, checkpoints)
-        state, start_step = _start(experiment, checkpoints, run_key)
-        _introduce(experiment, start_step)
+        state, start_step = _start(experiment, checkpoints)
+        writer = progress = None
+        if parallel.is_main():
+            _introduce(experiment, start_step)
+            writer = stack.enter_context(MetricWriter(workdir, start_step))
+            progress = stack.enter_context(
+                Progress(
+                    total_steps,
+                    start_step,
+                    images_per_step=config.batch_size,
+                    log_every_seconds=config.log_every_seconds,
+                )
+            )
+        watch = Watch(experiment, checkpoints, writer, progress)
+        profile = stack.enter_context(Profile(workdir / "profile", config.profile_steps))
+        batches = _training_batches(experiment, start_step, watch)
         evaluation = None
-        with (
-            MetricWriter(workdir, start_step) as writer,
-            Progress(
-                total_steps,
-                start_step,
-                images_per_step=config.batch_size,
-                log_every_seconds=config.log_every_seconds,
-            ) as progress,
-        ):
-            batches = _training_batches(experiment, start_step)
-            for step in range(start_step + 1, total_steps + 1):
-                batch = parallel.place_batch(next(batches), experiment.mesh)
-                state, scalars = train_step(state, batch, run_key)
-                is_logged = step % config.log_every_steps == 0 or step == total_steps
-                if is_logged or step in checkpoint_steps:
-                    scalars = jax.device_get(scalars)
-                    _check_finite(scalars, step, experiment, checkpoints)
-                if is_logged:
-                    rate = float(experiment.schedule(step - 1))
-                    epoch = step / experiment.steps_per_epoch
-                    writer.write(step, {**scalars, "learning_rate": rate, "epoch": epoch})
-                progress.update(step, _shown(scalars))
+        for step in range(start_step + 1, total_steps + 1):
+            image_ids, batch = next(batches)
+            profile.before(step)
+            state, metrics = train_step(state, batch, run_key)
+            watch.add(step, image_ids, metrics)
+            profile.after(step, metrics)
 
+            is_stopping = preemption.announced(step)
+            if step in checkpoint_steps or is_stopping:
+                watch.settle()
                 score = None
                 if step in eval_steps:
                     evaluation = evaluator(state["params"], state["stats"])
                     score = evaluation[0]["bbox"]["AP"]
-                    writer.write(step, _flat(evaluation[0]))
-                    progress.note(f"step {step}: {_summary(evaluation[0])}")
-                if step in checkpoint_steps:
-                    score = None if score is None or math.isnan(score) else score
-                    checkpoints.save(state, step, experiment.identity, score)
+                    score = None if math.isnan(score) else score
+                    if parallel.is_main():
+                        writer.write(step, _flat(evaluation[0]))
+                        progress.note(f"step {step}: {_summary(evaluation[0])}")
+                checkpoints.save(state, step, _record(experiment, step), score)
+            if is_stopping and step < total_steps:
+                raise PreemptedError(
+                    f"asked to stop; saved step {step} of {total_steps} in "
+                    f"{experiment.checkpoint_folder}, and the same command goes on from there"
+                )
         metrics, results = evaluation or evaluator(state["params"], state["stats"])
-    report(experiment, total_steps, metrics, results, experiment.plain_config)
+    if parallel.is_main():
+        report(experiment, total_steps, metrics, results, experiment.plain_config)
     return metrics
+
+
+def _record(experiment: Experiment, step: int) -> dict[str, Any]:
+    """What is stored beside the arrays of a checkpoint, as JSON values.
+
+    Randomness and data follow from the config's seed and the position; the schedule from the
+    config, the position and the number of images.
+    """
+    return {
+        **experiment.identity,
+        "train_images": experiment.trained_images,
+        "position": {"step": step, "images": step * experiment.config.batch_size},
+        "versions": versions(),
+    }
 
 
 def _claim_workdir(experiment: Experiment, checkpoints: Checkpoints) -> None:
@@ -214,14 +151,23 @@ def _claim_workdir(experiment: Experiment, checkpoints: Checkpoints) -> None:
     workdir = experiment.workdir
     if checkpoints.latest is not None:
         stored, given = checkpoints.meta(checkpoints.latest), experiment.identity
-        changed = difference(stored["config"], given["config"], ignored=NEUTRAL_WORDS)
-        changed = changed or difference(stored["categories"], given["categories"], "categories")
+        ignored = NEUTRAL_WORDS
+        if experiment.config.batch_statistics == "batch":
+            ignored += ("config.accumulate",)
+        changed = (
+            difference(stored["config"], given["config"], ignored=ignored)
+            or difference(stored["categories"], given["categories"], "categories")
+            or difference(
+                stored["train_images"], experiment.trained_images, "the number of training images"
+            )
+        )
         if changed:
             raise UserError(
                 f"{workdir} holds a run of another config ({changed}); "
                 "use another --workdir, or the config of that run"
             )
-    write_json(workdir / "config.json", experiment.plain_config, indent=2)
+    if parallel.is_main():
+        write_json(workdir / "config.json", experiment.plain_config, indent=2)
 
 
 def _marks(experiment: Experiment, every: float) -> set[int]:
@@ -232,23 +178,27 @@ def _marks(experiment: Experiment, every: float) -> set[int]:
     return {step for step in steps if step <= total} | {total}
 
 
-def _start(experiment: Experiment, checkpoints: Checkpoints, key: jax.Array) -> tuple[State, int]:
+def _start(experiment: Experiment, checkpoints: Checkpoints) -> tuple[State, int]:
     """The newest checkpoint's state, or a fresh one, and the number of steps it has seen."""
-
-    def init(key: jax.Array) -> State:
-        return initial_state(experiment.functional, experiment.optimizer, key)
-
-    replicated = parallel.replicated(experiment.mesh)
+    config, functional, optimizer = experiment.config, experiment.functional, experiment.optimizer
+    shapes = abstract_state(functional, optimizer)
+    placement = parallel.state_sharding(experiment.mesh, shapes, config.sharding)
     step = checkpoints.latest
     if step is None:
-        state = jax.jit(init, out_shardings=replicated)(key)
-        if experiment.config.init is not None:
-            pretrained = load_weights(Path(experiment.config.init), state["params"])
-            state["params"] = jax.device_put(pretrained, replicated)
+
+        def init() -> State:
+            return initial_state(functional, optimizer, jax.random.key(config.seed))
+
+        state = jax.jit(init, out_shardings=placement)()
+        if config.init is not None:
+            params, stats, origin = initialise(config, state["params"], state["stats"])
+            state["params"] = jax.device_put(params, placement["params"])
+            state["stats"] = jax.device_put(stats, placement["stats"])
+            if parallel.is_main():
+                write_json(experiment.workdir / "init.json", origin, indent=2)
         return state, 0
-    target = abstract(jax.eval_shape(init, key), replicated)
-    restored = checkpoints.restore(step, target)
-    return {**restored, "step": jax.device_put(jnp.int32(step), replicated)}, step
+    restored = checkpoints.restore(step, abstract(shapes, placement))
+    return {**restored, "step": jax.device_put(np.int32(step), placement["step"])}, step
 
 
 def _introduce(experiment: Experiment, start_step: int) -> None:
@@ -266,9 +216,15 @@ def _introduce(experiment: Experiment, start_step: int) -> None:
     print("compiling the training step ...", flush=True)
 
 
-def _training_batches(experiment: Experiment, start_step: int):
+def _training_batches(
+    experiment: Experiment, start_step: int, watch: Watch
+) -> Iterator[tuple[np.ndarray, dict[str, jax.Array]]]:
+    """Ids of this process's images, and batches on the devices.
+
+    One ahead: a batch is sent while the step before it runs.
+    """
     config = experiment.config
-    return train_batches(
+    batches = train_batches(
         experiment.train_set,
         batch_size=config.batch_size,
         canvas=config.canvas,
@@ -276,34 +232,56 @@ def _training_batches(experiment: Experiment, start_step: int):
         mask_size=config.data.mask_size,
         scale_range=tuple(config.data.scale_range),
         flip=config.data.flip,
+        multiscale=multiscale_of(config.data),
         seed=config.seed,
         start_step=start_step,
         threads=config.data.threads,
+        workers=config.data.workers,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
+    ahead = None
+    while True:
+        started = time.monotonic()
+        host = next(batches)
+        watch.waited(time.monotonic() - started)
+        image_ids = host.pop("image_id")
+        following = image_ids, parallel.place_batch(host, experiment.mesh)
+        if ahead is not None:
+            yield ahead
+        ahead = following
 
 
-def _check_finite(
-    scalars: Metrics, step: int, experiment: Experiment, checkpoints: Checkpoints
-) -> None:
-    broken = [name for name, value in scalars.items() if not math.isfinite(float(value))]
-    if broken:
-        last = checkpoints.latest
-        kept = f"the last checkpoint is of step {last}" if last else "no checkpoint was saved yet"
-        raise UserError(
-            f"training diverged: {', '.join(broken)} not finite at step {step}; lower "
-            f"config.optim.lr and use a new --workdir ({kept}, in {experiment.checkpoint_folder})"
-        )
+class Profile(AbstractContextManager):
+    """Records what the devices do in some steps, for TensorBoard or xprof.
 
+    Args:
+        folder: where the trace goes.
+        steps: the first and the last step recorded; empty for none.
+    """
 
-def _shown(scalars: Metrics) -> Metrics:
-    """The scalars worth a place in the progress line, under short names."""
-    return {
-        name.removeprefix("loss_"): value
-        for name, value in scalars.items()
-        if name.startswith("loss")
-    }
+    def __init__(self, folder: Path, steps: Sequence[int]):
+        self._folder = folder
+        self._first, self._last = steps or (None, None)
+        self._is_recording = False
+
+    def before(self, step: int) -> None:
+        if step == self._first:
+            jax.profiler.start_trace(self._folder)
+            self._is_recording = True
+
+    def after(self, step: int, metrics: Metrics) -> None:
+        if self._is_recording and step == self._last:
+            jax.block_until_ready(metrics)
+            self._stop()
+
+    def _stop(self) -> None:
+        jax.profiler.stop_trace()
+        self._is_recording = False
+
+    def __exit__(self, *_: object) -> None:
+        if self._is_recording:
+            self._stop()
 
 
 def _flat(metrics: dict[str, Any]) -> dict[str, float]:

@@ -35,17 +35,27 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session")
-def reference() -> Callable[[str], dict[str, np.ndarray]]:
-    """Loads stored reference arrays by file name: the committed copy, else the full one."""
+def reference_file() -> Callable[[str], Path]:
+    """The path of a stored reference by its name: the committed copy, else the full one."""
 
-    def load(name: str) -> dict[str, np.ndarray]:
+    def find(name: str) -> Path:
         path = COMMITTED_REFERENCE / name
         if not path.is_file():
             folder = shared_folder()
             if folder is None:
                 pytest.skip(f"{name} is not among the committed references; set JAXDET_SHARED")
             path = folder / "reference" / name
-        with np.load(path, allow_pickle=False) as arrays:
+        return path
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def reference(reference_file) -> Callable[[str], dict[str, np.ndarray]]:
+    """Loads stored reference arrays by file name."""
+
+    def load(name: str) -> dict[str, np.ndarray]:
+        with np.load(reference_file(name), allow_pickle=False) as arrays:
             return dict(arrays)
 
     return load

@@ -15,6 +15,7 @@ from jaxdet.errors import UserError
 from jaxdet.main import load_config
 from jaxdet.models.build import Functional, build_detector
 from jaxdet.models.mask_rcnn import Settings
+from jaxdet.official_weights import how_to_get
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
@@ -165,6 +166,9 @@ WRONG = [
     ("model.vit.relative_position", "sinusoidal"),
     ("model.vit.attention", "flash"),
     ("model.vit.remat", "all"),
+    ("model.vit.relative_start", "random"),
+    ("model.vit.absolute_position", "learned"),
+    ("model.vit.activation", "relu"),
     ("model.pyramid.kind", "bifpn"),
     ("model.heads.norm", "group"),
     ("optim.schedule", "linear"),
@@ -284,3 +288,76 @@ def test_an_unknown_word_is_told_with_a_hint(config, word, hint):
 @pytest.mark.parametrize("word", ["seed", "init", "model", "model.vit.width", "data.shapes"])
 def test_a_known_word_is_not_unknown(config, word):
     assert unknown_word(config, word) is None
+
+
+POSITION = {
+    "random": ("random", "zero"),
+    "supervised": ("pretrained", "zero"),
+    "mocov3": ("pretrained", "zero"),
+    "beit": ("random", "pretrained"),
+    "mae": ("pretrained", "zero"),
+}
+"""Where arXiv 2111.11429 starts the absolute embedding and the relative biases."""
+
+
+@pytest.mark.parametrize("initialisation", POSITION)
+@pytest.mark.parametrize("size", SIZES)
+def test_position_starts_as_the_paper_has_it(size, initialisation):
+    config = load_config(CONFIGS / f"vit{size}_{initialisation}.py")
+    vit, detector = config.model.vit, config.model.detector
+    assert (vit.absolute_position, vit.relative_start) == POSITION[initialisation]
+    assert vit.absolute_trainable
+    assert vit.relative_trainable
+    half = initialisation == "beit"
+    assert detector.pixel_mean == ((127.5,) * 3 if half else (123.675, 116.28, 103.53))
+
+
+@pytest.mark.parametrize("word", ["absolute_position", "relative_start"])
+def test_a_random_start_has_nothing_pretrained(word):
+    config = benchmark("b", "random", lr=1e-4, weight_decay=0.1, drop_path=0.1, epochs=10.0)
+    check(config)
+    config.model.vit[word] = "pretrained"
+    with pytest.raises(UserError, match=rf"config\.model\.vit\.{word}='pretrained' cannot be"):
+        check(config)
+
+
+PUBLISHED = {
+    "vitb_supervised": "deit_base_patch16_224-b5f2ef4d.pth",
+    "vitl_supervised": None,
+    "vitb_mocov3": "vit-b-300ep.pth.tar",
+    "vitl_mocov3": None,
+    "vitb_beit": "beit_base_patch16_224_pt22k.pth",
+    "vitl_beit": "beit_large_patch16_224_pt22k.pth",
+    "vitb_mae": "mae_pretrain_vit_base.pth",
+    "vitl_mae": "mae_pretrain_vit_large.pth",
+    "vitdet_b_mae": "mae_pretrain_vit_base.pth",
+    "vitdet_l_mae": "mae_pretrain_vit_large.pth",
+    "vitdet_h_mae": "mae_pretrain_vit_huge.pth",
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_config_says_where_its_weights_come_from(name):
+    path = CONFIGS / f"{name}.py"
+    config = load_config(path)
+    assert config.weights.file == PUBLISHED[name]
+    sentence, docstring = how_to_get(config), path.read_text().split('"""')[1]
+    for text in (sentence, docstring):
+        assert "python -m checkpoints_convert" in text
+        assert config.weights.file is not None or "never published" in " ".join(text.split())
+    if config.weights.file is not None:
+        assert config.weights.file in docstring
+        assert config.weights.source in sentence
+        assert config.weights.source.split(",")[0].endswith(config.weights.file)
+        options = config.weights.options or ""
+        assert f"checkpoints_convert {options}".strip() in docstring
+
+
+def test_a_missing_file_of_weights_is_explained(config):
+    config.init = "/nowhere/mae.npz"
+    with pytest.raises(UserError) as raised:
+        check(config)
+    message = str(raised.value)
+    assert message.startswith("config.init='/nowhere/mae.npz' is not a file; download mae_pretrain")
+    assert "python -m checkpoints_convert mae_pretrain_vit_base.pth" in message
+    assert "1600 epochs" in message

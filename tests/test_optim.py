@@ -13,7 +13,14 @@ from flax import nnx
 
 from jaxdet.config import benchmark
 from jaxdet.models.build import Functional, build_detector
-from jaxdet.optim import adamw, decay_mask, lr_schedule, path_name
+from jaxdet.optim import (
+    adamw,
+    decay_mask,
+    frozen_parameters,
+    lr_schedule,
+    path_name,
+    step_multipliers,
+)
 
 NO_DECAY = ("norm", "pos_embed", "rel_pos")
 
@@ -192,3 +199,47 @@ def test_layer_decay_scales_each_parameter_s_whole_step():
         },
         "pyramid": {"kernel": 1.0},
     }
+
+
+def test_frozen_parameters_get_no_update_at_all():
+    params = {"backbone": {"pos_embed": jnp.ones(3), "pos_embed_kernel": jnp.ones(3)}}
+    optimizer = adamw(
+        lambda step: 0.1,
+        weight_decay=0.5,
+        betas=(0.9, 0.999),
+        no_decay=(),
+        frozen=(r"backbone\.pos_embed$",),
+    )
+    state, moved = optimizer.init(params), params
+    for _ in range(3):
+        updates, state = optimizer.update(jax.tree.map(jnp.ones_like, params), state, moved)
+        moved = optax.apply_updates(moved, updates)
+    np.testing.assert_array_equal(moved["backbone"]["pos_embed"], np.ones(3))
+    assert (moved["backbone"]["pos_embed_kernel"] < 0.9).all()
+
+
+@pytest.mark.parametrize("kind", ["shared", "decomposed"])
+def test_the_config_s_words_freeze_position_information_alone(kind):
+    config = benchmark("b", "mae", lr=1e-4, weight_decay=0.1, drop_path=0.1, epochs=1.0)
+    config.model.vit.relative_position = kind
+    functional = Functional(lambda rngs: build_detector(config, 4, rngs))
+    params = jax.eval_shape(functional.init, jax.random.key(0))[0]
+
+    def frozen():
+        tree = step_multipliers(params, 1.0, 12, frozen_parameters(config))
+        leaves = jax.tree_util.tree_leaves_with_path(tree)
+        return {path_name(path) for path, factor in leaves if factor == 0.0}
+
+    assert frozen() == set()
+    config.model.vit.absolute_trainable = False
+    assert frozen() == {"backbone.pos_embed"}
+    config.model.vit.update(absolute_trainable=True, relative_trainable=False)
+    if kind == "shared":
+        expected = {"backbone.rel_pos_window.table", "backbone.rel_pos_global.table"}
+    else:
+        expected = {
+            f"backbone.blocks.{i}.attn.rel_pos.{axis}"
+            for i in range(12)
+            for axis in ("height", "width")
+        }
+    assert frozen() == expected

@@ -6,23 +6,32 @@ import json
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType
 from PIL import Image
 
+from checkpoints_convert.cli import main as convert_main
+from jaxdet import parallel
 from jaxdet.checkpoint import Checkpoints
 from jaxdet.config import benchmark, check
 from jaxdet.data.dataset import Category
+from jaxdet.data.loader import train_batches
 from jaxdet.data.shapes import ShapesDataset
 from jaxdet.errors import UserError
 from jaxdet.evaluate import evaluate
 from jaxdet.experiment import Experiment, difference
+from jaxdet.initialise import initialise
 from jaxdet.train import train
+from jaxdet.train_step import make_train_step
 
 
-def small_config():
+def small_config(initialisation="random"):
     """A detector small enough to compile in seconds; 8 images a step, one for each test device."""
-    config = benchmark("tiny", "random", lr=1e-3, weight_decay=0.05, drop_path=0.1, epochs=2.0)
+    config = benchmark(
+        "tiny", initialisation, lr=1e-3, weight_decay=0.05, drop_path=0.1, epochs=2.0
+    )
     config.canvas = 64
     config.batch_size = config.eval_batch_size = 8
     config.eval_every = config.checkpoint_every = 1.0
@@ -199,11 +208,130 @@ def test_a_divergence_stops_the_run_and_names_the_step(tmp_path):
 
 
 def test_a_pre_trained_config_does_not_start_from_random_weights(tmp_path):
-    config = small_config()
-    config.initialisation = "mae"
-    with pytest.raises(UserError, match=r"fine-tunes mae weights and config\.init is not set"):
+    config = small_config("mae")
+    with pytest.raises(UserError, match=r"config\.init is not set: no published file .* convert"):
         train(Experiment(config, tmp_path / "work"))
     assert not (tmp_path / "work").exists()
+
+
+OFFICIAL = {
+    "random": None,
+    "supervised": "deit_tiny.pth",
+    "mocov3": "mocov3_tiny.pth",
+    "beit": "beit_pretrained_tiny.pth",
+    "mae": "mae_tiny.pth",
+}
+"""Tiny checkpoints of the five initialisations, of the size of `small_config`."""
+
+QUICK_COMPILER = {
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+}
+
+
+def ten_step_config(initialisation):
+    config = small_config(initialisation)
+    config.epochs = 5.0
+    config.batch_size = 2
+    if initialisation == "beit":
+        config.model.vit.update(qkv_bias="qv", layer_scale=0.1)
+    else:
+        config.model.vit.absolute_trainable = False
+    return config
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """Makes (init, training step) of a config, compiled once for all of one structure."""
+    known = {}
+
+    def get(experiment):
+        structure = experiment.config.model.vit.qkv_bias
+        if structure not in known:
+            key = jax.random.key(0)
+            init = jax.jit(experiment.functional.init).lower(key)
+            init = init.compile(compiler_options=QUICK_COMPILER)
+            step = make_train_step(experiment.functional, experiment.optimizer, experiment.mesh)
+            params, stats = experiment.functional.abstract
+            state = {
+                "params": params,
+                "stats": stats,
+                "opt_state": jax.eval_shape(experiment.optimizer.init, params),
+                "step": jax.ShapeDtypeStruct((), jnp.int32),
+            }
+            batch = parallel.place_batch(next(batches(experiment)), experiment.mesh)
+            lowered = step.lower(state, batch, key)
+            known[structure] = init, lowered.compile(compiler_options=QUICK_COMPILER)
+        return known[structure]
+
+    return get
+
+
+def batches(experiment):
+    config = experiment.config
+    return train_batches(
+        experiment.train_set,
+        batch_size=config.batch_size,
+        canvas=config.canvas,
+        slots=config.data.slots,
+        mask_size=config.data.mask_size,
+        scale_range=tuple(config.data.scale_range),
+        flip=config.data.flip,
+        seed=config.seed,
+        start_step=0,
+        threads=1,
+        process_index=0,
+        process_count=1,
+    )
+
+
+@pytest.mark.parametrize("initialisation", OFFICIAL)
+def test_every_initialisation_trains_ten_steps(initialisation, compiled, reference_file, tmp_path):
+    config, name = ten_step_config(initialisation), OFFICIAL[initialisation]
+    if name is not None:
+        pytest.importorskip("torch")
+        config.init = str(tmp_path / "init.npz")
+        arguments = [str(reference_file(name)), config.init, "--window=2", "--global-grid=4"]
+        assert convert_main(arguments) == 0
+    check(config)
+    experiment = Experiment(config, tmp_path / "work")
+    experiment.mesh = jax.make_mesh(
+        (1,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:1]
+    )
+    init, step = compiled(experiment)
+    params, stats = init(jax.random.key(0))
+    if name is not None:
+        params, stats, origin = initialise(config, params, stats)
+        assert origin["source"]["file"] == name
+        with np.load(config.init) as converted:
+            kernel = converted["backbone.blocks.2.attn.qkv.kernel"]
+        np.testing.assert_array_equal(
+            params["backbone"]["blocks"][2]["attn"]["qkv"]["kernel"], kernel
+        )
+    start = jax.device_get(params)["backbone"]
+    state = {
+        "params": params,
+        "stats": stats,
+        "opt_state": experiment.optimizer.init(params),
+        "step": jnp.int32(0),
+    }
+    # One batch again and again, whose loss must fall: ten steps are too few to see it on others.
+    batch = parallel.place_batch(next(batches(experiment)), experiment.mesh)
+    losses = []
+    for _ in range(10):
+        state, metrics = step(state, batch, jax.random.key(0))
+        losses.append(float(metrics["loss"]))
+    assert np.isfinite(losses).all()
+    assert np.mean(losses[-3:]) < np.mean(losses[:3])
+    end = jax.device_get(state["params"])["backbone"]
+    still = {
+        jax.tree_util.keystr(path)
+        for path, same in jax.tree_util.tree_leaves_with_path(
+            jax.tree.map(np.array_equal, start, end)
+        )
+        if same
+    }
+    assert still == (set() if config.model.vit.absolute_trainable else {"['pos_embed']"})
 
 
 @pytest.fixture

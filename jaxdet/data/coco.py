@@ -17,19 +17,23 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 from pycocotools import mask as coco_mask
 
 from jaxdet.data.dataset import RLE, Category, Example, Polygons
+from jaxdet.data.picture import LARGEST_IMAGE, EncodedPicture
 from jaxdet.data.rle import compressed_rle
 from jaxdet.errors import UserError
 
-LARGEST_IMAGE = 80_000_000
-"""Pixels beyond which an image is refused: decoding it could exhaust the memory."""
-
 LARGEST_COORDINATE = 1e6
 
-IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+
+Refuse = Callable[[str], None]
+"""What is done about something that makes a set unusable, said in one sentence."""
+
+
+def stop(problem: str) -> None:
+    """Refuses at once: raises UserError."""
+    raise UserError(problem)
 
 
 def find_coco(
@@ -42,7 +46,9 @@ def find_coco(
 
     Looked for, in this order: `root`/instances.json with `root`/images, then
     `root`/annotations/instances_`split`*.json with the folder `root`/`split`* of the same ending
-    (instances_train2017.json with train2017), as the COCO downloads unpack.
+    (instances_train2017.json with train2017), as the COCO downloads unpack; then
+    `root`/annotations/lvis_v1_`split`.json or `root`/lvis_v1_`split`.json, whose images lie in the
+    folders of COCO beside it.
 
     Args:
         root: the data set's folder; None where file and folder are given.
@@ -79,6 +85,9 @@ def find_coco(
     if pairs:
         names = " and ".join(str(file) for file, _ in pairs)
         raise UserError(f"{root} holds several {split} sets: {names}; name file and folder of one")
+    for lvis in (root / "annotations" / f"lvis_v1_{split}.json", root / f"lvis_v1_{split}.json"):
+        if os.path.isfile(lvis):
+            return lvis, root
     raise UserError(
         f"{root} holds no {split} set: looked for {flat[0]} with {flat[1]}, and for "
         f"{root / 'annotations' / f'instances_{split}*.json'} with {root / f'{split}*'} of the "
@@ -127,6 +136,12 @@ class CocoDataset:
     Args:
         annotations: the JSON file.
         images: folder that the file names in it are relative to; None to use the annotations only.
+        refuse: told of everything that makes the set unusable; by default the first is raised.
+            Where it returns, the entry concerned is left out.
+
+    Attributes:
+        unusable: positions of images whose file is missing or outside the folder; empty unless
+            `refuse` returns.
 
     Raises:
         UserError: the file or folder is missing, the file is not a COCO instances file, ids are
@@ -138,26 +153,34 @@ class CocoDataset:
     image_ids: tuple[int, ...]
     report: Report
 
-    def __init__(self, annotations: str | Path, images: str | Path | None):
+    def __init__(self, annotations: str | Path, images: str | Path | None, refuse: Refuse = stop):
         annotations = Path(annotations)
-        document = _Document.read(annotations)
+        document = _Document.read(annotations, refuse)
         self._annotations_path = annotations
         self._images_path = Path(images) if images is not None else None
-        self._file_names = [image["file_name"] for image in document.images]
+        self._file_names = [_file_name(image) for image in document.images]
         self._sizes = np.array([(i["height"], i["width"]) for i in document.images], np.int32)
         self.categories = document.categories
         self.image_ids = tuple(image["id"] for image in document.images)
+        self._ground_truth: dict[str, Any] | None = None
+        self.unusable: set[int] = set()
         if self._images_path is not None:
-            _check_files(self._images_path, self._file_names, annotations)
-        self._index_objects(document)
+            self.unusable = _unusable_files(
+                self._images_path, self._file_names, annotations, refuse
+            )
+        self._index_objects(document, refuse)
 
-    def _index_objects(self, document: _Document) -> None:
+    def __getstate__(self) -> dict[str, Any]:
+        # Worker processes make batches; they need no ground truth.
+        return self.__dict__ | {"_ground_truth": None}
+
+    def _index_objects(self, document: _Document, refuse: Refuse) -> None:
         """Stores all objects in a few flat arrays: lists of lists would take gigabytes."""
         report = Report(images=len(document.images))
         images, labels, boxes = array("q"), array("i"), array("f")
         coordinates, polygon_ends, object_ends = array("f"), array("q"), array("q")
         self._rles: dict[int, RLE] = {}
-        for annotation in document.iterate(report.skip):
+        for annotation in document.iterate(report.skip, refuse):
             x, y, width, height = annotation.box
             if annotation.is_crowd:
                 report.crowds += 1
@@ -198,14 +221,26 @@ class CocoDataset:
                 f"{self._annotations_path} was opened without an image folder; name the folder"
             )
         objects = self._objects(index)
-        path = self._images_path / self._file_names[index]
+        path, hw = self.file(index)
         return Example(
-            image=_read_image(path, tuple(self._sizes[index].tolist()), self._annotations_path),
+            picture=EncodedPicture(hw, path, str(path), str(self._annotations_path)),
             image_id=self.image_ids[index],
             boxes=self._boxes[objects],
             labels=self._labels[objects],
             masks=[self._mask(number) for number in objects.tolist()],
         )
+
+    def file_name(self, index: int) -> str:
+        """An image's name in the annotations, relative to the image folder."""
+        return self._file_names[index]
+
+    def file(self, index: int) -> tuple[Path, tuple[int, int]]:
+        """An image's path, and the height and width that the annotations list."""
+        return self._images_path / self._file_names[index], tuple(self._sizes[index].tolist())
+
+    def annotations(self) -> Iterator[Annotation]:
+        """All annotations of listed images with a finite box, read anew from the file."""
+        return _Document.read(self._annotations_path).iterate()
 
     def has_objects(self, index: int) -> bool:
         """Whether the image has an object with a usable segmentation that is not a crowd."""
@@ -224,13 +259,18 @@ class CocoDataset:
         ]
 
     def ground_truth(self) -> dict[str, Any]:
-        """The annotation file's content as pycocotools takes it, read anew.
+        """The annotation file's content as pycocotools takes it; read at the first call and kept.
 
         Annotations keep their fields. Where a custom set lacks id, area or iscrowd they are filled
         in; an id of 0, which pycocotools takes for "not matched", is replaced. Annotations of
         images that are not listed or with a box that is not four finite numbers are left out, and
         a segmentation without any usable part is removed from its annotation.
         """
+        if self._ground_truth is None:
+            self._ground_truth = self._read_ground_truth()
+        return self._ground_truth
+
+    def _read_ground_truth(self) -> dict[str, Any]:
         document = _Document.read(self._annotations_path)
         sound = list(document.iterate())
         next_id = 1 + max((annotation.raw.get("id") or 0 for annotation in sound), default=0)
@@ -251,20 +291,24 @@ class CocoDataset:
 
     def summary(self) -> str:
         """One line for the log: what there is, and what was skipped."""
+        return f"{self._annotations_path}: {self.findings()}"
+
+    def findings(self) -> str:
+        """The summary without the file's name."""
         report = self.report
         skipped = ", ".join(
             f"{found.count} with {flaw} (first: {found.example})"
             for flaw, found in report.skipped.items()
         )
         return (
-            f"{self._annotations_path}: {report.images} images, {report.images_with_objects} of "
+            f"{report.images} images, {report.images_with_objects} of "
             f"them with objects; {report.objects} objects of {len(self.categories)} classes, "
             f"at most {report.most_objects} in an image, {report.crowds} crowd regions; "
             f"skipped: {skipped or 'nothing'}"
         )
 
 
-class _Annotation(NamedTuple):
+class Annotation(NamedTuple):
     """One annotation of a listed image with a finite box.
 
     `image` and `label` are positions, `box` is (x, y, width, height) and `segmentation` holds what
@@ -294,7 +338,7 @@ class _Document:
     categories: tuple[Category, ...]
 
     @classmethod
-    def read(cls, path: Path) -> _Document:
+    def read(cls, path: Path, refuse: Refuse = stop) -> _Document:
         try:
             raw = json.loads(path.read_bytes())
         except FileNotFoundError as error:
@@ -314,75 +358,65 @@ class _Document:
                     f"{path} is not a COCO instances file: it has no list {key!r}; name the file "
                     "with images, annotations and categories"
                 )
-        return cls(path, raw, cls._images(path, raw["images"]), cls._categories(path, raw))
+        images = cls._images(path, raw["images"], refuse)
+        return cls(path, raw, images, cls._categories(path, raw["categories"], refuse))
 
     @staticmethod
-    def _images(path: Path, images: list[Any]) -> list[dict[str, Any]]:
-        if not images:
-            raise UserError(f"{path} lists no images; name an annotation file with images")
+    def _images(path: Path, images: list[Any], refuse: Refuse) -> list[dict[str, Any]]:
+        sound, ids = [], set()
         for position, image in enumerate(images):
-            name = f"{path}: images[{position}]"
-            _require_object(image, name)
-            _require_id(image, "id", name)
-            file_name = image.get("file_name")
-            if not _is_file_name(file_name):
-                raise UserError(f"{name} has file_name {file_name!r}; give the name of its file")
-            sides = image.get("height"), image.get("width")
-            if not all(_is_integer(side) and side > 0 for side in sides):
-                raise UserError(
-                    f"{name} ({file_name}) has height {sides[0]!r} and width {sides[1]!r}; "
-                    "give both as whole numbers of pixels"
-                )
-            if sides[0] * sides[1] > LARGEST_IMAGE:
-                raise UserError(
-                    f"{name} ({file_name}) has {sides[0]} x {sides[1]} pixels, more than the "
-                    f"{LARGEST_IMAGE} that are read; scale or tile it"
-                )
-        _require_unique(path, "images", "id", [image["id"] for image in images])
-        return images
+            problem = _image_problem(image)
+            if problem is None and image["id"] in ids:
+                problem = f"has id {image['id']} a second time; make ids unique"
+            if problem is None:
+                sound.append(image)
+                ids.add(image["id"])
+            else:
+                refuse(f"{path}: images[{position}] {problem}")
+        if not images:
+            refuse(f"{path} lists no images; name an annotation file with images")
+        return sound
 
     @staticmethod
-    def _categories(path: Path, raw: dict[str, Any]) -> tuple[Category, ...]:
-        if not raw["categories"]:
-            raise UserError(f"{path} lists no categories; add those its annotations name")
-        for position, category in enumerate(raw["categories"]):
-            name = f"{path}: categories[{position}]"
-            _require_object(category, name)
-            _require_id(category, "id", name)
-            if not isinstance(category.get("name"), str):
-                raise UserError(f"{name} has name {category.get('name')!r}; give a text")
-        _require_unique(path, "categories", "id", [c["id"] for c in raw["categories"]])
-        _require_unique(path, "categories", "name", [c["name"] for c in raw["categories"]])
-        return tuple(sorted(Category(c["id"], c["name"]) for c in raw["categories"]))
+    def _categories(path: Path, categories: list[Any], refuse: Refuse) -> tuple[Category, ...]:
+        sound, used = [], set()
+        for position, category in enumerate(categories):
+            problem = _category_problem(category)
+            if problem is None and not used.isdisjoint((category["id"], category["name"])):
+                which = "id" if category["id"] in used else "name"
+                problem = f"has {which} {category[which]} a second time; make {which}s unique"
+            if problem is None:
+                sound.append(Category(category["id"], category["name"]))
+                used |= {category["id"], category["name"]}
+            else:
+                refuse(f"{path}: categories[{position}] {problem}")
+        if not categories:
+            refuse(f"{path} lists no categories; add those its annotations name")
+        return tuple(sorted(sound))
 
-    def iterate(self, skip: Callable[[str, str], None] = _ignore) -> Iterator[_Annotation]:
+    def iterate(
+        self, skip: Callable[[str, str], None] = _ignore, refuse: Refuse = stop
+    ) -> Iterator[Annotation]:
         """Checks and gives one annotation after the other.
 
         Args:
             skip: told each flaw by its kind and the annotation that has it.
+            refuse: told of each annotation that makes the file unusable.
         """
         image_positions = {image["id"]: position for position, image in enumerate(self.images)}
         labels = {category.id: label for label, category in enumerate(self.categories)}
         used_ids = set()
         for position, raw in enumerate(self.raw["annotations"]):
+            problem = _annotation_problem(raw, labels)
+            if problem is None and raw.get("id") in used_ids:
+                problem = f"has id {raw['id']} a second time; make ids unique"
+            if problem is not None:
+                refuse(f"{self.path}: annotations[{position}] {problem}")
+                continue
             name = f"annotations[{position}]"
-            place = f"{self.path}: {name}"
-            _require_object(raw, place)
             if raw.get("id") is not None:
-                _require_id(raw, "id", place)
                 name = f"annotation {raw['id']}"
-                if raw["id"] in used_ids:
-                    raise UserError(f"{place} has id {raw['id']} a second time; make ids unique")
                 used_ids.add(raw["id"])
-            _require_id(raw, "image_id", place)
-            _require_id(raw, "category_id", place)
-            if raw["category_id"] not in labels:
-                raise UserError(
-                    f"{place} has category_id {raw['category_id']}, which is not listed; add the "
-                    "category or remove the annotation"
-                )
-            if raw.get("iscrowd", 0) not in (0, 1):
-                raise UserError(f"{place} has iscrowd {raw['iscrowd']!r}; make it 0 or 1")
             image = image_positions.get(raw["image_id"])
             if image is None:
                 skip("an image that is not listed", name)
@@ -392,7 +426,7 @@ class _Document:
                 skip("a box that is not four finite numbers", name)
                 continue
             size = self.images[image]["height"], self.images[image]["width"]
-            yield _Annotation(
+            yield Annotation(
                 raw=raw,
                 name=name,
                 image=image,
@@ -403,25 +437,76 @@ class _Document:
             )
 
 
-def _require_object(value: Any, place: str) -> None:
-    if not isinstance(value, dict):
-        raise UserError(f"{place} is not a JSON object; export the annotations again as COCO")
+NOT_AN_OBJECT = "is not a JSON object; export the annotations again as COCO"
 
 
-def _require_id(values: dict[str, Any], key: str, place: str) -> None:
-    value = values.get(key)
-    if not _is_integer(value) or abs(value) >= 2**63:
-        raise UserError(f"{place} has {key} {value!r}; make it a whole number")
+def _image_problem(image: Any) -> str | None:
+    """What is wrong with an entry of "images" and the mend; None if nothing."""
+    if not isinstance(image, dict):
+        return NOT_AN_OBJECT
+    file_name = _file_name(image)
+    sides = image.get("height"), image.get("width")
+    if not _is_id(image.get("id")):
+        return _id_problem(image, "id")
+    if not _is_file_name(file_name):
+        return f"has file_name {file_name!r}; give the name of its file"
+    if not all(_is_integer(side) and side > 0 for side in sides):
+        return (
+            f"({file_name}) has height {sides[0]!r} and width {sides[1]!r}; "
+            "give both as whole numbers of pixels"
+        )
+    if sides[0] * sides[1] > LARGEST_IMAGE:
+        return (
+            f"({file_name}) has {sides[0]} x {sides[1]} pixels, more than the {LARGEST_IMAGE} "
+            "that are read; scale or tile it"
+        )
+    return None
 
 
-def _require_unique(path: Path, key: str, field_name: str, values: list[Any]) -> None:
-    seen = set()
-    for value in values:
-        if value in seen:
-            raise UserError(
-                f"{path}: two {key} have {field_name} {value}; make {field_name}s unique"
-            )
-        seen.add(value)
+def _category_problem(category: Any) -> str | None:
+    """What is wrong with an entry of "categories" and the mend; None if nothing."""
+    if not isinstance(category, dict):
+        return NOT_AN_OBJECT
+    if not _is_id(category.get("id")):
+        return _id_problem(category, "id")
+    if not isinstance(category.get("name"), str):
+        return f"has name {category.get('name')!r}; give a text"
+    return None
+
+
+def _annotation_problem(annotation: Any, labels: dict[int, int]) -> str | None:
+    """What of an annotation makes the file unusable and the mend; None if nothing."""
+    if not isinstance(annotation, dict):
+        return NOT_AN_OBJECT
+    if annotation.get("id") is not None and not _is_id(annotation["id"]):
+        return _id_problem(annotation, "id")
+    for key in ("image_id", "category_id"):
+        if not _is_id(annotation.get(key)):
+            return _id_problem(annotation, key)
+    if annotation["category_id"] not in labels:
+        return (
+            f"has category_id {annotation['category_id']}, which is not listed; add the category "
+            "or remove the annotation"
+        )
+    if annotation.get("iscrowd", 0) not in (0, 1):
+        return f"has iscrowd {annotation['iscrowd']!r}; make it 0 or 1"
+    return None
+
+
+def _is_id(value: Any) -> bool:
+    return _is_integer(value) and abs(value) < 2**63
+
+
+def _id_problem(entry: dict[str, Any], key: str) -> str:
+    return f"has {key} {entry.get(key)!r}; make it a whole number"
+
+
+def _file_name(image: dict[str, Any]) -> Any:
+    """The file's name; LVIS gives only its address, which ends in COCO's folder and name."""
+    address = image.get("coco_url")
+    if image.get("file_name") is None and isinstance(address, str):
+        return "/".join(address.split("/")[-2:])
+    return image.get("file_name")
 
 
 def _is_file_name(value: Any) -> bool:
@@ -482,85 +567,58 @@ def _usable_segmentation(
     return usable or None
 
 
-def _area(annotation: _Annotation, size: tuple[int, int]) -> float:
+def _area(annotation: Annotation, size: tuple[int, int]) -> float:
     """Pixels of the mask, of the box where there is no mask."""
     rle = compressed_rle(annotation.segmentation, *size)
     return float(annotation.box[2] * annotation.box[3] if rle is None else coco_mask.area(rle))
 
 
-def _check_files(root: Path, file_names: list[str], annotations: Path) -> None:
-    """Every file is in the image folder: found by listing folders, not by asking file by file."""
+def _unusable_files(
+    root: Path, file_names: list[str], annotations: Path, refuse: Refuse
+) -> set[int]:
+    """Positions of files that are not in the image folder.
+
+    They are found by listing folders, not by asking file by file.
+    """
     if not os.path.isdir(root):
-        raise UserError(f"{root}: no such image folder; set the folder {annotations} belongs to")
+        refuse(f"{root}: no such image folder; set the folder {annotations} belongs to")
+        return set(range(len(file_names)))
     real_root = os.path.realpath(root)
-    names_by_folder: dict[PurePosixPath, list[str]] = {}
-    for file_name in file_names:
+    by_folder: dict[PurePosixPath, list[tuple[int, str]]] = {}
+    missing, outside = [], []
+    for position, file_name in enumerate(file_names):
         path = PurePosixPath(file_name)
         if path.is_absolute() or ".." in path.parts or PureWindowsPath(file_name).anchor:
-            raise _outside(file_name, root, annotations)
-        names_by_folder.setdefault(path.parent, []).append(path.name)
+            outside.append(position)
+        else:
+            by_folder.setdefault(path.parent, []).append((position, path.name))
 
-    missing = []
-    for folder, names in names_by_folder.items():
+    for folder, files in by_folder.items():
         if not _is_inside(root / folder, real_root):
-            raise _outside(str(folder / names[0]), root, annotations)
+            outside += [position for position, _ in files]
+            continue
         try:
             with os.scandir(root / folder) as entries:
                 is_link = {entry.name: entry.is_symlink() for entry in entries}
         except OSError:
             is_link = {}
-        for name in names:
+        for position, name in files:
             if name not in is_link:
-                missing.append(str(folder / name))
+                missing.append(position)
             elif is_link[name] and not _is_inside(root / folder / name, real_root):
-                raise _outside(str(folder / name), root, annotations)
-    if missing:
-        raise UserError(
-            f"{len(missing)} of {len(file_names)} images that {annotations} lists are not in "
-            f"{root} (first: {missing[0]}); set the right image folder or complete it"
+                outside.append(position)
+    for position in sorted(outside):
+        refuse(
+            f"{annotations} names the image file {file_names[position]!r}, which leads out of "
+            f"{root}; keep images inside the folder and name them relative to it"
         )
+    if missing:
+        refuse(
+            f"{len(missing)} of {len(file_names)} images that {annotations} lists are not in "
+            f"{root} (first: {file_names[min(missing)]}); set the right image folder or complete it"
+        )
+    return {*missing, *outside}
 
 
 def _is_inside(path: Path, real_root: str) -> bool:
     return Path(os.path.realpath(path)).is_relative_to(real_root)
-
-
-def _outside(file_name: str, root: Path, annotations: Path) -> UserError:
-    return UserError(
-        f"{annotations} names the image file {file_name!r}, which leads out of {root}; keep "
-        "images inside the folder and name them relative to it"
-    )
-
-
-def _read_image(path: Path, listed_hw: tuple[int, int], annotations: Path) -> np.ndarray:
-    """Decodes an image file to uint8 [height, width, 3], RGB.
-
-    The orientation note that cameras leave in the file (EXIF) is not followed, as COCO's boxes are
-    given in stored pixels.
-    """
-    try:
-        with Image.open(path, formats=IMAGE_FORMATS) as image:
-            hw = (image.height, image.width)
-            if hw == listed_hw:
-                return _to_rgb(image)
-    # Pillow's decoders let out many kinds of exception for broken files.
-    except Exception as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(
-            f"{path} cannot be read as an image ({reason}); replace the file, or remove it from "
-            f"{annotations}"
-        ) from error
-    turned = " (if a viewer shows it turned, save it upright)" if hw == listed_hw[::-1] else ""
-    raise UserError(
-        f"{path} has {hw[0]} x {hw[1]} pixels (height x width) but {annotations} lists "
-        f"{listed_hw[0]} x {listed_hw[1]}; replace the file or correct the annotations{turned}"
-    )
-
-
-def _to_rgb(image: Image.Image) -> np.ndarray:
-    if image.mode == "F":
-        raise ValueError("its pixels are floating point numbers")
-    if image.mode.startswith("I"):  # 16 bits; Pillow's own conversion would cut at 255
-        grey = np.clip(np.asarray(image, np.int64) >> 8, 0, 255).astype(np.uint8)
-        return np.repeat(grey[:, :, None], 3, axis=2)
-    return np.asarray(image.convert("RGB"))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+from PIL import Image
 
 Polygons = list[np.ndarray]
 """One object's outline: arrays of float64 [points, 2] (x, y) in image pixels."""
@@ -22,23 +23,65 @@ class Category(NamedTuple):
     name: str
 
 
+class Picture(Protocol):
+    """An image that knows its size and is decoded when asked.
+
+    Attributes:
+        hw: height and width in pixels.
+    """
+
+    hw: tuple[int, int]
+
+    def pixels(self) -> np.ndarray:
+        """The whole image, uint8 [height, width, 3], RGB; do not write to it.
+
+        Raises:
+            UserError: the image cannot be read, or has another size than `hw`.
+        """
+        ...
+
+    def decode(self, shrink: int) -> tuple[Image.Image, int]:
+        """The whole image for Pillow, RGB; smaller where its format makes that cheap.
+
+        Args:
+            shrink: the smallest size of use is 1 / shrink; 1, 2, 4 or 8.
+
+        Returns:
+            The image and its shrink factor, 1 to `shrink`; sides are rounded up, so that the last
+            pixels may reach beyond the image.
+
+        Raises:
+            UserError: as `pixels`.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class Example:
     """One image and its objects, crowd regions left out.
 
     Attributes:
-        image: uint8 [height, width, 3], RGB.
+        picture: the image, not decoded yet.
         image_id: the id the annotation file gives the image.
         boxes: float32 [objects, 4], (x1, y1, x2, y2) in pixels of the image.
         labels: int32 [objects], positions in the dataset's categories.
         masks: one per object, polygons or run-length encoded.
     """
 
-    image: np.ndarray
+    picture: Picture
     image_id: int
     boxes: np.ndarray
     labels: np.ndarray
     masks: Sequence[Polygons | RLE]
+
+    @property
+    def image(self) -> np.ndarray:
+        """The whole image, uint8 [height, width, 3], RGB; decoded anew at each call.
+
+        Raises:
+            UserError: it cannot be read.
+        """
+        return self.picture.pixels()
 
 
 class DetectionDataset(Protocol):

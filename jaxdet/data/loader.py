@@ -1,21 +1,32 @@
-"""Batches of static shape from a dataset, decoded and placed by grain's threads.
+"""Batches of static shape from a dataset, decoded and placed by grain's threads or processes.
 
 Row r of global batch k is always element k * batch_size + r of one endless stream, and its random
 numbers hang on the seed and on this position alone. So a run resumes by naming its step, and the
-number of threads or hosts changes nothing.
+number of threads, worker processes or hosts changes nothing.
+
+Worker processes start anew from the main module, so a script that asks for them needs
+`if __name__ == "__main__":`. Finished batches come through shared memory (/dev/shm): room for two a
+worker is needed.
 """
 
 from __future__ import annotations
 
 import math
+import multiprocessing
+import os
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from multiprocessing import connection
 
 import grain
 import numpy as np
+from absl import flags
 
 from jaxdet.data.dataset import DetectionDataset, Example
 from jaxdet.data.lsj import fit_placement, place_image, place_objects, sample_placement
+from jaxdet.data.multiscale import Multiscale
+from jaxdet.data.picture import ArrayPicture
 from jaxdet.errors import UserError
 
 Batch = dict[str, np.ndarray]
@@ -36,13 +47,15 @@ def train_batches(
     mask_size: int,
     scale_range: tuple[float, float] = (0.1, 2.0),
     flip: bool = True,
+    multiscale: Multiscale | None = None,
     seed: int,
     start_step: int = 0,
     threads: int = 8,
+    workers: int = 0,
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[Batch]:
-    """Endless training batches with large-scale jitter, in a new order every epoch.
+    """Endless training batches, augmented, in a new order every epoch.
 
     Images without an object to train on are never drawn. Of an image that shows more than `slots`
     objects, a random choice of `slots` is kept.
@@ -52,17 +65,21 @@ def train_batches(
         canvas: side S of the square canvas in pixels.
         slots: objects per image, N.
         mask_size: side M of the mask crops.
-        scale_range: see `jaxdet.data.lsj.sample_placement`.
+        scale_range: of large-scale jitter, see `jaxdet.data.lsj.sample_placement`.
+        flip: whether half of the images are mirrored.
+        multiscale: augmentation in place of large-scale jitter; must fit the canvas.
         seed: of order, jitter and choice; 0 to 2**32 - 1.
         start_step: the first batch to give; equal to skipping that many batches.
         threads: that read and place images beside the caller; 0 for none.
+        workers: processes that each make whole batches, instead of threads; 0 for none.
         process_index: this host's rank.
         process_count: number of hosts; each gets an equal run of rows of every batch.
 
     Returns:
         An iterator of dicts, B = batch_size / process_count: image uint8 [B, S, S, 3], image_hw
-        int32 [B, 2] (always S, S), boxes float32 [B, N, 4] in canvas pixels, labels int32 [B, N],
-        masks uint8 [B, N, M, M] in the frame of their box, valid bool [B, N].
+        int32 [B, 2] (S, S under large-scale jitter), boxes float32 [B, N, 4] in canvas pixels,
+        labels int32 [B, N], masks uint8 [B, N, M, M] in the frame of their box, valid bool [B, N],
+        image_id int64 [B].
 
     Raises:
         UserError: no image has an object, or the batch cannot be shared out evenly; from the
@@ -80,21 +97,17 @@ def train_batches(
         .seed(seed)
         .shuffle()
         .repeat()
-        .random_map(_TrainingExample(canvas, slots, mask_size, scale_range, flip))
+        .random_map(_TrainingExample(canvas, slots, mask_size, scale_range, flip, multiscale))
     )
     rows = grain.MapDataset.range(start_step * local_batch, _ENDLESS).map(
         _HostRow(stream, batch_size, process_index, process_count)
     )
-    return _batches(rows, local_batch, threads)
+    return _batches(rows, local_batch, threads, workers)
 
 
-def steps_per_epoch(dataset: DetectionDataset, batch_size: int) -> float:
-    """Training steps in which every image with objects is drawn once; not a whole number.
-
-    The stream does not stop at an epoch's end, so a batch may hold the end of one epoch and the
-    start of the next.
-    """
-    return len(_trainable_indices(dataset)) / batch_size
+def trained_images(dataset: DetectionDataset) -> int:
+    """How many images have an object to train on: those an epoch draws."""
+    return len(_trainable_indices(dataset))
 
 
 def eval_batches(
@@ -102,7 +115,9 @@ def eval_batches(
     *,
     batch_size: int,
     canvas: int,
+    multiscale: Multiscale | None = None,
     threads: int = 8,
+    workers: int = 0,
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[Batch]:
@@ -114,7 +129,9 @@ def eval_batches(
     Args:
         batch_size: images of all hosts together.
         canvas: side S of the square canvas in pixels.
+        multiscale: resizes by its rule instead; must fit the canvas.
         threads: that read and place images beside the caller; 0 for none.
+        workers: processes that each make whole batches, instead of threads; 0 for none.
         process_index: this host's rank.
         process_count: number of hosts; each gets an equal run of rows of every batch.
 
@@ -129,11 +146,13 @@ def eval_batches(
     """
     local_batch = _local_batch(batch_size, process_count)
     steps = math.ceil(len(dataset) / batch_size)
-    stream = grain.MapDataset.range(steps * batch_size).map(_EvaluationExample(dataset, canvas))
+    stream = grain.MapDataset.range(steps * batch_size).map(
+        _EvaluationExample(dataset, canvas, multiscale)
+    )
     rows = grain.MapDataset.range(steps * local_batch).map(
         _HostRow(stream, batch_size, process_index, process_count)
     )
-    return _batches(rows, local_batch, threads)
+    return _batches(rows, local_batch, threads, workers)
 
 
 @dataclass(frozen=True)
@@ -155,21 +174,30 @@ class _TrainingExample(grain.transforms.RandomMap):
     mask_size: int
     scale_range: tuple[float, float]
     flip: bool
+    multiscale: Multiscale | None = None
 
     def random_map(self, example: Example, rng: np.random.Generator) -> Batch:
-        height, width = example.image.shape[:2]
-        placement = sample_placement(rng, height, width, self.canvas, self.scale_range, self.flip)
+        hw = example.picture.hw
+        # Detectron2 pads with a colour, and the padding belongs to the image; MMDetection pads
+        # with nothing.
+        image_hw = (self.canvas, self.canvas)
+        if self.multiscale is None:
+            placement = sample_placement(rng, *hw, self.canvas, self.scale_range, self.flip)
+        else:
+            placement = self.multiscale.sample(rng, *hw, self.flip)
+            image_hw = placement.visible_hw(self.canvas)
         boxes, labels, masks = place_objects(example, placement, self.canvas, self.mask_size)
         if len(boxes) > self.slots:
             kept = rng.permutation(len(boxes))[: self.slots]
             boxes, labels, masks = boxes[kept], labels[kept], masks[kept]
         return {
-            "image": place_image(example.image, placement, self.canvas, TRAINING_PAD),
-            "image_hw": np.array([self.canvas, self.canvas], np.int32),
+            "image": place_image(example.picture, placement, self.canvas, TRAINING_PAD),
+            "image_hw": np.array(image_hw, np.int32),
             "boxes": _pad_rows(boxes, self.slots),
             "labels": _pad_rows(labels, self.slots),
             "masks": _pad_rows(masks, self.slots),
             "valid": np.arange(self.slots) < len(boxes),
+            "image_id": np.int64(example.image_id),
         }
 
 
@@ -177,17 +205,22 @@ class _TrainingExample(grain.transforms.RandomMap):
 class _EvaluationExample(grain.transforms.Map):
     dataset: DetectionDataset
     canvas: int
+    multiscale: Multiscale | None = None
 
     def map(self, index: int) -> Batch:
         is_real = index < len(self.dataset)
         if is_real:
             example = self.dataset[int(index)]
-            image, image_id = example.image, example.image_id
+            picture, image_id = example.picture, example.image_id
         else:
-            image, image_id = np.zeros((self.canvas, self.canvas, 3), np.uint8), PADDING_IMAGE_ID
-        placement = fit_placement(*image.shape[:2], self.canvas)
+            nothing = np.zeros((self.canvas, self.canvas, 3), np.uint8)
+            picture, image_id = ArrayPicture(nothing), PADDING_IMAGE_ID
+        if self.multiscale is None:
+            placement = fit_placement(*picture.hw, self.canvas)
+        else:
+            placement = self.multiscale.fit(*picture.hw)
         return {
-            "image": place_image(image, placement, self.canvas, EVALUATION_PAD),
+            "image": place_image(picture, placement, self.canvas, EVALUATION_PAD),
             "image_hw": np.array(placement.resized_hw, np.int32),
             "original_hw": np.array(placement.image_hw, np.int32),
             "image_id": np.int64(image_id),
@@ -210,11 +243,48 @@ class _HostRow(grain.transforms.Map):
         return self.stream[step * self.batch_size + self.process_index * local_batch + row]
 
 
-def _batches(rows: grain.MapDataset, local_batch: int, threads: int) -> Iterator[Batch]:
-    """Threads work on single images, up to one batch ahead."""
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=local_batch + threads)
-    examples = rows.to_iter_dataset(options)
-    return iter(examples.batch(local_batch, drop_remainder=True, batch_fn=_stack))
+def _batches(
+    rows: grain.MapDataset, local_batch: int, threads: int, workers: int
+) -> Iterator[Batch]:
+    """Threads work on single images, up to one batch ahead; processes each on a batch."""
+    if workers:
+        _declare_flags_parsed()
+        options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+        batches = rows.batch(local_batch, drop_remainder=True, batch_fn=_stack)
+        batches = batches.to_iter_dataset(options).mp_prefetch(
+            grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1),
+            worker_init_fn=_leave_with_parent,
+        )
+    else:
+        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=local_batch + threads)
+        examples = rows.to_iter_dataset(options)
+        batches = examples.batch(local_batch, drop_remainder=True, batch_fn=_stack)
+    return _until_closed(batches)
+
+
+def _until_closed(batches: grain.IterDataset) -> Iterator[Batch]:
+    iterator = iter(batches)
+    try:
+        yield from iterator
+    finally:
+        iterator.close()
+
+
+def _declare_flags_parsed() -> None:
+    # grain's workers are told the values of its absl flags, which may only be read once parsed.
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
+
+
+def _leave_with_parent(_worker: int, _workers: int) -> None:
+    """Ends this worker when the process that started it is gone, as after SIGKILL."""
+
+    def watch(sentinel: int) -> None:
+        connection.wait([sentinel])
+        os._exit(1)
+
+    sentinel = multiprocessing.parent_process().sentinel
+    threading.Thread(target=watch, args=(sentinel,), daemon=True).start()
 
 
 def _stack(examples: list[Batch]) -> Batch:

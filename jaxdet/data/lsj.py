@@ -10,13 +10,16 @@ where it is smaller. Evaluation uses the same functions with `fit_placement`.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from jaxdet.data.dataset import RLE, Example, Polygons
+from jaxdet.data.dataset import RLE, Example, Picture, Polygons
+from jaxdet.data.resize import enlarge, resample
 
 SMALLEST_SIDE = 1e-5
 """Boxes with a side not longer than this many canvas pixels count as empty, as in Detectron2."""
@@ -28,18 +31,23 @@ class Placement:
 
     Attributes:
         image_hw: height and width of the image before anything is done to it.
-        resized_hw: height and width after resizing.
+        resized_hw: height and width after resizing; whole numbers unless there is a `crop_hw`.
         flip: whether the image is mirrored left to right.
-        offset: (x, y) of the canvas's top left corner in the resized image.
+        offset: (x, y) of the canvas's top left corner in the resized image; whole numbers unless
+            there is a `crop_hw`.
+        crop_hw: height and width of what is kept from there; None to keep all.
     """
 
     image_hw: tuple[int, int]
-    resized_hw: tuple[int, int]
+    resized_hw: tuple[float, float]
     flip: bool
-    offset: tuple[int, int]
+    offset: tuple[float, float]
+    crop_hw: tuple[int, int] | None = None
 
     def visible_hw(self, canvas: int) -> tuple[int, int]:
         """Height and width of the canvas's top left part that shows the image."""
+        if self.crop_hw is not None:
+            return min(canvas, self.crop_hw[0]), min(canvas, self.crop_hw[1])
         x, y = self.offset
         height, width = self.resized_hw
         return min(canvas, height - y), min(canvas, width - x)
@@ -82,28 +90,39 @@ def fit_placement(height: int, width: int, canvas: int) -> Placement:
     return Placement((height, width), resized_hw, False, (0, 0))
 
 
-def place_image(image: np.ndarray, placement: Placement, canvas: int, pad: int) -> np.ndarray:
-    """Resizes what the canvas shows of an image, antialiased bilinearly, and pads the rest.
+def place_image(picture: Picture, placement: Placement, canvas: int, pad: int) -> np.ndarray:
+    """Resizes what the canvas shows of a picture, antialiased bilinearly, and pads the rest.
 
     Args:
-        image: uint8 [height, width, 3].
         canvas: side of the square canvas in pixels.
         pad: value of the pixels that the image does not reach.
 
     Returns:
         uint8 [canvas, canvas, 3].
+
+    Raises:
+        UserError: the picture cannot be read.
     """
     visible_h, visible_w = placement.visible_hw(canvas)
+    placed = np.empty((canvas, canvas, 3), np.uint8)
+    placed[:visible_h, visible_w:] = pad
+    placed[visible_h:] = pad
+    visible = placed[:visible_h, :visible_w]
+    is_enlarged = all(
+        after >= before for after, before in zip(placement.resized_hw, picture.hw, strict=True)
+    )
+    if is_enlarged and placement.crop_hw is None:
+        pixels = picture.pixels()
+        if placement.flip:
+            pixels = cv2.flip(pixels, 1)
+        enlarge(pixels, placement.resized_hw, placement.offset, visible)
+        return placed
     left, top, right, bottom = _visible_source(placement, canvas)
     if placement.flip:
         width = placement.image_hw[1]
         left, right = max(0.0, width - right), width - left
-    part = Image.fromarray(image).resize(
-        (visible_w, visible_h), Image.Resampling.BILINEAR, box=(left, top, right, bottom)
-    )
-    placed = np.full((canvas, canvas, 3), pad, np.uint8)
-    pixels = np.asarray(part)
-    placed[:visible_h, :visible_w] = pixels[:, ::-1] if placement.flip else pixels
+    pixels = resample(picture, (left, top, right, bottom), (visible_h, visible_w))
+    visible[:] = cv2.flip(pixels, 1) if placement.flip else pixels
     return placed
 
 
@@ -129,19 +148,20 @@ def place_objects(
         labels: int32 [objects].
         masks: uint8 [objects, mask_size, mask_size], 0 or 1.
     """
-    boxes, labels, masks = [], [], []
-    for label, mask in zip(example.labels, example.masks, strict=True):
-        place = _place_rle if isinstance(mask, dict) else _place_polygons
-        placed = place(mask, placement, canvas, mask_size)
-        if placed is not None:
-            boxes.append(placed[0])
-            labels.append(label)
-            masks.append(placed[1])
-    return (
-        np.array(boxes, np.float32).reshape(-1, 4),
-        np.array(labels, np.int32),
-        np.array(masks, np.uint8).reshape(-1, mask_size, mask_size),
+    outlined = [i for i, mask in enumerate(example.masks) if not isinstance(mask, dict)]
+    polygons = [example.masks[i] for i in outlined]
+    placed = dict(
+        zip(outlined, _place_polygons(polygons, placement, canvas, mask_size), strict=True)
     )
+    for i, mask in enumerate(example.masks):
+        if isinstance(mask, dict):
+            placed[i] = _place_rle(mask, placement, canvas, mask_size)
+    seen = [i for i in range(len(example.masks)) if placed[i] is not None]
+    boxes = np.array([placed[i][0] for i in seen], np.float32).reshape(-1, 4)
+    masks = np.empty((len(seen), mask_size, mask_size), np.uint8)
+    for position, i in enumerate(seen):
+        masks[position] = placed[i][1]
+    return boxes, example.labels[seen], masks
 
 
 def _visible_source(placement: Placement, canvas: int) -> tuple[float, float, float, float]:
@@ -158,23 +178,56 @@ def _visible_source(placement: Placement, canvas: int) -> tuple[float, float, fl
 
 
 def _place_polygons(
-    polygons: Polygons, placement: Placement, canvas: int, mask_size: int
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """Box [4] and mask [mask_size, mask_size] of the visible part, or None where there is none."""
-    visible_h, visible_w = placement.visible_hw(canvas)
-    window = np.array([visible_w, visible_h], np.float64)
-    pieces = [_clip_polygon(place_points(polygon, placement), window) for polygon in polygons]
-    pieces = [piece for piece in pieces if piece is not None]
-    if not pieces:
-        return None
-    low = np.min([low for _, low, _ in pieces], axis=0)
-    high = np.max([high for _, _, high in pieces], axis=0)
-    size = high - low
-    if np.any(size <= SMALLEST_SIDE):
-        return None
-    outlines = [((outline - low) * (mask_size / size)).ravel() for outline, _, _ in pieces]
-    mask = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(outlines, mask_size, mask_size)))
-    return np.concatenate([low, high]), mask
+    objects: Sequence[Polygons], placement: Placement, canvas: int, mask_size: int
+) -> list[tuple[np.ndarray, np.ndarray] | None]:
+    """Of each object box [4] and mask [mask_size, mask_size] of the visible part, None without."""
+    polygons = [polygon for polygons in objects for polygon in polygons]
+    if not polygons:
+        return [None] * len(objects)
+    window = np.array(placement.visible_hw(canvas)[::-1], np.float64)
+    ends = np.cumsum([len(polygon) for polygon in polygons])
+    points = place_points(np.concatenate(polygons), placement)
+    starts = np.concatenate([[0], ends[:-1]])
+    lows, highs = np.minimum.reduceat(points, starts), np.maximum.reduceat(points, starts)
+    is_whole = np.all((lows >= 0) & (highs <= window), axis=1)
+    is_hidden = np.any((highs <= 0) | (lows >= window), axis=1)
+
+    placed: list[tuple[np.ndarray, np.ndarray] | None] = [None] * len(objects)
+    boxes, owners, outlines = {}, [], []
+    number = 0
+    for owner, parts in enumerate(objects):
+        pieces = []
+        for _ in parts:
+            outline = points[starts[number] : ends[number]]
+            if is_whole[number]:
+                pieces.append((outline, lows[number], highs[number]))
+            elif not is_hidden[number]:
+                pieces.append(_clip_polygon(outline, window))
+            number += 1
+        pieces = [piece for piece in pieces if piece is not None]
+        if not pieces:
+            continue
+        low = np.min([low for _, low, _ in pieces], axis=0) if len(pieces) > 1 else pieces[0][1]
+        high = np.max([high for _, _, high in pieces], axis=0) if len(pieces) > 1 else pieces[0][2]
+        size = high - low
+        if min(size.tolist()) > SMALLEST_SIDE:
+            boxes[owner] = np.concatenate([low, high])
+            owners += [owner] * len(pieces)
+            outlines += [((outline - low) * (mask_size / size)).ravel() for outline, _, _ in pieces]
+    if not boxes:
+        return placed
+
+    parts_of = {owner: [] for owner in boxes}
+    codes = coco_mask.frPyObjects(outlines, mask_size, mask_size)
+    for owner, code in zip(owners, codes, strict=True):
+        parts_of[owner].append(code)
+    merged = [
+        codes[0] if len(codes) == 1 else coco_mask.merge(codes) for codes in parts_of.values()
+    ]
+    masks = coco_mask.decode(merged)
+    for position, (owner, box) in enumerate(boxes.items()):
+        placed[owner] = box, masks[:, :, position]
+    return placed
 
 
 def _clip_polygon(
@@ -182,20 +235,17 @@ def _clip_polygon(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
     """Clips a polygon [points, 2] to the rectangle from (0, 0) to `window` (width, height).
 
+    Args:
+        points: neither all inside nor all beyond one side.
+
     Returns:
         The outline [points, 2] of what is inside, and the low and high corner [2] of its extent;
         None where nothing is. Parts of a concave polygon may stay joined by lines of no width
         along the border; these never count in the extent.
     """
-    low, high = points.min(axis=0), points.max(axis=0)
-    if np.all(low >= 0) and np.all(high <= window):
-        return points, low, high
-    if np.any(high <= 0) or np.any(low >= window):
-        return None
-
     # Cut every edge where it crosses one of the four border lines. What lies outside can then be
     # pressed flat onto the border: that moves no line through the inside.
-    edges = np.roll(points, -1, axis=0) - points
+    edges = _next(points) - points
     borders = np.stack([np.zeros(2), window])
     with np.errstate(divide="ignore", invalid="ignore"):
         cuts = ((borders[None] - points[:, None]) / edges[:, None]).reshape(-1, 4)
@@ -206,17 +256,22 @@ def _clip_polygon(
     seen = cut_points[np.abs(cut_points - outline).max(axis=1) < SMALLEST_SIDE]
     corners = np.array([(x, y) for x in borders[:, 0] for y in borders[:, 1]])
     seen = np.clip(np.concatenate([seen, corners[_contains(points, corners)]]), 0, window)
-    outline = outline[np.any(outline != np.roll(outline, 1, axis=0), axis=1)]
+    outline = outline[np.any(outline != _next(outline), axis=1)]
     if not len(seen) or len(outline) < 3:
         return None
     return outline, seen.min(axis=0), seen.max(axis=0)
+
+
+def _next(points: np.ndarray) -> np.ndarray:
+    """Of each corner [points, 2] of a polygon the one after it; several times as fast as roll."""
+    return np.concatenate([points[1:], points[:1]])
 
 
 def _contains(polygon: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Whether points [P, 2] lie inside a polygon [V, 2], by the even-odd rule: bool [P]."""
     x, y = points[:, :1], points[:, 1:]
     x1, y1 = polygon.T
-    x2, y2 = np.roll(polygon, -1, axis=0).T
+    x2, y2 = _next(polygon).T
     straddles = (y1 > y) != (y2 > y)
     with np.errstate(divide="ignore", invalid="ignore"):
         is_right = x < x1 + (y - y1) * (x2 - x1) / (y2 - y1)

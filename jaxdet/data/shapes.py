@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw
 from pycocotools import mask as mask_api
 
 from jaxdet.data.dataset import RLE, Category, Example
+from jaxdet.data.picture import ArrayPicture
 from jaxdet.errors import UserError
 
 MAX_OBJECTS = 5
@@ -89,7 +90,7 @@ class ShapesDataset:
         rng = self._generator(index)
         scene = _compose(rng, self._image_size)
         return Example(
-            image=_paint(rng, scene),
+            picture=ArrayPicture(_paint(rng, scene)),
             image_id=self.image_ids[index],
             boxes=scene.boxes(),
             labels=np.array([shape.label for shape in scene.shapes], np.int32),

@@ -1,11 +1,16 @@
-"""The datasets a config names."""
+"""What a config says of data: the datasets it names and how images are augmented."""
 
 from __future__ import annotations
 
+import functools
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jaxdet.data.coco import CocoDataset, find_coco
 from jaxdet.data.dataset import DetectionDataset
+from jaxdet.data.multiscale import Multiscale
+from jaxdet.data.prepared import PreparedDataset, prepared_folder
 from jaxdet.data.shapes import ShapesDataset
 
 if TYPE_CHECKING:
@@ -15,12 +20,31 @@ if TYPE_CHECKING:
 def open_dataset(data: ConfigDict, split: str) -> DetectionDataset:
     """Opens the "train" or "val" split of `config.data`.
 
+    A root that `jaxdet.data.prepare` made is recognised by itself. Where both splits are the same
+    files they are read once.
+
     Raises:
         UserError: the files a COCO-format dataset needs are missing or not in COCO's layout.
     """
     if data.name == "shapes":
         return ShapesDataset(split, data.shapes[f"{split}_images"], data.shapes.image_size)
-    annotations, images = find_coco(
-        data.root, split, data[f"{split}_annotations"], data[f"{split}_images"]
-    )
+    annotations, images = data[f"{split}_annotations"], data[f"{split}_images"]
+    if data.root and not annotations and not images:
+        prepared = prepared_folder(data.root)
+        if prepared is not None:
+            return PreparedDataset(prepared, split)
+    annotations, images = find_coco(data.root, split, annotations, images)
+    changed = os.stat(annotations).st_mtime_ns if os.path.isfile(annotations) else 0
+    return _open_coco(annotations, images, changed)
+
+
+@functools.lru_cache(maxsize=1)
+def _open_coco(annotations: Path, images: Path, _changed: int) -> CocoDataset:
     return CocoDataset(annotations, images)
+
+
+def multiscale_of(data: ConfigDict) -> Multiscale | None:
+    """The multi-scale augmentation of `config.data`; None where it is large-scale jitter."""
+    if data.augmentation == "lsj":
+        return None
+    return Multiscale(tuple(data.short_sides), data.long_side)

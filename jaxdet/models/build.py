@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 Tree = dict[Any, Any]
 
+NOT_STRUCTURE = ("absolute_trainable", "relative_start", "relative_trainable")
+"""Words of config.model.vit that say where its parameters start and which of them train."""
+
 
 def build_detector(
     config: ConfigDict, num_classes: int, rngs: nnx.Rngs, mesh: Mesh | None = None
@@ -44,7 +47,8 @@ def build_detector(
     part = {"dtype": jnp.dtype(model.dtype), "rngs": rngs}
     settings = Settings(num_classes=num_classes, **model.detector)
     channels = model.pyramid.channels
-    backbone = ViT(**model.vit, canvas=config.canvas, **part)
+    vit = {word: value for word, value in model.vit.items() if word not in NOT_STRUCTURE}
+    backbone = ViT(**vit, canvas=config.canvas, **part)
     if model.pyramid.kind == "fpn":
         pyramid = FPN(model.vit.width, channels, groups=model.pyramid.groups, **part)
     else:

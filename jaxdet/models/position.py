@@ -1,4 +1,4 @@
-"""Position information: a resizable absolute embedding and shared tables of relative bias."""
+"""Position information: an absolute embedding and biases by relative position."""
 
 from __future__ import annotations
 
@@ -7,6 +7,38 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
+
+from jaxdet.models.layers import normal
+
+
+def absolute_embedding(
+    kind: str, *, stored_grid: int, model_grid: int, width: int, rngs: nnx.Rngs
+) -> nnx.Param | None:
+    """The absolute position embedding at its start, [grid, grid, width], or None for none.
+
+    Args:
+        kind: "pretrained" and "random" are normal with standard deviation .02 (the former is then
+            replaced), "zero" is zero, "sincos" is MAE's table, "none" is none at all.
+        stored_grid: side it is stored at, all but "sincos".
+        model_grid: side of the detector's map of tokens, which "sincos" is made for.
+    """
+    shape = (stored_grid, stored_grid, width)
+    if kind == "none":
+        return None
+    if kind == "sincos":
+        return nnx.Param(jnp.asarray(sincos_embedding(model_grid, width)))
+    return nnx.Param(jnp.zeros(shape) if kind == "zero" else normal(0.02)(rngs.params(), shape))
+
+
+def sincos_embedding(grid: int, width: int) -> Float[np.ndarray, "grid grid width"]:
+    """MAE's fixed embedding (arXiv 2111.06377): a quarter each of sines and cosines of the column,
+    then of the row, with wavelengths from 2 pi to 10000 x 2 pi."""
+    frequencies = 10000.0 ** -(np.arange(width // 4) / (width // 4))
+    angles = np.arange(grid)[:, None] * frequencies
+    axis = np.concatenate([np.sin(angles), np.cos(angles)], -1)
+    columns = np.broadcast_to(axis[None, :], (grid, grid, width // 2))
+    rows = np.broadcast_to(axis[:, None], (grid, grid, width // 2))
+    return np.concatenate([columns, rows], -1).astype(np.float32)
 
 
 def resize_embedding(

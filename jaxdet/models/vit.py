@@ -22,8 +22,16 @@ from jaxdet.models.layers import LayerNorm, drop_path, gelu, normal, torch_defau
 from jaxdet.models.position import (
     DecomposedRelativePosition,
     RelativePositionBias,
+    absolute_embedding,
     resize_embedding,
 )
+
+ACTIVATIONS = {
+    "gelu": gelu,
+    "gelu_tanh": jax.nn.gelu,
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+}
+"""Functions between the MLP's layers: SigLIP's is "gelu_tanh", OpenAI's CLIP's "quick_gelu"."""
 
 
 class Attention(nnx.Module):
@@ -89,14 +97,30 @@ class Attention(nnx.Module):
 
 
 class Mlp(nnx.Module):
-    """Two linear layers with an exact GELU between them."""
+    """Two linear layers with an activation between them.
 
-    def __init__(self, width: int, hidden: int, *, out_std: float, dtype, rngs):
-        self.fc1 = nnx.Linear(width, hidden, kernel_init=normal(0.02), dtype=dtype, rngs=rngs)
+    Args:
+        activation: one of ACTIVATIONS, or "swiglu" (DINOv2's ViT-g): half of the first layer's
+            outputs, through SiLU, weigh the other half; two thirds of `hidden`, in steps of 8.
+    """
+
+    def __init__(
+        self, width: int, hidden: int, *, activation: str = "gelu", out_std: float, dtype, rngs
+    ):
+        is_gated = activation == "swiglu"
+        if is_gated:
+            hidden = (int(hidden * 2 / 3) + 7) // 8 * 8
+        inner = 2 * hidden if is_gated else hidden
+        self.fc1 = nnx.Linear(width, inner, kernel_init=normal(0.02), dtype=dtype, rngs=rngs)
         self.fc2 = nnx.Linear(hidden, width, kernel_init=normal(out_std), dtype=dtype, rngs=rngs)
+        self.activation = activation
 
     def __call__(self, x: Array) -> Array:
-        return self.fc2(gelu(self.fc1(x)))
+        x = self.fc1(x)
+        if self.activation == "swiglu":
+            gate, x = jnp.split(x, 2, axis=-1)
+            return self.fc2(jax.nn.silu(gate) * x)
+        return self.fc2(ACTIVATIONS[self.activation](x))
 
 
 class Block(nnx.Module):
@@ -110,6 +134,7 @@ class Block(nnx.Module):
         layer_scale: initial value of a learned factor on each residual branch, or None for none.
         attention: its implementation, see `attend`.
         remat_attention: see `Attention`.
+        activation: see `Mlp`.
     """
 
     def __init__(
@@ -126,6 +151,7 @@ class Block(nnx.Module):
         layer_scale: float | None,
         attention: str = "xla",
         remat_attention: bool = False,
+        activation: str = "gelu",
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
@@ -143,7 +169,14 @@ class Block(nnx.Module):
             rngs=rngs,
         )
         self.norm2 = LayerNorm(width, dtype=dtype, rngs=rngs)
-        self.mlp = Mlp(width, int(width * mlp_ratio), out_std=std, dtype=dtype, rngs=rngs)
+        self.mlp = Mlp(
+            width,
+            int(width * mlp_ratio),
+            activation=activation,
+            out_std=std,
+            dtype=dtype,
+            rngs=rngs,
+        )
         if layer_scale is not None:
             self.gamma1 = nnx.Param(jnp.full(width, layer_scale))
             self.gamma2 = nnx.Param(jnp.full(width, layer_scale))
@@ -205,7 +238,8 @@ class ViT(nnx.Module):
         width, depth, heads, mlp_ratio: size of the transformer.
         patch: side of a patch in pixels.
         canvas: side of the (square) image in pixels; fixes the global relative-bias table.
-        pretrain_grid: side of the grid the absolute position embedding is stored at.
+        pretrain_grid: side of the grid the absolute position embedding is stored at, but for
+            "sincos", whose table is made for the canvas.
         window: side of an attention window in tokens.
         global_blocks: 0-based positions of the blocks that attend globally.
         taps: 0-based positions of the four blocks whose output the pyramid is made from.
@@ -217,6 +251,9 @@ class ViT(nnx.Module):
         attention: its implementation, see `attend`.
         remat: what of a block is not kept for the gradient but computed again: "none", "attention"
             for the weights of the pairs of tokens, or "block" for all but what goes into it.
+        absolute_position: see `absolute_embedding`.
+        activation: see `Mlp`.
+        pre_norm: whether a norm comes before the first block, as in CLIP.
     """
 
     def __init__(
@@ -238,6 +275,9 @@ class ViT(nnx.Module):
         relative_position: str,
         attention: str = "xla",
         remat: str = "none",
+        absolute_position: str = "random",
+        activation: str = "gelu",
+        pre_norm: bool = False,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
@@ -252,10 +292,15 @@ class ViT(nnx.Module):
             dtype=dtype,
             rngs=rngs,
         )
-        self.pos_embed = nnx.Param(
-            normal(0.02)(rngs.params(), (pretrain_grid, pretrain_grid, width))
-        )
         grid = canvas // patch
+        self.pos_embed = absolute_embedding(
+            absolute_position,
+            stored_grid=pretrain_grid,
+            model_grid=grid,
+            width=width,
+            rngs=rngs,
+        )
+        self.norm_pre = LayerNorm(width, dtype=dtype, rngs=rngs) if pre_norm else None
         rates = np.linspace(0.0, drop_path, depth)
         decomposed = relative_position == "decomposed"
 
@@ -274,6 +319,7 @@ class ViT(nnx.Module):
                 layer_scale=layer_scale,
                 attention=attention,
                 remat_attention=remat == "attention",
+                activation=activation,
                 dtype=dtype,
                 rngs=rngs,
             )
@@ -324,5 +370,7 @@ class ViT(nnx.Module):
         rows, columns = height // self.patch, width // self.patch
         x = images.reshape(n, rows, self.patch, columns, self.patch, 3)
         x = x.transpose(0, 1, 3, 2, 4, 5).reshape(n, rows, columns, -1)
-        position = resize_embedding(self.pos_embed[...], (rows, columns))
-        return self.patch_embed(x) + position.astype(self.dtype)
+        x = self.patch_embed(x)
+        if self.pos_embed is not None:
+            x += resize_embedding(self.pos_embed[...], (rows, columns)).astype(self.dtype)
+        return x if self.norm_pre is None else self.norm_pre(x)

@@ -21,7 +21,7 @@ from jaxdet.models.mask_rcnn import MaskRCNN, Settings
 from jaxdet.models.rpn import Proposals
 from jaxdet.ops.boxes import iou
 from jaxdet.optim import path_name
-from jaxdet.train import gradient_function
+from jaxdet.train_step import gradient_function
 
 CANVAS, BATCH, SLOTS, CROP, CLASSES = 64, 8, 4, 28, 3
 DETECTIONS = 12
@@ -353,7 +353,7 @@ def test_no_loop_runs_over_images_or_classes_and_none_on_the_host():
     found = trace(1, 2)
     assert found == trace(4, 40)
     assert set(found) <= {"scan", "while"}, "something calls the host"
-    # NMS of proposals and of detections, one form for CPUs and one for accelerators; RoIAlign twice.
+    # NMS of proposals and of detections, in a form for CPUs and one for others; RoIAlign twice.
     assert len(found) == 2 * 2 + 2
 
 

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from detectron2_names import convert
+from PIL import Image
 
-from jaxdet.config import benchmark, vitdet
+from checkpoints_convert.cli import main as convert_main
+from checkpoints_convert.conversion import convert
+from checkpoints_convert.plan import Options
+from checkpoints_convert.reading import read
+from jaxdet.config import benchmark, check, vitdet
+from jaxdet.errors import UserError
+from jaxdet.evaluate import evaluate
+from jaxdet.experiment import Experiment
 from jaxdet.models.build import Functional, build_detector
 from jaxdet.optim import path_name
 
@@ -42,11 +51,10 @@ def tiny_config(kind: str):
 @pytest.fixture(scope="module", params=["vitfpn", "beitfpn", "vitdet"])
 def case(request, shared):
     """(functional, params, stats, reference outputs) of one stored detector."""
-    torch = pytest.importorskip("torch")
+    pytest.importorskip("torch")
     name = f"maskrcnn_{request.param}_tiny"
-    loaded = torch.load(shared / "reference" / f"{name}.pth", weights_only=True)
-    state = {key: value.numpy() for key, value in loaded["model"].items()}
-    arrays = convert(state)
+    converted = convert(read(shared / "reference" / f"{name}.pth"), Options()).arrays
+    arrays = {path: tensor.read() for path, tensor in converted.items()}
     config = tiny_config(request.param)
     functional = Functional(lambda rngs: build_detector(config, NUM_CLASSES, rngs))
 
@@ -114,3 +122,89 @@ def test_detections(case):
         np.testing.assert_array_equal(found.labels[i, :count], outputs[f"det_classes_{i}"])
         np.testing.assert_allclose(found.boxes[i, :count], outputs[f"det_boxes_{i}"], atol=1e-2)
         np.testing.assert_allclose(found.masks[i, :count], outputs[f"det_masks_{i}"], atol=1e-3)
+
+
+@pytest.fixture
+def coco_folder(shared, tmp_path):
+    """The reference's two images as a folder in COCO's format, with an object each."""
+    with np.load(shared / "reference" / "maskrcnn_vitdet_tiny_outputs.npz") as outputs:
+        images = outputs["image"].transpose(0, 2, 3, 1)
+    (tmp_path / "images").mkdir()
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / "images" / f"{i}.png")
+    square = [10, 10, 60, 10, 60, 60, 10, 60]
+    content = {
+        "images": [
+            {"id": i, "file_name": f"{i}.png", "height": 128, "width": 128}
+            for i in range(len(images))
+        ],
+        "categories": [{"id": k + 1, "name": f"class{k}"} for k in range(NUM_CLASSES)],
+        "annotations": [
+            {
+                "id": i + 1,
+                "image_id": i,
+                "category_id": 1,
+                "bbox": [10, 10, 50, 50],
+                "area": 2500,
+                "iscrowd": 0,
+                "segmentation": [square],
+            }
+            for i in range(len(images))
+        ],
+    }
+    (tmp_path / "instances.json").write_text(json.dumps(content))
+    return tmp_path
+
+
+def evaluation_config(folder, init):
+    config = tiny_config("vitdet")
+    config.data.update(name="coco", root=str(folder), threads=1)
+    config.batch_size = config.eval_batch_size = 8
+    config.init = str(init)
+    check(config)
+    return config
+
+
+@pytest.mark.parametrize("suffix", ["pkl", "pth"])
+def test_a_converted_detector_is_evaluated_without_a_checkpoint(
+    shared, coco_folder, tmp_path, suffix
+):
+    pytest.importorskip("torch")
+    source = shared / "reference" / f"maskrcnn_vitdet_tiny.{suffix}"
+    init, workdir = tmp_path / "model_final.npz", tmp_path / "work"
+    assert convert_main([str(source), str(init)]) == 0
+    with jax.default_matmul_precision("highest"):
+        evaluate(Experiment(evaluation_config(coco_folder, init), workdir))
+    found = json.loads((workdir / "detections.json").read_text())
+    with np.load(shared / "reference" / "maskrcnn_vitdet_tiny_outputs.npz") as outputs:
+        for i in range(2):
+            mine = [entry for entry in found if entry["image_id"] == i]
+            scores = np.array([entry["score"] for entry in mine])
+            np.testing.assert_allclose(scores, outputs[f"det_scores_{i}"], atol=1e-4)
+            classes = [entry["category_id"] - 1 for entry in mine]
+            np.testing.assert_array_equal(classes, outputs[f"det_classes_{i}"])
+            x, y, w, h = np.array([entry["bbox"] for entry in mine]).T
+            boxes = np.stack([x, y, x + w, y + h], -1)
+            np.testing.assert_allclose(boxes, outputs[f"det_boxes_{i}"], atol=1e-2)
+    result = json.loads((workdir / "result.json").read_text())
+    assert result["checkpoint"] == str(init)
+    assert result["config"]["model"]["detector"]["pixel_mean"] == [123.675, 116.28, 103.53]
+    origin = json.loads((workdir / "init.json").read_text())
+    assert origin["source"]["file"] == source.name
+
+
+def test_a_detector_of_other_classes_or_pixels_is_refused(shared, coco_folder, tmp_path):
+    pytest.importorskip("torch")
+    source = shared / "reference" / "maskrcnn_vitdet_tiny.pkl"
+    init = tmp_path / "model_final.npz"
+    assert convert_main([str(source), str(init)]) == 0
+    config = evaluation_config(coco_folder, init)
+    config.model.detector.pixel_mean = (103.53, 116.28, 123.675)
+    with pytest.raises(UserError, match=r"give --config\.model\.detector\.pixel_mean="):
+        evaluate(Experiment(config, tmp_path / "work"))
+    content = json.loads((coco_folder / "instances.json").read_text())
+    content["categories"].append({"id": 5, "name": "more"})
+    (coco_folder / "instances.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"box_head\.deltas\.\w+ is \(.*16.*\) and the config's"):
+        evaluate(Experiment(evaluation_config(coco_folder, init), tmp_path / "work"))
+    assert not (tmp_path / "work").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import jax
@@ -16,8 +17,9 @@ from jaxdet.models.position import (
     DecomposedRelativePosition,
     RelativePositionBias,
     resize_embedding,
+    sincos_embedding,
 )
-from jaxdet.models.vit import Attention, Block, ViT, merge_windows, partition_windows
+from jaxdet.models.vit import Attention, Block, Mlp, ViT, merge_windows, partition_windows
 
 WIDTH, HEADS = 8, 2
 
@@ -371,3 +373,78 @@ def test_residual_outputs_start_smaller_with_depth(depth_index):
         np.testing.assert_allclose(kernel.std(), 0.02 / np.sqrt(2 * depth_index), rtol=0.05)
     for kernel in (block.attn.qkv.kernel[...], block.mlp.fc1.kernel[...]):
         np.testing.assert_allclose(kernel.std(), 0.02, rtol=0.05)
+
+
+@pytest.mark.parametrize("kind", ["pretrained", "random", "zero", "sincos", "none"])
+def test_absolute_position_of_every_kind(kind, rng):
+    functional = a_vit(width=16, absolute_position=kind)
+    params, _ = jax.jit(functional.init)(jax.random.key(0))
+    position = params.get("pos_embed")
+    if kind == "none":
+        assert position is None
+    elif kind == "sincos":
+        np.testing.assert_array_equal(position, sincos_embedding(5, 16))  # 20 pixels of 4
+    else:
+        assert position.shape == (3, 3, 16)
+        assert bool(position.any()) == (kind != "zero")
+    images = array(rng, 1, 20, 20, 3)
+    embedded = jax.jit(lambda p, x: functional.bind(p, {})._embed(x))(params, images)
+    assert embedded.shape == (1, 5, 5, 16)
+    assert np.isfinite(embedded).all()
+
+
+def test_sincos_embedding_is_the_formula():
+    table = sincos_embedding(3, 8)
+    for row in range(3):
+        for column in range(3):
+            expected = [
+                function(place / 10000 ** (i / 2))
+                for place in (column, row)
+                for function in (math.sin, math.cos)
+                for i in range(2)
+            ]
+            np.testing.assert_allclose(table[row, column], expected, atol=1e-7)
+
+
+@pytest.mark.parametrize("activation", ["gelu", "gelu_tanh", "quick_gelu", "swiglu"])
+def test_mlp_activations_equal_pytorch(rng, activation):
+    torch = pytest.importorskip("torch")
+    mlp = randomise(
+        Mlp(
+            WIDTH,
+            4 * WIDTH,
+            activation=activation,
+            out_std=0.02,
+            dtype=jnp.float32,
+            rngs=nnx.Rngs(0),
+        ),
+        rng,
+    )
+    x = array(rng, 5, WIDTH)
+    tensors = {
+        "fc1": torch.tensor(np.asarray(x @ mlp.fc1.kernel[...] + mlp.fc1.bias[...])),
+        "kernel": torch.tensor(np.asarray(mlp.fc2.kernel[...])),
+        "bias": torch.tensor(np.asarray(mlp.fc2.bias[...])),
+    }
+    hidden = tensors["fc1"]
+    functions = torch.nn.functional
+    if activation == "swiglu":
+        gate, hidden = hidden.chunk(2, -1)
+        hidden = functions.silu(gate) * hidden
+        assert hidden.shape[-1] == 24  # two thirds of 32, in steps of 8
+    elif activation == "quick_gelu":
+        hidden = hidden * torch.sigmoid(1.702 * hidden)
+    else:
+        kind = "tanh" if activation == "gelu_tanh" else "none"
+        hidden = functions.gelu(hidden, approximate=kind)
+    expected = (hidden @ tensors["kernel"] + tensors["bias"]).numpy()
+    np.testing.assert_allclose(mlp(x), expected, atol=1e-5)
+
+
+def test_a_norm_before_the_blocks_normalises_what_enters_them(rng):
+    functional = a_vit(pre_norm=True)
+    params = random_params(functional, rng)
+    params["norm_pre"] = {"scale": jnp.ones(WIDTH), "bias": jnp.zeros(WIDTH)}
+    embedded = functional.bind(params, {})._embed(array(rng, 1, 20, 20, 3))
+    np.testing.assert_allclose(embedded.mean(-1), 0, atol=1e-5)
+    np.testing.assert_allclose(embedded.std(-1), 1, atol=1e-3)

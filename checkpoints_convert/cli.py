@@ -1,0 +1,144 @@
+"""The command line of the converter.
+
+    python -m checkpoints_convert mae_pretrain_vit_base.pth weights/mae_vitb.npz
+    python -m checkpoints_convert weights/mae_vitb.npz                 (prints its report)
+    python -m checkpoints_convert --to=torch weights/mae_vitb.npz mae_vitb.safetensors
+
+SOURCE is a file of PyTorch (.pth), safetensors, NumPy (.npz, AugReg) or Detectron2 (.pkl); OUT a
+file, or a folder for one named after SOURCE. `--config.init=OUT` then starts a run from it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from checkpoints_convert.conversion import NAMES, convert
+from checkpoints_convert.layout import PIXELS
+from checkpoints_convert.plan import Options
+from checkpoints_convert.reading import Source, read
+from checkpoints_convert.report import text
+from checkpoints_convert.tensors import State
+from checkpoints_convert.vit import to_timm
+from checkpoints_convert.writing import write_npz, write_torch
+from jaxdet.config import CHOICES
+from jaxdet.errors import UserError
+
+LARGE = 2**26
+"""Bytes from which on a progress bar is shown."""
+
+SUFFIXES = {"jax": (".npz",), "torch": (".pth", ".pt", ".safetensors")}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command; returns its exit status (2 after an error of the user's)."""
+    options = _parser().parse_args(arguments)
+    try:
+        _run(options)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; nothing was written", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m checkpoints_convert",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("source", type=Path, help="the published file, or a converted one")
+    parser.add_argument("out", nargs="?", help="a file, or a folder (ending in /)")
+    parser.add_argument("--from", dest="layout", choices=sorted(NAMES), help="default: recognised")
+    parser.add_argument("--to", choices=sorted(SUFFIXES), default="jax")
+    parser.add_argument("--window", type=_side, default=14, help="config.model.vit.window")
+    parser.add_argument("--global-grid", type=_side, default=64, help="config.canvas / patch")
+    parser.add_argument("--rel-pos-resize", choices=("bicubic", "geometric"), default="bicubic")
+    parser.add_argument("--patch", type=_side, help="resample the patch projection to this side")
+    parser.add_argument("--pixels", choices=sorted(PIXELS), help="default: the layout's")
+    parser.add_argument("--activation", choices=CHOICES["model.vit.activation"])
+    parser.add_argument(
+        "--allow-unknown", action="store_true", help="list unknown tensors and go on"
+    )
+    return parser
+
+
+def _side(value: str) -> int:
+    side = int(value)
+    if not 1 <= side <= 1024:
+        raise argparse.ArgumentTypeError(f"{side} does not lie between 1 and 1024")
+    return side
+
+
+def _run(options: argparse.Namespace) -> None:
+    source = read(options.source)
+    is_converted = options.source.suffix == ".npz" and any(
+        name.startswith("backbone.") for name in source.state
+    )
+    if options.out is None:
+        if not is_converted or source.report is None:
+            raise UserError(f"give a second path, for what {options.source} is converted to")
+        print(text(source.report))
+        return
+    out = _out_path(options.out, options.source, options.to)
+    if out.resolve() == options.source.resolve():
+        raise UserError(f"{out} is the source itself; give another path")
+    if options.to == "torch":
+        if not is_converted:
+            raise UserError(f"{options.source} is no .npz of jaxdet's; --to=torch takes one")
+        arrays, report = _back(source)
+        write = write_torch
+    else:
+        if is_converted:
+            raise UserError(f"{options.source} is converted already; give it to --config.init")
+        conversion = convert(
+            source,
+            Options(
+                window=options.window,
+                global_grid=options.global_grid,
+                rel_pos_resize=options.rel_pos_resize,
+                patch=options.patch,
+                activation=options.activation,
+            ),
+            layout=NAMES[options.layout] if options.layout else None,
+            pixels=options.pixels,
+            allow_unknown=options.allow_unknown,
+        )
+        arrays, report = conversion.arrays, conversion.report
+        write = write_npz
+    total = sum(4 * array.size for array in arrays.values())
+    with tqdm(
+        total=total, unit="B", unit_scale=True, desc=out.name, disable=total < LARGE
+    ) as progress:
+        write(out, arrays, report, progress.update)
+    print(text(report) if options.to == "jax" else f"{len(arrays)} tensors under timm's names")
+    print(f"written   {out}")
+
+
+def _back(source: Source) -> tuple[State, dict[str, Any]]:
+    """The backbone of a converted file as timm's tensors, and the report it came with."""
+    backbone = {path: array for path, array in source.state.items() if path.startswith("backbone.")}
+    others = len(source.state) - len(backbone)
+    if others:
+        print(f"{others} arrays of the detector's other parts are left out: timm has none of them")
+    if source.report is None:
+        raise UserError(
+            f"{source.path} holds no report of where it came from; convert the original again"
+        )
+    return to_timm(backbone), source.report
+
+
+def _out_path(out: str, source: Path, to: str) -> Path:
+    path = Path(out)
+    if out.endswith("/") or path.is_dir():
+        return path / f"{source.name.partition('.')[0]}{SUFFIXES[to][0]}"
+    if path.suffix not in SUFFIXES[to]:
+        raise UserError(f"{out} must end in {' or '.join(SUFFIXES[to])}, or be a folder")
+    return path

@@ -1,0 +1,51 @@
+"""What a source's layout is: how it names a ViT, what it holds besides, what pixels it saw."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from checkpoints_convert.tensors import State
+
+
+class Pixels(NamedTuple):
+    """Per channel (RGB), of pixels between 0 and 255."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+PIXELS = {
+    "imagenet": Pixels((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
+    "half": Pixels((127.5, 127.5, 127.5), (127.5, 127.5, 127.5)),
+    "clip": Pixels((122.7709383, 116.7460125, 104.09373615), (68.5005327, 66.6321579, 70.32316305)),
+}
+"""Normalisations by name; "half" maps pixels to [-1, 1]."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How one pre-training stores a ViT.
+
+    Attributes:
+        name: as given to --from.
+        title: for the report.
+        recognise: whether a file's tensors are of this layout.
+        renames: (pattern, replacement) pairs, applied in order, that lead to timm's names.
+        left_out: (pattern, reason) pairs on the renamed names, beyond `vit.LEFT_OUT`.
+        pixels: name of the normalisation in PIXELS.
+        activation: of the MLP; None where only the user knows.
+        has_absolute_position: whether a file without an absolute embedding is incomplete.
+        prepare: turns the renamed tensors into timm's where names alone do not.
+    """
+
+    name: str
+    title: str
+    recognise: Callable[[State], bool]
+    renames: tuple[tuple[str, str], ...] = ()
+    left_out: tuple[tuple[str, str], ...] = ()
+    pixels: str = "imagenet"
+    activation: str | None = "gelu"
+    has_absolute_position: bool = True
+    prepare: Callable[[State], State] | None = None

@@ -1,0 +1,305 @@
+"""Opens a file of weights by what it holds, and runs nothing that it holds.
+
+PyTorch files are read with `weights_only`, pickles of NumPy arrays by an unpickler that admits
+arrays alone, archives only where they hold no more than they weigh.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import hashlib
+import json
+import pickle
+import re
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+from checkpoints_convert.tensors import State, Tensor, of_array
+from jaxdet.errors import UserError
+
+LEGACY_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+"""How PyTorch files from before version 1.6 begin."""
+
+MODEL_KEYS = ("model", "state_dict", "teacher", "module")
+"""Where training checkpoints keep their model, in the order of preference."""
+
+REPORT_KEY = "jaxdet"
+"""Where a PyTorch or safetensors file that jaxdet wrote keeps its report."""
+
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]{0,299}")
+
+EXPANSION = 10
+"""How many times its own size an archive's content may take: float weights hardly compress."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a file holds.
+
+    Attributes:
+        state: its model's tensors by name.
+        beside: names of what else it holds, such as "optimizer".
+        report: the report in a file that jaxdet wrote, else None.
+    """
+
+    path: Path
+    bytes: int
+    sha256: str
+    state: State
+    beside: list[str] = field(default_factory=list)
+    report: dict[str, Any] | None = None
+
+
+def read(path: Path) -> Source:
+    """Opens a file; the tensors themselves are read later, one by one.
+
+    Raises:
+        UserError: it is not a file of weights, is damaged, or holds anything that could run code.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} is not a file; give the downloaded checkpoint")
+    with _readable(path):
+        with path.open("rb") as file:
+            start = file.read(64)
+            file.seek(0)
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        state, beside, report = _open(path, start)
+    size = path.stat().st_size
+    _check(path, size, state)
+    return Source(path, size, sha256, state, beside, report)
+
+
+def _open(path: Path, start: bytes) -> tuple[State, list[str], dict[str, Any] | None]:
+    if zipfile.is_zipfile(path):
+        names = _check_archive(path)
+        if any(name.endswith(".npy") for name in names):
+            return _read_npz(path)
+        return _read_torch(path, names)
+    if start.startswith(LEGACY_TORCH):
+        return _read_torch(path, None)
+    if start.startswith(b"PK"):
+        raise UserError(f"{path} is cut off: its end is missing; download it again")
+    if start[8:9] == b"{":
+        return _read_safetensors(path)
+    if start.startswith(b"\x80"):
+        return _read_pickle(path)
+    raise UserError(
+        f"{path} is not a file of weights (.pth, .safetensors, .npz or Detectron2's .pkl); "
+        "download it again"
+    )
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """What any reader raises on a damaged file, as one sentence."""
+    try:
+        yield
+    except (UserError, KeyboardInterrupt):
+        raise
+    except Exception as error:  # damage surfaces in whichever of the readers meets it first
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise UserError(f"{path} cannot be read ({reason}); download it again") from error
+
+
+def _check_archive(path: Path) -> list[str]:
+    """The members' names, after their sizes were held against the file's."""
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+    size = path.stat().st_size
+    if sum(member.file_size for member in members) > EXPANSION * size + 2**20:
+        raise UserError(
+            f"{path} would unpack to more than {EXPANSION} times its size, as no weights do; "
+            "get it from its authors"
+        )
+    return [member.filename for member in members]
+
+
+def _read_npz(path: Path) -> tuple[State, list[str], dict[str, Any] | None]:
+    archive = np.load(path, allow_pickle=False)
+    state, beside, report = {}, [], None
+    for name in archive.files:
+        if name == "report.json":
+            report = json.loads(archive[name])
+            continue
+        with archive.zip.open(f"{name}.npy") as member:
+            version = np.lib.format.read_magic(member)
+            header = {
+                (1, 0): np.lib.format.read_array_header_1_0,
+                (2, 0): np.lib.format.read_array_header_2_0,
+            }[version]
+            shape, _, dtype = header(member)
+        if dtype.hasobject:
+            _refuse_objects(path, "object arrays")
+
+        def values(name: str = name) -> np.ndarray:
+            with _readable(path):
+                array = archive[name]
+            return array.astype(np.float32, copy=False) if array.dtype.kind == "f" else array
+
+        state[name] = Tensor(shape, dtype.name, values)
+    return state, beside, report
+
+
+def _read_safetensors(path: Path) -> tuple[State, list[str], dict[str, Any] | None]:
+    from safetensors import safe_open
+
+    file = safe_open(path, framework="pt")
+    metadata = file.metadata() or {}
+    state = {}
+    for name in file.keys():  # noqa: SIM118 (it is no dictionary)
+        part = file.get_slice(name)
+        dtype = SAFETENSORS_DTYPES.get(part.get_dtype(), part.get_dtype())
+
+        def values(name: str = name) -> np.ndarray:
+            return _to_numpy(file.get_tensor(name))
+
+        state[name] = Tensor(tuple(part.get_shape()), dtype, values)
+    report = json.loads(metadata[REPORT_KEY]) if REPORT_KEY in metadata else None
+    return state, [], report
+
+
+SAFETENSORS_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+
+def _read_torch(
+    path: Path, members: list[str] | None
+) -> tuple[State, list[str], dict[str, Any] | None]:
+    """Args: members: of the archive, or None for a file of the older format."""
+    try:
+        import torch
+    except ImportError as error:
+        raise UserError(
+            f"reading {path} takes PyTorch; install it with pip install 'jaxdet[convert]'"
+        ) from error
+    if members is not None and any(name.endswith("/constants.pkl") for name in members):
+        raise UserError(
+            f"{path} is a TorchScript program, which runs code when opened; "
+            "save its state_dict() and convert that"
+        )
+    scalar = np._core.multiarray.scalar
+    allowed = [
+        argparse.Namespace,
+        (scalar, "numpy.core.multiarray.scalar"),
+        (scalar, "numpy._core.multiarray.scalar"),
+        np.dtype,
+        np.dtypes.Float64DType,
+        np.dtypes.Float32DType,
+        np.dtypes.Int64DType,
+    ]
+    try:
+        with torch.serialization.safe_globals(allowed):
+            content = torch.load(
+                path, map_location="cpu", weights_only=True, mmap=members is not None
+            )
+    except pickle.UnpicklingError as error:
+        found = re.search(r"(?:GLOBAL|class) ([\w.]+)", str(error))
+        _refuse_objects(path, found[1] if found else "objects of an unknown kind", error)
+
+    def tensor(value: torch.Tensor, name: str) -> Tensor:
+        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise UserError(f"{path}: {name} claims more values than are stored; do not use it")
+        return Tensor(
+            tuple(value.shape), str(value.dtype).removeprefix("torch."), lambda: _to_numpy(value)
+        )
+
+    return _unwrap(path, content, torch.Tensor, tensor)
+
+
+def _to_numpy(value: Any) -> np.ndarray:
+    """A PyTorch tensor as an array, float32 if it is of a floating type."""
+    return (value.float() if value.is_floating_point() else value).numpy()
+
+
+def _read_pickle(path: Path) -> tuple[State, list[str], dict[str, Any] | None]:
+    with path.open("rb") as file:
+        try:
+            content = ArrayUnpickler(file).load()
+        except pickle.UnpicklingError as error:
+            found = re.search(r"may not hold ([\w.]+)", str(error))
+            if found:
+                _refuse_objects(path, found[1], error)
+            raise
+    return _unwrap(path, content, np.ndarray, lambda array, _: of_array(array))
+
+
+class ArrayUnpickler(pickle.Unpickler):
+    """Unpickles dictionaries, lists, texts, numbers and NumPy arrays, and refuses all else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        module = module.replace("numpy._core", "numpy.core")
+        if (module, name) in ADMITTED:
+            return ADMITTED[module, name]
+        raise pickle.UnpicklingError(f"a file of weights may not hold {module}.{name}")
+
+
+def _empty_array(kind: type, shape: tuple[int, ...], typecode: bytes) -> np.ndarray:
+    """What NumPy's `_reconstruct` does for pickled arrays: an empty one, filled afterwards."""
+    if kind is not np.ndarray or shape != (0,):
+        raise pickle.UnpicklingError("an array is not stored as NumPy stores it")
+    return np.ndarray((0,), np.int8)
+
+
+def _bytes_of(text: str, encoding: str) -> bytes:
+    """What pickles of protocol 2 hold in place of bytes."""
+    if encoding != "latin1":
+        raise pickle.UnpicklingError("bytes are not stored as pickle stores them")
+    return text.encode("latin1")
+
+
+ADMITTED = {
+    ("numpy.core.multiarray", "_reconstruct"): _empty_array,
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+    ("collections", "OrderedDict"): collections.OrderedDict,
+    ("_codecs", "encode"): _bytes_of,
+}
+
+
+def _unwrap(
+    path: Path, content: Any, kind: type, tensor: Any
+) -> tuple[State, list[str], dict[str, Any] | None]:
+    """The model's tensors out of a checkpoint, which may hold an optimizer and more beside it."""
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds a {type(content).__name__}, not tensors by name")
+    report = content.get(REPORT_KEY)
+    report = json.loads(report) if isinstance(report, str) else None
+    model, beside = content, []
+    for key in MODEL_KEYS:
+        inner = content.get(key)
+        if isinstance(inner, dict) and any(isinstance(value, kind) for value in inner.values()):
+            model = inner
+            beside = sorted(str(name) for name in content if name not in (key, REPORT_KEY))
+            break
+    state = {
+        name: tensor(value, name)
+        for name, value in model.items()
+        if isinstance(name, str) and isinstance(value, kind)
+    }
+    beside += sorted(str(name) for name in model if name not in state and name != REPORT_KEY)
+    return state, beside, report
+
+
+def _check(path: Path, size: int, state: State) -> None:
+    """Refuses what no honest file of weights holds."""
+    if not state:
+        raise UserError(f"{path} holds no tensors; give the checkpoint of a model")
+    for name in state:
+        if not NAME.fullmatch(name) or ".." in name:
+            raise UserError(f"{path} holds a tensor of the name {name[:80]!r}; do not use it")
+    total = sum(tensor.size for tensor in state.values())
+    if total > EXPANSION * size:
+        raise UserError(f"{path} claims {total} values in {size} bytes; do not use it")
+
+
+def _refuse_objects(path: Path, what: str, error: Exception | None = None) -> NoReturn:
+    raise UserError(
+        f"{path} holds Python objects beside tensors ({what}), which may run code when opened; "
+        "none was opened: get a file of tensors alone"
+    ) from error

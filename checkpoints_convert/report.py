@@ -1,0 +1,45 @@
+"""What became of every tensor of a file, for people and for programs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jaxdet import __version__
+
+
+def text(report: dict[str, Any]) -> str:
+    """The report of a conversion as a page of text."""
+    source, size, used = report["source"], report["vit"], report["used"]
+    lines = [
+        f"source    {source['file']}, {source['bytes']} bytes",
+        f"          sha256 {source['sha256']}",
+        f"layout    {report['layout']} ({report['chosen']})",
+        f"holds     a {report['kind']}, ViT of " + ", ".join(f"{k} {v}" for k, v in size.items()),
+        f"pixels    mean {_numbers(report['pixel_mean'])}, std {_numbers(report['pixel_std'])} "
+        f"({report['pixels_from']})",
+        f"used      {used['tensors']} tensors, {used['parameters']} parameters",
+        f"left out  {len(report['left_out'])} on purpose",
+    ]
+    reasons: dict[str, list[str]] = {}
+    for entry in report["left_out"]:
+        reasons.setdefault(entry["reason"], []).append(entry["name"])
+    lines += [f"          {_some(names)}: {reason}" for reason, names in reasons.items()]
+    lines.append(f"unknown   {_some(report['unknown']) if report['unknown'] else 'none'}")
+    lines += [f"note      {note}" for note in report["notes"]]
+    words = ", ".join(f"{word}={value}" for word, value in report["config"].items())
+    lines.append(f"config    {words}")
+    return "\n".join(lines)
+
+
+def _some(names: list[str]) -> str:
+    """A list of names, cut where it gets long; the stored report has them all."""
+    shown = ", ".join(names[:4])
+    return shown if len(names) <= 4 else f"{shown} and {len(names) - 4} more"
+
+
+def _numbers(values: list[float]) -> str:
+    return ", ".join(f"{value:g}" for value in values)
+
+
+def versions() -> dict[str, str]:
+    return {"jaxdet": __version__}

@@ -1,0 +1,84 @@
+"""A tensor of a file, read only when needed, so that a large file is never held twice."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """An array that `read` computes.
+
+    Attributes:
+        shape: of what `read` returns.
+        dtype: NumPy's or PyTorch's name of the stored type, such as "float32" or "bfloat16".
+        read: returns the values; float32 where `dtype` is a floating type.
+        sources: names in the file of what it is computed from.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    read: Callable[[], np.ndarray]
+    sources: tuple[str, ...] = ()
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def is_float(self) -> bool:
+        return "float" in self.dtype
+
+    def map(self, shape: tuple[int, ...], function: Callable[[np.ndarray], np.ndarray]) -> Tensor:
+        """What a function makes of the values, which has the given shape."""
+        return replace(self, shape=shape, read=lambda: function(self.read()))
+
+    def reshape(self, *shape: int) -> Tensor:
+        return self.map(shape, lambda values: values.reshape(shape))
+
+    def transpose(self, *axes: int) -> Tensor:
+        shape = tuple(self.shape[axis] for axis in axes)
+        return self.map(shape, lambda values: values.transpose(axes))
+
+
+State = dict[str, Tensor]
+
+
+def of_array(array: np.ndarray) -> Tensor:
+    """An array at hand as a `Tensor`."""
+    is_float = array.dtype.kind == "f"
+    read = (lambda: array.astype(np.float32, copy=False)) if is_float else (lambda: array)
+    return Tensor(array.shape, array.dtype.name, read)
+
+
+def zeros(*shape: int) -> Tensor:
+    return Tensor(shape, "float32", lambda: np.zeros(shape, np.float32))
+
+
+def concatenate(tensors: Sequence[Tensor]) -> Tensor:
+    """Joined along the first axis."""
+    shape = (sum(tensor.shape[0] for tensor in tensors), *tensors[0].shape[1:])
+    return _combine(tensors, shape, np.concatenate)
+
+
+def mean(tensors: Sequence[Tensor]) -> Tensor:
+    """The mean of tensors of one shape."""
+
+    def of(arrays: list[np.ndarray]) -> np.ndarray:
+        return np.mean(arrays, axis=0, dtype=np.float32)
+
+    return _combine(tensors, tensors[0].shape, of)
+
+
+def _combine(
+    tensors: Sequence[Tensor],
+    shape: tuple[int, ...],
+    function: Callable[[list[np.ndarray]], np.ndarray],
+) -> Tensor:
+    sources = tuple(name for tensor in tensors for name in tensor.sources)
+    dtype = next((tensor.dtype for tensor in tensors if not tensor.is_float), tensors[0].dtype)
+    return Tensor(shape, dtype, lambda: function([tensor.read() for tensor in tensors]), sources)

@@ -1,0 +1,119 @@
+"""Pictures in memory and in encoded files, decoded as far as they are needed."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from jaxdet.errors import UserError
+
+LARGEST_IMAGE = 80_000_000
+"""Pixels beyond which an image is refused: decoding it could exhaust the memory."""
+
+JPEG_END = b"\xff\xd9"
+
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+
+
+class ArrayPicture:
+    """Pixels that are there already: uint8 [height, width, 3], RGB."""
+
+    def __init__(self, pixels: np.ndarray):
+        self._pixels = pixels
+        self.hw = pixels.shape[:2]
+
+    def pixels(self) -> np.ndarray:
+        return self._pixels
+
+    def decode(self, shrink: int) -> tuple[Image.Image, int]:
+        return Image.fromarray(self._pixels), 1
+
+
+@dataclass(frozen=True)
+class EncodedPicture:
+    """An image file, on disk or its bytes.
+
+    The orientation note that cameras leave in the file (EXIF) is not followed, as COCO's boxes are
+    given in stored pixels.
+
+    Attributes:
+        hw: height and width that the annotations list.
+        source: the file's path, or its content.
+        name: what an error calls the file.
+        annotations: what an error calls the list of images.
+    """
+
+    hw: tuple[int, int]
+    source: Path | bytes
+    name: str
+    annotations: str
+
+    def pixels(self) -> np.ndarray:
+        with self._open() as (image, content):
+            if image.format == "JPEG" and image.mode in ("RGB", "L"):
+                pixels = _decode_jpeg(content)
+                if pixels is not None and pixels.shape[:2] == self.hw:
+                    return pixels
+            return np.asarray(_to_rgb(image))
+
+    def decode(self, shrink: int) -> tuple[Image.Image, int]:
+        with self._open() as (image, _):
+            scaled = max(1, image.width // shrink), max(1, image.height // shrink)
+            drafted = image.draft(None, scaled) if shrink > 1 else None
+            return _to_rgb(image), round(self.hw[1] / drafted[1][2]) if drafted else 1
+
+    @contextmanager
+    def _open(self) -> Iterator[tuple[Image.Image, bytes]]:
+        """The file with its header read, and its content; whatever is wrong is a UserError."""
+        try:
+            content = self.source if isinstance(self.source, bytes) else self.source.read_bytes()
+            with Image.open(io.BytesIO(content), formats=IMAGE_FORMATS) as image:
+                hw = (image.height, image.width)
+                if hw == self.hw:
+                    yield image, content
+        # Pillow's decoders let out many kinds of exception for broken files.
+        except Exception as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise UserError(
+                f"{self.name} cannot be read as an image ({reason}); replace the file, or remove "
+                f"it from {self.annotations}"
+            ) from error
+        if hw != self.hw:
+            turned = (
+                " (if a viewer shows it turned, save it upright)" if hw == self.hw[::-1] else ""
+            )
+            raise UserError(
+                f"{self.name} has {hw[0]} x {hw[1]} pixels (height x width) but "
+                f"{self.annotations} lists {self.hw[0]} x {self.hw[1]}; replace the file or "
+                f"correct the annotations{turned}"
+            )
+
+
+def _decode_jpeg(content: bytes) -> np.ndarray | None:
+    """The pixels of a complete file, as Pillow decodes them and faster; else None.
+
+    OpenCV makes up what is missing of a truncated file, so those are left to Pillow, which objects.
+    """
+    if not content.endswith(JPEG_END):
+        return None
+    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+    return cv2.imdecode(np.frombuffer(content, np.uint8), flags)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F":
+        raise ValueError("its pixels are floating point numbers")
+    if image.mode.startswith("I"):  # 16 bits; Pillow's own conversion would cut at 255
+        grey = np.clip(np.asarray(image, np.int64) >> 8, 0, 255).astype(np.uint8)
+        return Image.fromarray(grey).convert("RGB")
+    if image.mode != "RGB":
+        return image.convert("RGB")
+    image.load()
+    return image

@@ -1,0 +1,396 @@
+"""Builds a COCO-format set once into ArrayRecord files, for large runs.
+
+    python -m jaxdet.data.prepare /data/coco /data/coco_prepared
+    python -m jaxdet.main --config=... --config.data.root=/data/coco_prepared
+
+The result is the TensorFlow Datasets builder `coco_instances`, so that
+`tfds.builder("coco_instances", data_dir="/data/coco_prepared")` reads it too: images as the bytes
+of their files, outlines as JSON text (polygons or run-length codes), crowd flags and ids. Training
+reads it without TensorFlow and without tensorflow-datasets.
+
+Shards are written side by side by worker processes, each whole or not at all; after an
+interruption the same command goes on where it stopped. Every image is decoded once on the way, and
+at the end every shard is counted and its checksum compared with what was written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import math
+import os
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
+from tqdm import tqdm
+
+from jaxdet.data.coco import CocoDataset, find_coco
+from jaxdet.data.dataset import RLE
+from jaxdet.data.picture import EncodedPicture
+from jaxdet.data.prepared import (
+    NAME,
+    VERSION,
+    description_file,
+    ground_truth_file,
+    index_file,
+    record_file,
+)
+from jaxdet.errors import UserError
+
+if TYPE_CHECKING:
+    import tensorflow_datasets as tfds
+
+IMAGES_PER_SHARD = 1000
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One image and its annotations, as they go into a record."""
+
+    path: Path
+    hw: tuple[int, int]
+    image_id: int
+    file_name: str
+    objects: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A file to be made of consecutive images.
+
+    Attributes:
+        fingerprint: changes with the annotations and the way they are shared out.
+    """
+
+    path: Path
+    fingerprint: str
+    entries: Sequence[Entry]
+    annotations: str
+    categories: tuple[str, ...]
+
+    @property
+    def receipt(self) -> Path:
+        """The file that tells what was written; it lies there before the shard does."""
+        return self.path.with_name(f"{self.path.name}.json")
+
+
+def prepare(
+    annotations: Path,
+    images: Path,
+    target: Path,
+    split: str,
+    *,
+    workers: int,
+    images_per_shard: int = IMAGES_PER_SHARD,
+) -> str:
+    """Builds one split under `target`, or goes on building it; returns what it holds.
+
+    Raises:
+        UserError: the set has a fault, tensorflow-datasets is not installed, a file cannot be
+            written, or a shard is not what was written.
+    """
+    tfds = _tfds()
+    dataset = CocoDataset(annotations, images)
+    folder = target / NAME / VERSION
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        shards = _shards(dataset, annotations, folder, split, images_per_shard)
+        receipts = _write_all(shards, workers, f"{split}: {len(dataset)} images")
+        count = sum(receipt["records"] for receipt in receipts)
+        if count != len(dataset):
+            raise UserError(f"{folder} has {count} records of {len(dataset)} images; remove it")
+        _write_side_files(dataset, folder, split, receipts)
+        _write_metadata(tfds, folder, split, dataset, receipts)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written ({error}); free space or rights") from error
+    size = sum(receipt["bytes"] for receipt in receipts)
+    return (
+        f"{split}: {count} records in {len(shards)} shards, {size / 1e9:.2f} GB, counts and "
+        f"checksums verified; {dataset.findings()}"
+    )
+
+
+def _shards(
+    dataset: CocoDataset, annotations: Path, folder: Path, split: str, images_per_shard: int
+) -> list[Shard]:
+    entries = _entries(dataset)
+    count = math.ceil(len(entries) / images_per_shard)
+    digest = hashlib.sha256(annotations.read_bytes()).hexdigest()
+    return [
+        Shard(
+            folder / record_file(split, number, count),
+            f"{digest}, {images_per_shard} images a shard",
+            entries[number * images_per_shard : (number + 1) * images_per_shard],
+            str(annotations),
+            tuple(category.name for category in dataset.categories),
+        )
+        for number in range(count)
+    ]
+
+
+def _entries(dataset: CocoDataset) -> list[Entry]:
+    objects: list[list[dict[str, Any]]] = [[] for _ in range(len(dataset))]
+    for annotation in dataset.annotations():
+        x, y, width, height = annotation.box
+        objects[annotation.image].append(
+            {
+                "id": annotation.raw.get("id") or 0,
+                "box": [x, y, x + width, y + height],
+                "label": annotation.label,
+                "is_crowd": annotation.is_crowd,
+                "segmentation": _segmentation_text(annotation.segmentation),
+            }
+        )
+    return [
+        Entry(*dataset.file(index), dataset.image_ids[index], dataset.file_name(index), own)
+        for index, own in enumerate(objects)
+    ]
+
+
+def _segmentation_text(segmentation: list[list[float]] | RLE | None) -> str:
+    """JSON; an empty text where there is no usable segmentation."""
+    if segmentation is None:
+        return ""
+    if isinstance(segmentation, dict):
+        segmentation = {**segmentation, "counts": segmentation["counts"].decode("ascii")}
+    return json.dumps(segmentation)
+
+
+def _write_all(shards: list[Shard], workers: int, title: str) -> list[dict[str, Any]]:
+    """Writes what is missing of the shards and verifies all of them; their receipts."""
+    context = get_context("spawn")
+    receipts: dict[Path, dict[str, Any]] = {}
+    total = sum(len(shard.entries) for shard in shards)
+    with (
+        tqdm(total=total, desc=title, unit="images") as progress,
+        ProcessPoolExecutor(min(workers, len(shards)), mp_context=context) as pool,
+    ):
+        pending = {pool.submit(_make_shard, shard): shard for shard in shards}
+        try:
+            for future in as_completed(pending):
+                shard = pending[future]
+                receipts[shard.path] = future.result()
+                progress.update(len(shard.entries))
+        except BrokenProcessPool as error:
+            raise UserError(
+                "a worker process ended unexpectedly, perhaps for lack of memory; run the same "
+                "command with fewer --workers, it goes on where it stopped"
+            ) from error
+        finally:
+            for future in pending:
+                future.cancel()
+    return [receipts[shard.path] for shard in shards]
+
+
+def _make_shard(shard: Shard) -> dict[str, Any]:
+    """Writes a shard unless it is there whole; its receipt, by which count and checksum hold."""
+    receipt = _receipt_of(shard)
+    if receipt is None:
+        _write_shard(shard)
+        receipt = _receipt_of(shard)
+    if receipt is None:
+        raise UserError(f"{shard.path} cannot be read back as written; check the disk")
+    return receipt
+
+
+def _receipt_of(shard: Shard) -> dict[str, Any] | None:
+    """The receipt of a shard that is current and undamaged; None where it is not."""
+    try:
+        receipt = json.loads(shard.receipt.read_bytes())
+        measured = _measure(shard.path)
+    except (OSError, ValueError):
+        return None
+    expected = measured | {"fingerprint": shard.fingerprint, "records": len(shard.entries)}
+    return receipt if receipt.items() >= expected.items() else None
+
+
+def _write_shard(shard: Shard) -> None:
+    serializer = _serializer(shard.categories)
+    partial = shard.path.with_name(f"{shard.path.name}.partial")
+    shard.path.unlink(missing_ok=True)
+    # Records are read one by one in random order, and JPEGs do not get smaller.
+    writer = ArrayRecordWriter(str(partial), "group_size:1,uncompressed")
+    payload = 0
+    for entry in shard.entries:
+        content = _read_whole(entry, shard.annotations)
+        record = serializer(
+            {
+                "image": content,
+                "image/id": entry.image_id,
+                "image/file_name": entry.file_name,
+                "objects": entry.objects,
+            }
+        )
+        payload += len(record)
+        writer.write(record)
+    writer.close()
+    receipt = {"fingerprint": shard.fingerprint, "payload": payload, **_measure(partial)}
+    shard.receipt.write_text(json.dumps(receipt))
+    os.replace(partial, shard.path)
+
+
+def _read_whole(entry: Entry, annotations: str) -> bytes:
+    """The file's bytes, once they are known to be an image of the size listed."""
+    try:
+        content = entry.path.read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"{entry.path} cannot be read ({error.strerror}); replace the file, or remove it from "
+            f"{annotations}"
+        ) from error
+    EncodedPicture(entry.hw, content, str(entry.path), annotations).pixels()
+    return content
+
+
+def _measure(path: Path) -> dict[str, Any]:
+    digest, size = hashlib.sha256(), 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+            size += len(block)
+    try:
+        reader = ArrayRecordReader(str(path))
+        records = reader.num_records()
+        reader.close()
+    except (ValueError, RuntimeError):
+        records = 0
+    return {"records": records, "bytes": size, "sha256": digest.hexdigest()}
+
+
+def _write_side_files(
+    dataset: CocoDataset, folder: Path, split: str, receipts: list[dict[str, Any]]
+) -> None:
+    np.savez(
+        index_file(folder, split),
+        image_ids=np.array(dataset.image_ids, np.int64),
+        sizes=np.array([dataset.file(index)[1] for index in range(len(dataset))], np.int32),
+        has_objects=np.array([dataset.has_objects(index) for index in range(len(dataset))]),
+    )
+    truth = json.dumps(dataset.ground_truth())
+    ground_truth_file(folder, split).write_text(truth, encoding="utf-8")
+    description = {
+        "categories": dataset.categories,
+        "shards": len(receipts),
+        "sha256": [receipt["sha256"] for receipt in receipts],
+        "summary": dataset.findings(),
+    }
+    description_file(folder, split).write_text(json.dumps(description), encoding="utf-8")
+
+
+def _tfds() -> Any:
+    try:
+        import tensorflow_datasets
+    except ImportError as error:
+        raise UserError(
+            f"tensorflow-datasets cannot be used ({error}); install it with "
+            "pip install 'jaxdet[prepare]'"
+        ) from error
+    return tensorflow_datasets
+
+
+def _feature_spec(categories: Sequence[str]) -> tfds.features.FeaturesDict:
+    """What a record holds; boxes are (x1, y1, x2, y2) in pixels."""
+    features = _tfds().features
+    return features.FeaturesDict(
+        {
+            "image": features.Image(shape=(None, None, 3)),
+            "image/id": np.int64,
+            "image/file_name": features.Text(),
+            "objects": features.Sequence(
+                {
+                    "id": np.int64,
+                    "box": features.Tensor(shape=(4,), dtype=np.float32),
+                    "label": features.ClassLabel(names=list(categories)),
+                    "is_crowd": np.bool_,
+                    "segmentation": features.Text(),
+                }
+            ),
+        }
+    )
+
+
+def _serializer(categories: Sequence[str]):
+    """A function from an example to its bytes."""
+    _tfds()
+    from tensorflow_datasets.core import example_serializer
+
+    spec = _feature_spec(categories)
+    serializer = example_serializer.ExampleSerializer(spec.get_serialized_info())
+    return lambda example: serializer.serialize_example(spec.encode_example(example))
+
+
+def _write_metadata(
+    tfds: Any, folder: Path, split: str, dataset: CocoDataset, receipts: list[dict[str, Any]]
+) -> None:
+    """What makes the folder a builder of TensorFlow Datasets; other splits there are kept."""
+    infos = {split: ([r["records"] for r in receipts], sum(r["payload"] for r in receipts))}
+    if (folder / "dataset_info.json").is_file():
+        for name, info in tfds.builder_from_directory(folder).info.splits.items():
+            infos.setdefault(name, (list(info.shard_lengths), info.num_bytes))
+    template = tfds.core.ShardedFileTemplate(
+        dataset_name=NAME, data_dir=folder, filetype_suffix="array_record"
+    )
+    tfds.folder_dataset.write_metadata(
+        data_dir=folder,
+        features=_feature_spec([category.name for category in dataset.categories]),
+        split_infos=[
+            tfds.core.SplitInfo(
+                name=name,
+                shard_lengths=lengths,
+                num_bytes=size,
+                filename_template=template.replace(split=name),
+            )
+            for name, (lengths, size) in infos.items()
+        ],
+        filename_template=None,
+        check_data=False,
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command; returns its exit status (2 after an error of the user's)."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("source", type=Path, help="a folder in COCO's layout")
+    parser.add_argument("target", type=Path, help="the folder to build in")
+    parser.add_argument("--splits", nargs="+", default=["train", "val"], choices=["train", "val"])
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--images_per_shard", type=int, default=IMAGES_PER_SHARD)
+    options = parser.parse_args(arguments)
+    try:
+        if min(options.workers, options.images_per_shard) < 1:
+            raise UserError("--workers and --images_per_shard must be at least 1; correct them")
+        for split in options.splits:
+            annotations, images = find_coco(options.source, split)
+            print(
+                prepare(
+                    annotations,
+                    images,
+                    options.target,
+                    split,
+                    workers=options.workers,
+                    images_per_shard=options.images_per_shard,
+                )
+            )
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
+        return 130
+    print(f"train on it with --config.data.root={options.target}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

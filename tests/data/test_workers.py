@@ -1,0 +1,138 @@
+"""Worker processes: the same batches whatever their number, also after SIGKILL."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxdet.data.coco import CocoDataset
+from jaxdet.data.loader import Batch, eval_batches, train_batches
+from jaxdet.data.shapes import ShapesDataset
+from jaxdet.errors import UserError
+
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
+
+RUN = """
+import os, sys, time, zlib
+from jaxdet.data.loader import train_batches
+from jaxdet.data.shapes import ShapesDataset
+
+if __name__ == "__main__":
+    start, workers, count = map(int, sys.argv[1:])
+    batches = train_batches(
+        ShapesDataset("train", 20, 96), batch_size=4, canvas=64, slots=5, mask_size=14, seed=3,
+        start_step=start, workers=workers,
+    )
+    for _ in range(count):
+        batch = next(batches)
+        digests = [f"{name}={zlib.crc32(array)}" for name, array in sorted(batch.items())]
+        print(" ".join(digests), flush=True)
+    batches.close()
+"""
+
+
+def training(**changes):
+    settings = {"batch_size": 4, "canvas": 64, "slots": 5, "mask_size": 14, "seed": 3}
+    settings |= {"threads": 0} | changes
+    return train_batches(ShapesDataset("train", 20, 96), **settings)
+
+
+def digests(batches: list[Batch]) -> list[str]:
+    return [
+        " ".join(f"{name}={zlib.crc32(array)}" for name, array in sorted(batch.items()))
+        for batch in batches
+    ]
+
+
+def children_of(pid: int) -> set[int]:
+    """Processes below one, also indirectly (Linux)."""
+    parents = {}
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = status.read_text().rsplit(")", 1)[1].split()
+        except OSError:
+            continue
+        parents[int(status.parent.name)] = int(fields[1])
+    found = {pid}
+    while new := {child for child, parent in parents.items() if parent in found} - found:
+        found |= new
+    return found - {pid}
+
+
+def test_workers_change_nothing():
+    plain = digests(itertools.islice(training(), 5))
+    batches = training(workers=2)
+    assert digests(itertools.islice(batches, 5)) == plain
+    batches.close()
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux's /proc")
+def test_a_killed_run_resumes_with_the_same_batches_and_leaves_no_process(tmp_path):
+    script = tmp_path / "run.py"
+    script.write_text(RUN)
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+
+    def start(*arguments: int) -> subprocess.Popen:
+        return subprocess.Popen(
+            [sys.executable, str(script), *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+
+    expected = digests(itertools.islice(training(), 6))
+    killed = start(0, 2, 1000)
+    seen = [killed.stdout.readline().strip() for _ in range(3)]
+    workers = children_of(killed.pid)
+    assert len(workers) >= 2
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert seen == expected[:3]
+
+    resumed = start(3, 1, 3)
+    assert resumed.communicate(timeout=60)[0].split("\n")[:-1] == expected[3:]
+    deadline = time.monotonic() + 20
+    while (left := {pid for pid in workers if Path(f"/proc/{pid}/stat").exists()}) and (
+        time.monotonic() < deadline
+    ):
+        time.sleep(0.1)
+    assert not left
+
+
+def test_evaluation_with_more_workers_than_batches():
+    dataset = ShapesDataset("val", 6, 96)
+    plain = list(eval_batches(dataset, batch_size=8, canvas=64, threads=0))
+    batches = list(eval_batches(dataset, batch_size=8, canvas=64, workers=2))
+    assert digests(batches) == digests(plain)
+
+
+def test_error_of_a_worker_is_the_users(tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(folder / "1.png")
+    outline = [2, 3, 12, 3, 12, 13, 2, 13]
+    annotation = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [2, 3, 10, 10]}
+    document = {
+        "images": [{"id": 1, "file_name": "1.png", "height": 20, "width": 30}],
+        "annotations": [annotation | {"segmentation": [outline]}],
+        "categories": [{"id": 1, "name": "thing"}],
+    }
+    (tmp_path / "instances.json").write_text(json.dumps(document))
+    dataset = CocoDataset(tmp_path / "instances.json", folder)
+    (folder / "1.png").write_bytes(b"")
+    batches = train_batches(
+        dataset, batch_size=1, canvas=32, slots=2, mask_size=14, seed=0, workers=1
+    )
+    with pytest.raises(UserError, match=r"1\.png cannot be read as an image"):
+        next(batches)

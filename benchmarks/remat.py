@@ -12,7 +12,6 @@ import argparse
 import os
 import platform
 import time
-from functools import partial
 from pathlib import Path
 
 import jax
@@ -24,8 +23,7 @@ from jaxdet.benchmark.kept import kept_bytes
 from jaxdet.benchmark.step import COCO_CLASSES, compile_step, resized_config
 from jaxdet.config import CHOICES, check
 from jaxdet.main import load_config
-from jaxdet.models.build import Functional
-from jaxdet.models.vit import ViT
+from jaxdet.models.build import Functional, build_detector
 
 WORDS = CHOICES["model.vit.remat"]
 KEPT_OF = ("vitb_mae", "vitdet_b_mae", "vitl_mae", "vitdet_h_mae")
@@ -65,9 +63,7 @@ def rematerialising(name: str, word: str, options: argparse.Namespace) -> Config
 
 def backbone_bytes(config: ConfigDict) -> int:
     """What the backbone keeps of one image for the gradient."""
-    dtype = jnp.dtype(config.model.dtype)
-    vit = partial(ViT, **config.model.vit, canvas=config.canvas, dtype=dtype)
-    functional = Functional(lambda rngs: vit(rngs=rngs))
+    functional = Functional(lambda rngs: build_detector(config, COCO_CLASSES, rngs).backbone)
     images = jnp.zeros((1, config.canvas, config.canvas, 3))
     keys = jax.random.split(jax.random.key(0), 1)
     return kept_bytes(lambda p: functional.bind(p, {})(images, keys), functional.abstract[0])
@@ -94,7 +90,9 @@ def report(options: argparse.Namespace, kept, rows) -> list[str]:
         ),
         "",
         f"The training step of {options.config.stem}, batch 1, as XLA compiles it for the "
-        f"{jax.default_backend()}:",
+        f"{jax.default_backend()}. FLOPs are what computing again costs. XLA's CPU compiler orders "
+        "the program so that temporary memory hardly follows what is kept; what a GPU's does is for "
+        "`benchmarks/gpu.py` to measure.",
         "",
         "| remat | TFLOP | more | GB temporary | change | seconds to trace and compile |",
         "| --- | --- | --- | --- | --- | --- |",

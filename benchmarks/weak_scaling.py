@@ -9,6 +9,7 @@ state on every device and with it split; runs nothing. Writes benchmarks/weak_sc
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from pathlib import Path
 
@@ -69,9 +70,10 @@ def report(options: argparse.Namespace, steps: dict[tuple[str, int], CompiledSte
         f"compiled and not run; jax {jax.__version__}, {jax.default_backend()}, "
         f"{time.strftime('%Y-%m-%d')}. The detector has {parameters / 1e6:.3f} M parameters, whose "
         f"gradients are {4 * parameters / 1e6:.3f} MB. FLOPs and memory are XLA's of one device, "
-        "messages those of the compiled program, by the bytes that come out of them.",
+        "messages those of the compiled program, by the bytes that come out of them. "
+        f"XLA_FLAGS: {os.environ.get('XLA_FLAGS') or 'none'}.",
         "",
-        "| sharding | devices | GFLOP a device | MB of state | MB temporary | MB in all | messages |",
+        "| sharding | devices | GFLOP each | MB of state | MB temporary | MB in all | messages |",
         "| --- | --- | --- | --- | --- | --- | --- |",
         *(row(*key, step) for key, step in steps.items()),
         "",

@@ -1,13 +1,13 @@
 """Everything about training speed that only a GPU can tell, by one command.
 
-    python benchmarks/gpu.py
+    PYTHONPATH=. python benchmarks/gpu.py
 
-Needs jax with CUDA, flax, optax, numpy, ml_collections and absl-py, and no data. Measures the
-card's rate of matrix products, the training step at growing batch sizes for each way to attend and
-to rematerialise, whether cuDNN's gradients are right, and what the step's time goes to. Writes
-benchmarks/gpu.md. Each measurement is a process of its own, so that its peak of memory is its own
-and running out of memory ends it alone. `--smoke` runs all of it on any machine on a tiny detector
-and writes nothing.
+Needs jax with CUDA, flax, optax, numpy, jaxtyping, ml_collections and absl-py, and no data.
+Measures the card's rate of matrix products, whether cuDNN's gradients are right, the training step
+at growing batch sizes for each way to attend and to rematerialise, and what the step's time goes
+to. Writes benchmarks/gpu.md. Each measurement is a process of its own, so that its peak of memory
+is its own and running out of memory ends it alone. `--smoke` runs all of it on any machine on a
+tiny detector and writes nothing.
 """
 
 from __future__ import annotations

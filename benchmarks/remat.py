@@ -91,8 +91,8 @@ def report(options: argparse.Namespace, kept, rows) -> list[str]:
         "",
         f"The training step of {options.config.stem}, batch 1, as XLA compiles it for the "
         f"{jax.default_backend()}. FLOPs are what computing again costs. XLA's CPU compiler orders "
-        "the program so that temporary memory hardly follows what is kept; what a GPU's does is for "
-        "`benchmarks/gpu.py` to measure.",
+        "the program so that temporary memory hardly follows what is kept; what a GPU's does is "
+        "for `benchmarks/gpu.py` to measure.",
         "",
         "| remat | TFLOP | more | GB temporary | change | seconds to trace and compile |",
         "| --- | --- | --- | --- | --- | --- |",

@@ -53,8 +53,8 @@ def main() -> None:
         "| --- | --- | --- | --- | --- |",
         *rows,
         "",
-        "`config.model.vit.attention=xla` adds the bias, and `cudnn` takes the channels: they spare "
-        "its kernel a bias of every pair of tokens and the gradient of that.",
+        "`config.model.vit.attention=xla` adds the bias, and `cudnn` takes the channels: they "
+        "spare its kernel a bias of every pair of tokens and the gradient of that.",
         "",
     ]
     target = Path(__file__).parent / "attention.md"

@@ -114,6 +114,8 @@ def benchmark(
                     "relative_start": "zero",
                     "relative_trainable": True,
                     **POSITION.get(initialisation, {}),
+                    "attention": "xla",
+                    "remat": "none",
                 },
                 "pyramid": {"kind": "fpn", "channels": 256, "groups": 32},
                 "heads": {
@@ -298,6 +300,8 @@ CHOICES = {
     "model.vit.absolute_position": ("pretrained", "random", "zero", "sincos", "none"),
     "model.vit.relative_position": ("shared", "decomposed", "none"),
     "model.vit.relative_start": ("pretrained", "zero"),
+    "model.vit.attention": ("xla", "cudnn"),
+    "model.vit.remat": ("none", "attention", "block"),
     "model.pyramid.kind": ("fpn", "simple"),
     "model.heads.norm": ("batch", "layer"),
     "optim.schedule": ("cosine", "step"),

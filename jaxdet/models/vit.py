@@ -17,6 +17,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from jaxdet.models.attention import attend
 from jaxdet.models.layers import LayerNorm, drop_path, gelu, normal, torch_default
 from jaxdet.models.position import (
     DecomposedRelativePosition,
@@ -40,6 +41,8 @@ class Attention(nnx.Module):
         qkv_bias: "qkv", "qv" (BEiT: no bias on the keys) or "none".
         decomposed_grid: the map of tokens this attention has its own decomposed relative position
             for, or None for none.
+        implementation: see `attend`.
+        remat: computes the weights of the pairs of tokens again for the gradient.
     """
 
     def __init__(
@@ -50,6 +53,8 @@ class Attention(nnx.Module):
         *,
         decomposed_grid: tuple[int, int] | None,
         proj_std: float,
+        implementation: str = "xla",
+        remat: bool = False,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
@@ -72,6 +77,8 @@ class Attention(nnx.Module):
         self.proj = nnx.Linear(width, width, kernel_init=normal(proj_std), dtype=dtype, rngs=rngs)
         self.heads = heads
         self.qkv_bias = qkv_bias
+        self.implementation = implementation
+        self.remat = remat
 
     def __call__(
         self,
@@ -84,11 +91,8 @@ class Attention(nnx.Module):
             q_bias, v_bias = self.q_bias[...], self.v_bias[...]
             qkv += jnp.concatenate([q_bias, jnp.zeros_like(q_bias), v_bias]).astype(qkv.dtype)
         q, k, v = jnp.moveaxis(qkv.reshape(n, tokens, 3, self.heads, -1), 2, 0)
-        if self.rel_pos is not None:
-            bias = self.rel_pos(q)
-        elif bias is not None:
-            bias = bias[None].astype(q.dtype)
-        y = jax.nn.dot_product_attention(q, k, v, bias)
+        function = jax.checkpoint(attend, static_argnums=5) if self.remat else attend
+        y = function(q, k, v, bias, self.rel_pos, self.implementation)
         return self.proj(y.reshape(n, tokens, width))
 
 
@@ -128,6 +132,8 @@ class Block(nnx.Module):
         window: side of the windows it attends within.
         decomposed_grid: see `Attention`.
         layer_scale: initial value of a learned factor on each residual branch, or None for none.
+        attention: its implementation, see `attend`.
+        remat_attention: see `Attention`.
         activation: see `Mlp`.
     """
 
@@ -143,6 +149,8 @@ class Block(nnx.Module):
         qkv_bias: str,
         drop_path: float,
         layer_scale: float | None,
+        attention: str = "xla",
+        remat_attention: bool = False,
         activation: str = "gelu",
         dtype: DTypeLike,
         rngs: nnx.Rngs,
@@ -155,6 +163,8 @@ class Block(nnx.Module):
             qkv_bias,
             decomposed_grid=decomposed_grid,
             proj_std=std,
+            implementation=attention,
+            remat=remat_attention,
             dtype=dtype,
             rngs=rngs,
         )
@@ -238,6 +248,9 @@ class ViT(nnx.Module):
         relative_position: "shared" for one table of biases for all windowed and one for all global
             blocks (2111.11429), "decomposed" for rows and columns apart in every block
             (2203.16527), or "none".
+        attention: its implementation, see `attend`.
+        remat: what of a block is not kept for the gradient but computed again: "none", "attention"
+            for the weights of the pairs of tokens, or "block" for all but what goes into it.
         absolute_position: see `absolute_embedding`.
         activation: see `Mlp`.
         pre_norm: whether a norm comes before the first block, as in CLIP.
@@ -260,6 +273,8 @@ class ViT(nnx.Module):
         drop_path: float,
         layer_scale: float | None,
         relative_position: str,
+        attention: str = "xla",
+        remat: str = "none",
         absolute_position: str = "random",
         activation: str = "gelu",
         pre_norm: bool = False,
@@ -302,6 +317,8 @@ class ViT(nnx.Module):
                 qkv_bias=qkv_bias,
                 drop_path=float(rates[i]),
                 layer_scale=layer_scale,
+                attention=attention,
+                remat_attention=remat == "attention",
                 activation=activation,
                 dtype=dtype,
                 rngs=rngs,
@@ -319,6 +336,7 @@ class ViT(nnx.Module):
         self.patch = patch
         self.width = width
         self.taps = tuple(taps)
+        self.remat = remat
         self.dtype = dtype
 
     def __call__(
@@ -333,10 +351,16 @@ class ViT(nnx.Module):
         x = self._embed(images)
         window_bias = self.rel_pos_window() if self.rel_pos_window is not None else None
         global_bias = self.rel_pos_global() if self.rel_pos_global is not None else None
+        call = jax.checkpoint(Block.__call__) if self.remat == "block" else Block.__call__
         maps = []
         for i, block in enumerate(self.blocks):
             block_keys = None if keys is None else jax.vmap(jax.random.fold_in, (0, None))(keys, i)
-            x = block(x, global_bias if block.window is None else window_bias, block_keys)
+            bias = global_bias if block.window is None else window_bias
+            if bias is not None:
+                # Here and not inside, where the float32 one would be kept; and in each block, so
+                # that gradients are added up in float32.
+                bias = bias.astype(self.dtype)
+            x = call(block, x, bias, block_keys)
             if i in self.taps:
                 maps.append(x)
         return maps

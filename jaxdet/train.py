@@ -122,6 +122,7 @@ def train(experiment: Experiment) -> dict[str, Any]:
                         progress.note(f"step {step}: {_summary(evaluation[0])}")
                 checkpoints.save(state, step, _record(experiment, step), score)
             if is_stopping and step < total_steps:
+                checkpoints.wait()
                 raise PreemptedError(
                     f"asked to stop; saved step {step} of {total_steps} in "
                     f"{experiment.checkpoint_folder}, and the same command goes on from there"

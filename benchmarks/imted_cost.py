@@ -14,17 +14,13 @@ import time
 from pathlib import Path
 
 import jax
-from compile_step import COCO_CLASSES, batch_shapes
 from ml_collections import ConfigDict
 
 from jaxdet import parallel
 from jaxdet.benchmark.complexity import Cost, forward_cost
-from jaxdet.benchmark.xla_cost import XlaCost, xla_cost
+from jaxdet.benchmark.step import COCO_CLASSES, compile_step
 from jaxdet.config import check
-from jaxdet.experiment import build_optimizer
 from jaxdet.main import load_config
-from jaxdet.models.build import Functional, build_detector
-from jaxdet.train_step import initial_state, make_train_step
 
 
 def main() -> None:
@@ -41,12 +37,13 @@ def main() -> None:
         masks=int(config.model.detector.roi_batch * config.model.detector.roi_positive),
     )
     rows = []
-    for chunks, remat in ((config.model.heads.roi_chunks, config.model.vit.remat), (1, False)):
+    for chunks, remat in ((config.model.heads.roi_chunks, config.model.vit.remat), (1, "none")):
         config.model.heads.roi_chunks, config.model.vit.remat = chunks, remat
-        cost = step_cost(config)
+        cost = compile_step(config, COCO_CLASSES, parallel.data_mesh(1, 1)).cost
         needed = needed_flops(config, parts)
+        blocks = "computed again" if remat == "block" else "kept"
         rows.append(
-            f"| {chunks} | {'computed again' if remat else 'kept'} | {needed / 1e12:.2f} T | "
+            f"| {chunks} | {blocks} | {needed / 1e12:.2f} T | "
             f"{cost.flops / 1e12:.2f} T | {cost.flops / needed:.3f} | "
             f"{cost.temporary_bytes / 1e9:.1f} GB |"
         )
@@ -83,26 +80,11 @@ def main() -> None:
 
 def needed_flops(config: ConfigDict, parts: dict[str, Cost]) -> float:
     """FLOPs of the matrix products and convolutions of a step, by structure."""
-    again = {"backbone": config.model.vit.remat}
+    again = {"backbone": config.model.vit.remat == "block"}
     again |= dict.fromkeys(("box_features", "box_head"), config.model.heads.roi_chunks > 1)
     return sum(
         2 * part.multiply_adds * (4 if again.get(name) else 3) for name, part in parts.items()
     )
-
-
-def step_cost(config: ConfigDict) -> XlaCost:
-    """The cost of the compiled step."""
-    mesh = parallel.data_mesh(1, 1)
-    functional = Functional(lambda rngs: build_detector(config, COCO_CLASSES, rngs, mesh))
-    optimizer = build_optimizer(config, lambda step: config.optim.lr)
-    step, key = (
-        make_train_step(functional, optimizer, mesh),
-        jax.eval_shape(lambda: jax.random.key(0)),
-    )
-    state = jax.eval_shape(lambda k: initial_state(functional, optimizer, k), key)
-    batch = batch_shapes(config)
-    compiled = step.lower(state, batch, key).compile()
-    return xla_cost(compiled, jax.make_jaxpr(step)(state, batch, key))
 
 
 if __name__ == "__main__":

@@ -20,18 +20,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from compile_step import COCO_CLASSES, batch_shapes
 from ml_collections import ConfigDict
 
 from jaxdet import parallel
 from jaxdet.benchmark.complexity import forward_cost, total
 from jaxdet.benchmark.xla_cost import XlaCost, xla_cost
 from jaxdet.config import check
-from jaxdet.experiment import build_optimizer
 from jaxdet.main import load_config
 from jaxdet.models.build import Functional, build_detector
 from jaxdet.models.mask_rcnn import MaskRCNN
 from jaxdet.models.roi_features import Features, PyramidRoIs
+from jaxdet.optim import build_optimizer
 from jaxdet.train_step import initial_state, make_train_step
 
 FORWARD, STEP = "whole forward pass with losses", "whole step (gradient, AdamW)"
@@ -69,7 +68,7 @@ def measure(config: ConfigDict, runs: int) -> list[Part]:
     """Compiles and runs every part of the step on one image full of objects."""
     functional = Functional(lambda rngs: build_detector(config, COCO_CLASSES, rngs))
     params, stats = jax.jit(functional.init)(jax.random.key(0))
-    batch, keys = full_batch(config), jax.random.split(jax.random.key(0), 1)
+    batch, keys = full_batch(config, COCO_CLASSES), jax.random.split(jax.random.key(0), 1)
     parts = []
 
     def run(name: str, function: Any, *arguments: Any) -> Any:
@@ -166,24 +165,6 @@ def propose(model: MaskRCNN, pyramid, objectness, deltas, image_hw):
 def head(name: str, model: MaskRCNN, features, valid):
     x = features.reshape(-1, *features.shape[2:])
     return getattr(model, name)(x, valid=valid.reshape(-1), train=True)
-
-
-def full_batch(config: ConfigDict) -> dict[str, jax.Array]:
-    """One image with objects of all sizes in every slot."""
-    rng = np.random.default_rng(0)
-    shapes = batch_shapes(config)
-    slots, canvas = config.data.slots, config.canvas
-    size = np.exp(rng.uniform(np.log(8), np.log(canvas), (1, slots, 2)))
-    corner = rng.uniform(0, 1, (1, slots, 2)) * (canvas - size)
-    batch = {
-        "image": rng.integers(0, 256, shapes["image"].shape),
-        "image_hw": np.full((1, 2), canvas),
-        "boxes": np.concatenate([corner, corner + size], -1),
-        "labels": rng.integers(0, COCO_CLASSES, (1, slots)),
-        "masks": rng.integers(0, 2, shapes["masks"].shape),
-        "valid": np.ones((1, slots)),
-    }
-    return {name: jnp.asarray(batch[name], shape.dtype) for name, shape in shapes.items()}
 
 
 def report(config: ConfigDict, options: argparse.Namespace, parts: list[Part]) -> list[str]:

@@ -101,6 +101,17 @@ class Checkpoints:
         except Exception as failure:  # whatever the storage library makes of a full disk
             raise self._unwritten(failure) from failure
 
+    def wait(self) -> None:
+        """Returns when what was saved is on the disk.
+
+        Raises:
+            UserError: it could not be written.
+        """
+        try:
+            self._manager.wait_until_finished()
+        except Exception as failure:
+            raise self._unwritten(failure) from failure
+
     def _unwritten(self, failure: Exception) -> UserError:
         reason = str(failure).strip().splitlines()
         kept = "there is no earlier one" if self.latest is None else f"step {self.latest} is whole"

@@ -66,7 +66,7 @@ def imted(
         taps=tuple(sorted({11, depth - 1})),
         class_token=True,
         resize_offset=0.1,
-        remat=True,
+        remat="block",
     )
     config.model.pyramid.kind = "imted"
     config.model.decoder.update(DECODERS[size])
@@ -158,7 +158,7 @@ def shrink_for_shapes(config: ConfigDict) -> None:
         taps=(3,),
         absolute_position="random",
         drop_path=0.0,
-        remat=False,
+        remat="none",
     )
     config.model.pyramid.channels = 32
     config.model.decoder.update(width=64, depth=2, heads=2, start="random")

@@ -161,14 +161,16 @@ def _evaluate_converted(experiment: Experiment) -> Metrics:
     path = Path(experiment.config.init)
     params, stats, origin = load_detector(experiment.config, *experiment.functional.abstract)
     params, stats = jax.device_put((params, stats), parallel.replicated(experiment.mesh))
-    print(experiment.val_set.summary())
+    if parallel.is_main():
+        print(experiment.val_set.summary())
     metrics, results = Evaluator(experiment)(params, stats)
-    try:
-        experiment.workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{experiment.workdir} cannot be made ({error})") from error
-    write_json(experiment.workdir / "init.json", origin, indent=2)
-    report(experiment, 0, metrics, results, experiment.plain_config, path)
+    if parallel.is_main():
+        try:
+            experiment.workdir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{experiment.workdir} cannot be made ({error})") from error
+        write_json(experiment.workdir / "init.json", origin, indent=2)
+        report(experiment, 0, metrics, results, experiment.plain_config, path)
     return metrics
 
 

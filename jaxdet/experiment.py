@@ -17,7 +17,6 @@ from jaxdet.data.dataset import DetectionDataset
 from jaxdet.data.loader import trained_images
 from jaxdet.data.source import open_dataset
 from jaxdet.errors import UserError
-from jaxdet.initialise import ABSOLUTE_POSITION, RELATIVE_POSITION
 from jaxdet.models.build import Functional, build_detector
 
 
@@ -91,7 +90,7 @@ class Experiment:
 
     @cached_property
     def optimizer(self) -> optax.GradientTransformation:
-        return build_optimizer(self.config, self.schedule)
+        return optim.build_optimizer(self.config, self.schedule)
 
     @property
     def plain_config(self) -> dict[str, Any]:
@@ -107,30 +106,6 @@ class Experiment:
             "categories": [category.name for category in categories],
             "category_ids": [category.id for category in categories],
         }
-
-
-def build_optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """The optimizer a config describes, under a schedule in steps."""
-    settings = config.optim
-    return optim.adamw(
-        schedule,
-        weight_decay=settings.weight_decay,
-        betas=tuple(settings.betas),
-        no_decay=tuple(settings.no_decay),
-        layer_decay=settings.layer_decay,
-        depth=config.model.vit.depth,
-        frozen=frozen_parameters(config),
-        decoder_layer_decay=settings.decoder_layer_decay,
-        decoder_depth=config.model.decoder.depth,
-    )
-
-
-def frozen_parameters(config: ConfigDict) -> tuple[str, ...]:
-    """Patterns of the parameters that a config keeps as they start."""
-    vit = config.model.vit
-    absolute = () if vit.absolute_trainable else (ABSOLUTE_POSITION,)
-    relative = () if vit.relative_trainable else (RELATIVE_POSITION,)
-    return absolute + relative + tuple(config.optim.frozen)
 
 
 def difference(

@@ -17,11 +17,7 @@ from ml_collections import ConfigDict
 from jaxdet.config import unknown_word, word_of
 from jaxdet.errors import UserError
 from jaxdet.models.build import Tree
-from jaxdet.optim import path_name
-
-ABSOLUTE_POSITION = r"backbone\.pos_embed$"
-RELATIVE_POSITION = r"backbone\.(rel_pos_|blocks\.\d+\.attn\.rel_pos\.)"
-"""Paths of the backbone's position information, which not every pre-training has."""
+from jaxdet.optim import ABSOLUTE_POSITION, RELATIVE_POSITION, path_name
 
 DECODER = r"box_head\.(norm|embed|pos_embed|blocks)\b"
 """Paths of what a box head takes from the decoder of the pre-training."""

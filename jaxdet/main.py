@@ -2,9 +2,11 @@
 
     python -m jaxdet.main --config=configs/vitb_mae.py --workdir=runs/vitb_mae
     python -m jaxdet.main --config=... --workdir=... --mode=eval
+    python -m jaxdet.main --config=... --mode=plan
 
-Every word of the config can be set: --config.optim.lr=1e-4. The same command resumes a run that
-was interrupted.
+The last one only compiles, and says what training takes: memory, FLOPs, the largest batch. Every
+word of the config can be set: --config.optim.lr=1e-4. The same command resumes a run that was
+interrupted.
 """
 
 from __future__ import annotations
@@ -36,7 +38,29 @@ def parse(arguments: list[str]) -> flags.FlagValues:
         "Where the run writes; default runs/<config's name>.",
         flag_values=values,
     )
-    flags.DEFINE_enum("mode", "train", ["train", "eval"], "What to do.", flag_values=values)
+    flags.DEFINE_enum("mode", "train", ["train", "eval", "plan"], "What to do.", flag_values=values)
+    flags.DEFINE_float(
+        "device_memory_gb",
+        None,
+        "Plan: memory of a device in 10^9 bytes; default what it tells, else 80.",
+        lower_bound=0.0,
+        flag_values=values,
+    )
+    flags.DEFINE_float(
+        "peak_tflops",
+        None,
+        "Plan: peak 10^12 FLOP/s of a device; default its kind's, else an H100's in bfloat16.",
+        lower_bound=0.0,
+        flag_values=values,
+    )
+    flags.DEFINE_float(
+        "utilisation",
+        0.4,
+        "Plan: share of the peak that training is expected to reach.",
+        lower_bound=0.0,
+        upper_bound=1.0,
+        flag_values=values,
+    )
     flags.DEFINE_bool(
         "distributed",
         False,
@@ -128,11 +152,22 @@ def main(arguments: list[str] | None = None) -> int:
         from jaxdet import parallel
         from jaxdet.evaluate import evaluate
         from jaxdet.experiment import Experiment
+        from jaxdet.plan import make_plan, report
         from jaxdet.train import train
 
         if values.distributed:
             parallel.join_processes()
-        {"train": train, "eval": evaluate}[values.mode](Experiment(config, workdir))
+        experiment = Experiment(config, workdir)
+        if values.mode == "plan":
+            found = make_plan(
+                experiment,
+                device_memory_gb=values.device_memory_gb,
+                peak_tflops=values.peak_tflops,
+                utilisation=values.utilisation,
+            )
+            print(report(found))
+        else:
+            {"train": train, "eval": evaluate}[values.mode](experiment)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import optax
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
+ABSOLUTE_POSITION = r"backbone\.pos_embed$"
+RELATIVE_POSITION = r"backbone\.(rel_pos_|blocks\.\d+\.attn\.rel_pos\.)"
+"""Paths of the backbone's position information, which not every pre-training has."""
 
 
 def lr_schedule(
@@ -149,3 +156,27 @@ def adamw(
         return jax.tree.map(lambda update, factor: update * factor, updates, multipliers)
 
     return optax.chain(optimizer, optax.stateless(scale))
+
+
+def build_optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """The optimizer a config describes, under a schedule in steps."""
+    settings = config.optim
+    return adamw(
+        schedule,
+        weight_decay=settings.weight_decay,
+        betas=tuple(settings.betas),
+        no_decay=tuple(settings.no_decay),
+        layer_decay=settings.layer_decay,
+        depth=config.model.vit.depth,
+        frozen=frozen_parameters(config),
+        decoder_layer_decay=settings.decoder_layer_decay,
+        decoder_depth=config.model.decoder.depth,
+    )
+
+
+def frozen_parameters(config: ConfigDict) -> tuple[str, ...]:
+    """Patterns of the parameters that a config keeps as they start."""
+    vit = config.model.vit
+    absolute = () if vit.absolute_trainable else (ABSOLUTE_POSITION,)
+    relative = () if vit.relative_trainable else (RELATIVE_POSITION,)
+    return absolute + relative + tuple(config.optim.frozen)

@@ -18,12 +18,13 @@ from jaxdet.data.loader import train_batches
 from jaxdet.data.source import multiscale_of
 from jaxdet.errors import PreemptedError, UserError
 from jaxdet.evaluate import Evaluator, few_shot_summary, report, versions, write_json
-from jaxdet.experiment import Experiment, difference, frozen_parameters
+from jaxdet.experiment import Experiment, difference
 from jaxdet.few_shot import start_from_base_run
 from jaxdet.initialise import initialise
 from jaxdet.metric_writer import MetricWriter, Progress
 from jaxdet.models.build import parameter_count
 from jaxdet.official_weights import how_to_get
+from jaxdet.optim import frozen_parameters
 from jaxdet.train_step import Metrics, State, abstract_state, initial_state, make_train_step
 from jaxdet.watch import Watch
 
@@ -126,6 +127,7 @@ def train(experiment: Experiment) -> dict[str, Any]:
                         progress.note(f"step {step}: {_summary(evaluation[0])}")
                 checkpoints.save(state, step, _record(experiment, step), score)
             if is_stopping and step < total_steps:
+                checkpoints.wait()
                 raise PreemptedError(
                     f"asked to stop; saved step {step} of {total_steps} in "
                     f"{experiment.checkpoint_folder}, and the same command goes on from there"

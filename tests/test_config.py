@@ -164,6 +164,8 @@ WRONG = [
     ("model.vit.taps", (5, 2, 8, 11)),
     ("model.vit.taps", (2, 5, 8, 12)),
     ("model.vit.relative_position", "sinusoidal"),
+    ("model.vit.attention", "flash"),
+    ("model.vit.remat", "all"),
     ("model.vit.relative_start", "random"),
     ("model.vit.absolute_position", "learned"),
     ("model.vit.activation", "relu"),

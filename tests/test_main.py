@@ -35,6 +35,11 @@ def errors_of(capsys, *arguments: str) -> str:
             "/nowhere: no such folder; set config.data.root",
         ),
         (["--config=configs/coco_small.py"], "no folder is given for the train data"),
+        (
+            ["--mode=plan", "--config.model.vit.attention=cudnn", "--config.eval_batch_size=8"],
+            "'cudnn' needs an NVIDIA GPU",
+        ),
+        (["--mode=plan", "--utilisation=2"], "--utilisation=2"),
         (["--config.init=/nowhere.npz"], "config.init='/nowhere.npz' is not a file"),
     ],
 )

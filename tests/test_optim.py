@@ -13,9 +13,15 @@ from flax import nnx
 
 from jaxdet.config import benchmark
 from jaxdet.config_imted import few_shot, imted
-from jaxdet.experiment import frozen_parameters
 from jaxdet.models.build import Functional, build_detector
-from jaxdet.optim import adamw, decay_mask, lr_schedule, path_name, step_multipliers
+from jaxdet.optim import (
+    adamw,
+    decay_mask,
+    frozen_parameters,
+    lr_schedule,
+    path_name,
+    step_multipliers,
+)
 
 NO_DECAY = ("norm", "pos_embed", "rel_pos")
 

@@ -26,8 +26,8 @@ class XlaCost(NamedTuple):
     output_bytes: int
 
 
-def xla_cost(compiled: jax.stages.Compiled, jaxpr: ClosedJaxpr) -> XlaCost:
-    """The cost of a compiled function.
+def xla_cost(compiled: jax.stages.Compiled, jaxpr: ClosedJaxpr, devices: int = 1) -> XlaCost:
+    """The cost of a compiled function, to one of the devices that share its work.
 
     XLA counts the body of a loop once; `lax.scan` and `lax.fori_loop` are counted here by their
     length. Loops whose length depends on the data (NMS on accelerators) stay counted once.
@@ -35,10 +35,13 @@ def xla_cost(compiled: jax.stages.Compiled, jaxpr: ClosedJaxpr) -> XlaCost:
     Args:
         compiled: from `jax.jit(function).lower(...).compile()`.
         jaxpr: from `jax.make_jaxpr(function)(...)`.
+        devices: how many share the work. A loop's rounds are counted as shared evenly, unless it
+            is inside `jax.shard_map`, where it is one device's already; of a loop around
+            `jax.shard_map`, what is inside that is counted `devices` times too low.
     """
     analysis, memory = compiled.cost_analysis(), compiled.memory_analysis()
     return XlaCost(
-        flops=analysis["flops"] + _uncounted_flops(jaxpr),
+        flops=analysis["flops"] + _uncounted_flops(jaxpr, devices),
         bytes_accessed=analysis["bytes accessed"],
         temporary_bytes=memory.temp_size_in_bytes,
         argument_bytes=memory.argument_size_in_bytes,
@@ -52,15 +55,16 @@ def cost_of(function: Callable[..., Any], *arguments: Any) -> XlaCost:
     return xla_cost(compiled, jax.make_jaxpr(function)(*arguments))
 
 
-def _uncounted_flops(jaxpr: ClosedJaxpr) -> float:
-    """FLOPs of all rounds of all scans but each one's first."""
+def _uncounted_flops(jaxpr: ClosedJaxpr, devices: int) -> float:
+    """One device's FLOPs of all rounds of all scans but each one's first."""
     flops = 0.0
     for equation in jaxpr.jaxpr.eqns:
+        sharing = 1 if equation.primitive.name == "shard_map" else devices
         for body in _inner(equation.params):
-            uncounted = _uncounted_flops(body)
+            uncounted = _uncounted_flops(body, sharing)
             if equation.primitive.name == "scan":
                 length = equation.params["length"]
-                flops += length * uncounted + (length - 1) * _flops_of_body(body)
+                flops += length * uncounted + (length - 1) * _flops_of_body(body) / sharing
             else:
                 flops += uncounted
     return flops

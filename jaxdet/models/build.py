@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
+from jaxdet.models.attention import require_cudnn
 from jaxdet.models.box_head import BoxHead
 from jaxdet.models.decoder_head import DecoderHead
 from jaxdet.models.mask_head import MaskHead
@@ -39,8 +40,15 @@ def build_detector(
 
     Args:
         mesh: the devices that batches are spread over, if they are.
+
+    Raises:
+        UserError: the config asks for cuDNN's attention where there is none.
     """
     model = config.model
+    if model.vit.attention == "cudnn":
+        vit, grid = model.vit, config.canvas // model.vit.patch
+        sides = [grid if block in vit.global_blocks else vit.window for block in range(vit.depth)]
+        require_cudnn(vit.width // vit.heads, vit.relative_position, sides, model.dtype)
     part = {"dtype": jnp.dtype(model.dtype), "rngs": rngs}
     settings = Settings(num_classes=num_classes, **model.detector)
     channels = model.pyramid.channels

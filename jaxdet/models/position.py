@@ -107,15 +107,49 @@ class DecomposedRelativePosition(nnx.Module):
         self, query: Float[Array, "n tokens heads channels"]
     ) -> Float[Array, "n heads tokens tokens"]:
         """The bias of every (query, key) pair, from queries before they are scaled."""
-        rows, columns = self.grid
-        n, tokens, heads, channels = query.shape
-        q = query.reshape(n, rows, columns, heads, channels)
-        of_rows = self.height[...].astype(q.dtype)[offsets(rows)]
-        of_columns = self.width[...].astype(q.dtype)[offsets(columns)]
-        by_row = jnp.einsum("nyxhc,yrc->nhyxr", q, of_rows)
-        by_column = jnp.einsum("nyxhc,xsc->nhyxs", q, of_columns)
+        n, tokens, heads, _ = query.shape
+        by_row, by_column = self._products(query, "nhyx")
         bias = by_row[..., :, None] + by_column[..., None, :]
         return bias.reshape(n, heads, tokens, tokens)
+
+    def extend(
+        self,
+        query: Float[Array, "n tokens heads channels"],
+        key: Float[Array, "n tokens heads channels"],
+    ) -> tuple[
+        Float[Array, "n tokens heads channels+rows+columns"],
+        Float[Array, "n tokens heads channels+rows+columns"],
+    ]:
+        """Queries and keys whose product is that of the scaled ones plus the bias.
+
+        A query also gets its bias for each row and each column of keys; a key also says, by ones
+        among zeros, which row and column is its own.
+        """
+        rows, columns = self.grid
+        n, tokens, heads, channels = query.shape
+        scaled = query * np.asarray(1 / np.sqrt(channels), query.dtype)
+        biases = (x.reshape(n, tokens, heads, -1) for x in self._products(query, "nyxh"))
+        own = np.concatenate(
+            [np.repeat(np.eye(rows), columns, 0), np.tile(np.eye(columns), (rows, 1))], -1
+        )
+        own = jnp.broadcast_to(
+            jnp.asarray(own, key.dtype)[:, None], (n, tokens, heads, rows + columns)
+        )
+        return jnp.concatenate([scaled, *biases], -1), jnp.concatenate([key, own], -1)
+
+    def _products(self, query: Array, axes: str) -> tuple[Array, Array]:
+        """Every query's bias for each row and for each column of keys, on the last axis.
+
+        Args:
+            axes: order of the first four: n, y and x of the query, h for the head.
+        """
+        rows, columns = self.grid
+        q = query.reshape(query.shape[0], rows, columns, *query.shape[2:])
+        of_rows = self.height[...].astype(q.dtype)[offsets(rows)]
+        of_columns = self.width[...].astype(q.dtype)[offsets(columns)]
+        by_row = jnp.einsum(f"nyxhc,yrc->{axes}r", q, of_rows)
+        by_column = jnp.einsum(f"nyxhc,xsc->{axes}s", q, of_columns)
+        return by_row, by_column
 
 
 def offsets(length: int) -> np.ndarray:

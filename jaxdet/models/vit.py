@@ -17,6 +17,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from jaxdet.models.attention import attend
 from jaxdet.models.layers import (
     LayerNorm,
     drop_path,
@@ -47,6 +48,8 @@ class Attention(nnx.Module):
         qkv_bias: "qkv", "qv" (BEiT: no bias on the keys) or "none".
         decomposed_grid: the map of tokens this attention has its own decomposed relative position
             for, or None for none.
+        implementation: see `attend`.
+        remat: computes the weights of the pairs of tokens again for the gradient.
     """
 
     def __init__(
@@ -57,6 +60,8 @@ class Attention(nnx.Module):
         *,
         decomposed_grid: tuple[int, int] | None,
         proj_std: float,
+        implementation: str = "xla",
+        remat: bool = False,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
@@ -79,6 +84,8 @@ class Attention(nnx.Module):
         self.proj = nnx.Linear(width, width, kernel_init=normal(proj_std), dtype=dtype, rngs=rngs)
         self.heads = heads
         self.qkv_bias = qkv_bias
+        self.implementation = implementation
+        self.remat = remat
 
     def __call__(
         self,
@@ -91,11 +98,8 @@ class Attention(nnx.Module):
             q_bias, v_bias = self.q_bias[...], self.v_bias[...]
             qkv += jnp.concatenate([q_bias, jnp.zeros_like(q_bias), v_bias]).astype(qkv.dtype)
         q, k, v = jnp.moveaxis(qkv.reshape(n, tokens, 3, self.heads, -1), 2, 0)
-        if self.rel_pos is not None:
-            bias = self.rel_pos(q)
-        elif bias is not None:
-            bias = bias[None].astype(q.dtype)
-        y = jax.nn.dot_product_attention(q, k, v, bias)
+        function = jax.checkpoint(attend, static_argnums=5) if self.remat else attend
+        y = function(q, k, v, bias, self.rel_pos, self.implementation)
         return self.proj(y.reshape(n, tokens, width))
 
 
@@ -136,6 +140,8 @@ class Block(nnx.Module):
         window: side of the windows it attends within.
         decomposed_grid: see `Attention`.
         layer_scale: initial value of a learned factor on each residual branch, or None for none.
+        attention: its implementation, see `attend`.
+        remat_attention: see `Attention`.
         activation: see `Mlp`.
     """
 
@@ -151,6 +157,8 @@ class Block(nnx.Module):
         qkv_bias: str,
         drop_path: float,
         layer_scale: float | None,
+        attention: str = "xla",
+        remat_attention: bool = False,
         activation: str = "gelu",
         dtype: DTypeLike,
         rngs: nnx.Rngs,
@@ -163,6 +171,8 @@ class Block(nnx.Module):
             qkv_bias,
             decomposed_grid=decomposed_grid,
             proj_std=std,
+            implementation=attention,
+            remat=remat_attention,
             dtype=dtype,
             rngs=rngs,
         )
@@ -246,13 +256,15 @@ class ViT(nnx.Module):
         relative_position: "shared" for one table of biases for all windowed and one for all global
             blocks (2111.11429), "decomposed" for rows and columns apart in every block
             (2203.16527), or "none".
+        attention: its implementation, see `attend`.
+        remat: what of a block is not kept for the gradient but computed again: "none", "attention"
+            for the weights of the pairs of tokens, or "block" for all but what goes into it.
         absolute_position: see `absolute_embedding`.
         activation: see `Mlp`.
         pre_norm: whether a norm comes before the first block, as in CLIP.
         class_token: whether a class token takes part in attention; all blocks must be global and
             without relative position.
         resize_offset: see `resize_embedding`.
-        remat: whether what a block computes is computed again for the gradient instead of kept.
     """
 
     def __init__(
@@ -272,12 +284,13 @@ class ViT(nnx.Module):
         drop_path: float,
         layer_scale: float | None,
         relative_position: str,
+        attention: str = "xla",
+        remat: str = "none",
         absolute_position: str = "random",
         activation: str = "gelu",
         pre_norm: bool = False,
         class_token: bool = False,
         resize_offset: float = 0.0,
-        remat: bool = False,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
@@ -317,6 +330,8 @@ class ViT(nnx.Module):
                 qkv_bias=qkv_bias,
                 drop_path=float(rates[i]),
                 layer_scale=layer_scale,
+                attention=attention,
+                remat_attention=remat == "attention",
                 activation=activation,
                 dtype=dtype,
                 rngs=rngs,
@@ -351,11 +366,16 @@ class ViT(nnx.Module):
         grid = (images.shape[1] // self.patch, images.shape[2] // self.patch)
         window_bias = self.rel_pos_window() if self.rel_pos_window is not None else None
         global_bias = self.rel_pos_global() if self.rel_pos_global is not None else None
+        call = jax.checkpoint(Block.__call__) if self.remat == "block" else Block.__call__
         maps = []
         for i, block in enumerate(self.blocks):
             block_keys = None if keys is None else jax.vmap(jax.random.fold_in, (0, None))(keys, i)
             bias = global_bias if block.window is None else window_bias
-            x = (jax.checkpoint(block) if self.remat else block)(x, bias, block_keys)
+            if bias is not None:
+                # Here and not inside, where the float32 one would be kept; and in each block, so
+                # that gradients are added up in float32.
+                bias = bias.astype(self.dtype)
+            x = call(block, x, bias, block_keys)
             if i in self.taps:
                 maps.append(self._without_class_token(x, grid))
         return maps

@@ -9,11 +9,14 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from jaxdet import parallel
 from jaxdet.benchmark.complexity import Cost, forward_cost, total
-from jaxdet.benchmark.xla_cost import cost_of
+from jaxdet.benchmark.kept import kept_bytes
+from jaxdet.benchmark.xla_cost import cost_of, xla_cost
 from jaxdet.config import benchmark, check, vitdet
 from jaxdet.config_imted import PARTS, imted
 from jaxdet.main import load_config
+from jaxdet.models.batching import per_image
 from jaxdet.models.build import Functional, build_detector
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -130,3 +133,31 @@ def test_loops_count_as_often_as_they_run():
     assert cost_of(power, x).flops == pytest.approx(7 * product, rel=0.02)
     # Each product has two in its gradient, and the last of them for the first factor is needed too.
     assert cost_of(jax.grad(power), x).flops == pytest.approx(3 * 7 * product, rel=0.02)
+
+
+@pytest.mark.parametrize("inside_shard_map", [False, True])
+def test_devices_share_the_rounds_of_a_loop(inside_shard_map):
+    mesh = parallel.data_mesh(8, 8)
+    split = parallel.split_batch(mesh)
+
+    def power(x):
+        return jax.lax.fori_loop(0, 7, lambda _, y: y @ x, x)
+
+    function = per_image(power, mesh) if inside_shard_map else power
+    x = jax.ShapeDtypeStruct((16, 64, 64), jnp.float32, sharding=split)
+    compiled = jax.jit(function, out_shardings=split).lower(x).compile()
+    cost = xla_cost(compiled, jax.make_jaxpr(function)(x), mesh.size)
+    assert cost.flops == pytest.approx(7 * 2 * (2 * 64**3), rel=0.02)
+
+
+def test_a_gradient_keeps_what_its_products_need():
+    def loss(x):
+        return jnp.square((x * 3.0) @ x.astype(jnp.float32)).sum()
+
+    def rematerialised(x):
+        return jax.checkpoint(loss)(x)
+
+    x = jax.ShapeDtypeStruct((32, 32), jnp.float32)
+    # One factor is made from x and kept, the other is x itself; the square keeps its root.
+    assert kept_bytes(loss, x) == 2 * 4 * 32**2
+    assert kept_bytes(rematerialised, x) == 0

@@ -28,7 +28,7 @@ def reference_config():
     config = imted("b", drop_path=0.0, masks=True)
     config.model.dtype = "float32"
     config.model.vit.update(
-        width=64, depth=4, heads=2, global_blocks=(0, 1, 2, 3), taps=(3,), remat=False
+        width=64, depth=4, heads=2, global_blocks=(0, 1, 2, 3), taps=(3,), remat="none"
     )
     config.model.decoder.update(width=32, depth=2, heads=2)
     config.model.pyramid.channels = 16

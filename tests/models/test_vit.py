@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from jaxdet.benchmark.kept import kept_bytes
 from jaxdet.models.build import Functional
 from jaxdet.models.position import (
     DecomposedRelativePosition,
@@ -346,6 +347,30 @@ def test_every_row_of_the_bias_tables_learns(rng):
         table = np.asarray(gradients[name]["table"])
         assert table.shape == ((2 * side - 1) ** 2, HEADS)
         assert table.all()
+
+
+@pytest.mark.parametrize("relative_position", ["shared", "decomposed"])
+def test_rematerialisation_keeps_less_and_changes_no_gradient(rng, relative_position):
+    options = {"drop_path": 0.3, "relative_position": relative_position, "layer_scale": 0.1}
+    params = random_params(a_vit(**options), rng)
+    images, weights = array(rng, 4, 20, 20, 3), array(rng, 4, 4, 5, 5, WIDTH)
+    keys = jax.random.split(jax.random.key(0), 4)
+
+    def gradient(remat):
+        functional = a_vit(**options, remat=remat)
+
+        def loss(params):
+            return (jnp.stack(functional.bind(params, {})(images, keys)) * weights).sum()
+
+        return jax.jit(jax.grad(loss))(params), kept_bytes(loss, params)
+
+    expected, most = gradient("none")
+    assert min(abs(leaf).max() for leaf in jax.tree.leaves(expected)) > 0
+    for remat in ("attention", "block"):
+        found, kept = gradient(remat)
+        assert kept < 0.9 * most
+        most = kept
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), found, expected)
 
 
 def test_bias_tables_exist_where_blocks_use_them():

@@ -1,0 +1,114 @@
+"""Attention in its forms: equal to each other, and refused where they cannot run."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdet.benchmark.attention_agreement import disagreement
+from jaxdet.errors import UserError
+from jaxdet.models.attention import attend, attend_with_position_channels, require_cudnn
+from jaxdet.models.position import DecomposedRelativePosition
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(3, 4), (5, 5)])
+def test_position_channels_are_the_bias(rows, columns):
+    """Forward and every gradient, for a number of channels whose root is not exact."""
+    rng, heads, channels = np.random.default_rng(0), 2, 6
+
+    def draw(*shape):
+        return jnp.asarray(rng.normal(size=shape), jnp.float32)
+
+    shape = (2, rows * columns, heads, channels)
+    inputs = {name: draw(*shape) for name in ("query", "key", "value")}
+    inputs |= {"height": draw(2 * rows - 1, channels), "width": draw(2 * columns - 1, channels)}
+    weights = draw(*shape)
+
+    def values(inputs, with_channels):
+        def attention(inputs):
+            position = DecomposedRelativePosition((rows, columns), channels)
+            position.height[...], position.width[...] = inputs["height"], inputs["width"]
+            q, k, v = (inputs[name] for name in ("query", "key", "value"))
+            if with_channels:
+                return attend_with_position_channels(q, k, v, position, "xla")
+            return attend(q, k, v, None, position, "xla")
+
+        y, backward = jax.vjp(attention, inputs)
+        return {"output": y, **backward(weights)[0]}
+
+    expected, found = (jax.jit(values, static_argnums=1)(inputs, c) for c in (False, True))
+    for name, value in expected.items():
+        assert abs(value).max() > 0.1
+        np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+AGREEMENT = {"side": 8, "heads": 2, "channels": 16, "sequences": 3}
+
+
+@pytest.mark.parametrize("relative_position", ["shared", "decomposed", "none"])
+def test_bfloat16_agrees_with_float32(relative_position):
+    found = disagreement("xla", relative_position, **AGREEMENT)
+    biases = {"shared": {"bias"}, "decomposed": {"height", "width"}, "none": set()}
+    assert set(found) == {"output", "query", "key", "value"} | biases[relative_position]
+    assert 0 < max(found.values()) < 0.02, found
+
+
+def test_a_missing_gradient_shows_as_a_disagreement(monkeypatch):
+    def without_gradient(query, key, value, bias, *, implementation):
+        bias = jax.lax.stop_gradient(bias) if query.dtype == jnp.bfloat16 else bias
+        return original(query, key, value, bias, implementation=implementation)
+
+    original = jax.nn.dot_product_attention
+    monkeypatch.setattr(jax.nn, "dot_product_attention", without_gradient)
+    assert disagreement("xla", "shared", **AGREEMENT)["bias"] == 1.0
+
+
+@pytest.mark.skipif(jax.default_backend() != "gpu", reason="cuDNN needs an NVIDIA GPU")
+@pytest.mark.parametrize("relative_position", ["shared", "decomposed", "none"])
+@pytest.mark.parametrize("side", [14, 32])
+def test_cudnn_agrees_with_float32(relative_position, side):
+    found = disagreement("cudnn", relative_position, side=side, heads=4, channels=64, sequences=3)
+    assert max(found.values()) < 0.02, found
+
+
+@pytest.fixture
+def a100(monkeypatch):
+    device = SimpleNamespace(
+        client=SimpleNamespace(platform_version="cuda 12090"),
+        compute_capability="8.0",
+        device_kind="NVIDIA A100-SXM4-80GB",
+        platform="gpu",
+    )
+    monkeypatch.setattr(jax, "devices", lambda: [device])
+    return device
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ((64, "shared", (14,), jnp.float32), "needs config.model.dtype='bfloat16', not 'float32'"),
+        ((60, "none", (14,), jnp.bfloat16), "a multiple of 8 channels a head up to 128"),
+        ((64, "decomposed", (14, 64), jnp.bfloat16), "attention within 64 x 64 tokens .* has 192"),
+        ((64, "shared", (7,), jnp.bfloat16), "even numbers of tokens alone.* within 7 x 7"),
+    ],
+)
+def test_what_cudnn_cannot_do_is_said(a100, arguments, expected):
+    with pytest.raises(UserError, match=expected):
+        require_cudnn(*arguments)
+
+
+def test_cudnn_is_accepted_where_it_can_train(a100):
+    require_cudnn(64, "shared", (14, 64), jnp.bfloat16)
+    require_cudnn(64, "decomposed", (14,), jnp.bfloat16)
+    a100.compute_capability = "9.0"
+    require_cudnn(64, "decomposed", (14, 64), jnp.bfloat16)
+
+
+@pytest.mark.skipif(jax.default_backend() == "gpu", reason="there is a GPU")
+def test_cudnn_is_refused_without_a_gpu():
+    with pytest.raises(UserError, match=r"'cudnn' needs an NVIDIA GPU and jax runs on cpu here"):
+        require_cudnn(64, "shared", (14,), jnp.bfloat16)

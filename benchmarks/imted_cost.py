@@ -53,7 +53,8 @@ def main() -> None:
         "",
         f"`python benchmarks/imted_cost.py --config={options.config}`: {config.canvas} px, "
         f"{config.model.dtype}, {config.model.detector.roi_batch} RoIs. FLOPs and memory are XLA's "
-        "own count, loops counted as often as they run; nothing was run.",
+        "own count, loops counted as often as they run; nothing was run. Temporary memory is "
+        "that of the CPU's program, and a GPU's is another.",
         "",
         f"jax {jax.__version__}, backend {jax.default_backend()}, {platform.machine()}, "
         f"{time.strftime('%Y-%m-%d')}.",

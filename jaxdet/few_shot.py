@@ -25,6 +25,7 @@ MAY_DIFFER = tuple(
         "decoder.start",
         "heads.roi_chunks",
         "vit.absolute_trainable",
+        "vit.attention",
         "vit.drop_path",
         "vit.relative_trainable",
         "vit.remat",
@@ -97,7 +98,7 @@ def move_classes(
             return new
         # One row of outputs a class; the last axis of a kernel or bias.
         by_class = 4 if name == "deltas" else 1
-        rows = jnp.reshape(new, (*new.shape[:-1], -1, by_class))
+        rows = jnp.asarray(new).reshape(*new.shape[:-1], -1, by_class)
         old_rows = old.reshape(*old.shape[:-1], -1, by_class)
         rows = rows.at[..., to, :].set(old_rows[..., source, :])
         if part == "box_head" and name == "logits":

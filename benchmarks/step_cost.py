@@ -29,6 +29,7 @@ from jaxdet.config import check
 from jaxdet.main import load_config
 from jaxdet.models.build import Functional, build_detector
 from jaxdet.models.mask_rcnn import MaskRCNN
+from jaxdet.models.roi_features import Features, PyramidRoIs
 from jaxdet.optim import build_optimizer
 from jaxdet.train_step import initial_state, make_train_step
 
@@ -91,6 +92,7 @@ def measure(config: ConfigDict, runs: int) -> list[Part]:
     )
     taps = run("backbone", lambda m, *a: m.backbone(m.normalise(*a)), *image)
     pyramid = run("pyramid", lambda m, x: m.pyramid.merge(m.pyramid.project(x), train=True), taps)
+    maps = Features(pyramid, taps[-1])
     objectness, deltas = run("RPN head", lambda m, x: m.rpn(x), pyramid)
     run("RPN matching and losses", rpn_losses, pyramid, objectness, deltas, *objects, keys)
     proposals = run("proposals", propose, pyramid, objectness, deltas, batch["image_hw"])
@@ -98,11 +100,21 @@ def measure(config: ConfigDict, runs: int) -> list[Part]:
         "sampling of RoIs", lambda m, *a: jax.vmap(m._sample)(*a), proposals, *objects, keys
     )
     box_size, mask_size = config.model.detector.box_roi_size, config.model.detector.mask_roi_size
-    features = run(ROI_ALIGN[0], lambda m, x, r: m._pool(x, r, box_size), pyramid, samples.rois)
+    features = run(
+        ROI_ALIGN[0],
+        lambda m, x, r: m.box_features.combine(m._pool(m.box_features, box_size, x, r)),
+        maps,
+        samples.rois,
+    )
     run("box head", partial(head, "box_head"), features, samples.sampled)
     most = int(config.model.detector.roi_batch * config.model.detector.roi_positive)
     positives = jax.tree.map(lambda a: a[:, :most], samples)
-    features = run(ROI_ALIGN[1], lambda m, x, r: m._pool(x, r, mask_size), pyramid, positives.rois)
+    features = run(
+        ROI_ALIGN[1],
+        lambda m, x, r: m._pool(PyramidRoIs(m.settings), mask_size, x, r),
+        maps,
+        positives.rois,
+    )
     logits = run("mask head", partial(head, "mask_head"), features, positives.foreground)
     run(
         "mask targets and loss",

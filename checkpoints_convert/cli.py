@@ -1,6 +1,7 @@
 """The command line of the converter.
 
     python -m checkpoints_convert mae_pretrain_vit_base.pth weights/mae_vitb.npz
+    python -m checkpoints_convert --target=imted mae_pretrain_vit_base_full.pth weights/
     python -m checkpoints_convert weights/mae_vitb.npz                 (prints its report)
     python -m checkpoints_convert --to=torch weights/mae_vitb.npz mae_vitb.safetensors
 
@@ -12,12 +13,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from checkpoints_convert.conversion import NAMES, convert
+from checkpoints_convert.imted import to_published
 from checkpoints_convert.layout import PIXELS
 from checkpoints_convert.plan import Options
 from checkpoints_convert.reading import Source, read
@@ -58,6 +61,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("out", nargs="?", help="a file, or a folder (ending in /)")
     parser.add_argument("--from", dest="layout", choices=sorted(NAMES), help="default: recognised")
     parser.add_argument("--to", choices=sorted(SUFFIXES), default="jax")
+    parser.add_argument(
+        "--target",
+        choices=("backbone", "imted"),
+        default="backbone",
+        help="what to take of a pre-training: its encoder, or imTED's encoder and decoder",
+    )
     parser.add_argument("--window", type=_side, default=14, help="config.model.vit.window")
     parser.add_argument("--global-grid", type=_side, default=64, help="config.canvas / patch")
     parser.add_argument("--rel-pos-resize", choices=("bicubic", "geometric"), default="bicubic")
@@ -96,8 +105,9 @@ def _run(options: argparse.Namespace) -> None:
     if options.to == "torch":
         if not is_converted:
             raise UserError(f"{options.source} is no .npz of jaxdet's; --to=torch takes one")
-        arrays, report = _back(source)
-        write = write_torch
+        arrays, report, names = _back(source)
+        key = "state_dict" if names == "imTED's" else "model"
+        write = partial(write_torch, key=key)
     else:
         if is_converted:
             raise UserError(f"{options.source} is converted already; give it to --config.init")
@@ -109,33 +119,38 @@ def _run(options: argparse.Namespace) -> None:
                 rel_pos_resize=options.rel_pos_resize,
                 patch=options.patch,
                 activation=options.activation,
+                target=options.target,
             ),
             layout=NAMES[options.layout] if options.layout else None,
             pixels=options.pixels,
             allow_unknown=options.allow_unknown,
         )
-        arrays, report = conversion.arrays, conversion.report
+        arrays, report, names = conversion.arrays, conversion.report, "jaxdet's"
         write = write_npz
     total = sum(4 * array.size for array in arrays.values())
     with tqdm(
         total=total, unit="B", unit_scale=True, desc=out.name, disable=total < LARGE
     ) as progress:
         write(out, arrays, report, progress.update)
-    print(text(report) if options.to == "jax" else f"{len(arrays)} tensors under timm's names")
+    print(text(report) if options.to == "jax" else f"{len(arrays)} tensors under {names} names")
     print(f"written   {out}")
 
 
-def _back(source: Source) -> tuple[State, dict[str, Any]]:
-    """The backbone of a converted file as timm's tensors, and the report it came with."""
-    backbone = {path: array for path, array in source.state.items() if path.startswith("backbone.")}
-    others = len(source.state) - len(backbone)
-    if others:
-        print(f"{others} arrays of the detector's other parts are left out: timm has none of them")
+def _back(source: Source) -> tuple[State, dict[str, Any], str]:
+    """An imTED detector as its authors' tensors, the backbone of another converted file as timm's;
+    the report it came with, and whose names these are.
+    """
     if source.report is None:
         raise UserError(
             f"{source.path} holds no report of where it came from; convert the original again"
         )
-    return to_timm(backbone), source.report
+    if {"box_head.pos_embed", "rpn.objectness.kernel"} <= source.state.keys():
+        return to_published(source.state), source.report, "imTED's"
+    backbone = {path: array for path, array in source.state.items() if path.startswith("backbone.")}
+    others = len(source.state) - len(backbone)
+    if others:
+        print(f"{others} arrays of the detector's other parts are left out: timm has none of them")
+    return to_timm(backbone), source.report, "timm's"
 
 
 def _out_path(out: str, source: Path, to: str) -> Path:

@@ -13,6 +13,7 @@ from checkpoints_convert import (
     detectron2,
     dino,
     dinov2,
+    imted,
     mae,
     mocov3,
     siglip,
@@ -28,6 +29,7 @@ from jaxdet.errors import UserError
 
 LAYOUTS = (
     detectron2.LAYOUT,
+    imted.LAYOUT,
     mocov3.LAYOUT,
     augreg.LAYOUT,
     clip.OPEN_CLIP,
@@ -47,6 +49,13 @@ NAMES = {layout.name: layout for layout in LAYOUTS} | {
     "ibot": dino.LAYOUT,
 }
 """What --from takes."""
+
+
+DETECTORS = {
+    detectron2.LAYOUT.name: detectron2.plan_detector,
+    imted.LAYOUT.name: imted.plan_detector,
+}
+"""The layouts of whole detectors."""
 
 
 @dataclass(frozen=True)
@@ -110,13 +119,16 @@ def convert(
             f"{source.path} lacks pos_embed, which a {layout.title} file has; it is incomplete, "
             "or --from names its layout better"
         )
-    is_detector = layout is detectron2.LAYOUT
-    if is_detector:
-        plan = detectron2.plan_detector(state, options, activation)
+    kind = "detector" if layout.name in DETECTORS else "backbone"
+    if kind == "detector":
+        plan = DETECTORS[layout.name](state, options, activation)
+    elif options.target == "imted":
+        kind = "backbone with a decoder"
+        plan = imted.plan_autoencoder(state, options, activation)
     else:
         plan = plan_backbone(Supply(state), options, activation)
 
-    patterns = layout.left_out if is_detector else (*layout.left_out, *LEFT_OUT)
+    patterns = layout.left_out if kind == "detector" else (*layout.left_out, *LEFT_OUT)
     used = {name for array in plan.arrays.values() for name in array.sources}
     left_out, unknown = [], []
     for name, renamed in names.items():
@@ -139,7 +151,7 @@ def convert(
         "source": {"file": source.path.name, "bytes": source.bytes, "sha256": source.sha256},
         "layout": layout.title,
         "chosen": chosen,
-        "kind": "detector" if is_detector else "backbone",
+        "kind": kind,
         "vit": plan.size,
         "config": plan.words,
         "pixel_mean": mean,

@@ -20,6 +20,7 @@ class Options:
         rel_pos_resize: "bicubic" or "geometric", see `relative_position.resize_table`.
         patch: side of a patch to resample the patch projection to, or None to keep the file's.
         activation: of the MLP, for layouts whose files do not tell; None for the layout's own.
+        target: "backbone", or "imted" for its class token and a decoder too.
     """
 
     window: int = 14
@@ -27,6 +28,7 @@ class Options:
     rel_pos_resize: str = "bicubic"
     patch: int | None = None
     activation: str | None = None
+    target: str = "backbone"
 
 
 @dataclass

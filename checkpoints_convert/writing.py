@@ -34,8 +34,13 @@ def write_npz(path: Path, arrays: State, report: dict[str, Any], progress: Progr
         archive.writestr("report.json", json.dumps(report, indent=1))
 
 
-def write_torch(path: Path, arrays: State, report: dict[str, Any], progress: Progress) -> None:
-    """A PyTorch file {"model": tensors, "jaxdet": report}, or a safetensors file with the same."""
+def write_torch(
+    path: Path, arrays: State, report: dict[str, Any], progress: Progress, key: str = "model"
+) -> None:
+    """A PyTorch file {key: tensors, "jaxdet": report}, or a safetensors file with the same.
+
+    MMDetection reads `key` "state_dict", beside which it expects a dictionary "meta".
+    """
     import torch
 
     tensors = {}
@@ -48,7 +53,8 @@ def write_torch(path: Path, arrays: State, report: dict[str, Any], progress: Pro
 
             save_file(tensors, partial, metadata={REPORT_KEY: json.dumps(report)})
         else:
-            torch.save({"model": tensors, REPORT_KEY: json.dumps(report)}, partial)
+            meta = {"meta": {}} if key == "state_dict" else {}
+            torch.save({**meta, key: tensors, REPORT_KEY: json.dumps(report)}, partial)
 
 
 def _values(name: str, tensor: Tensor) -> np.ndarray:

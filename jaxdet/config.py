@@ -113,6 +113,8 @@ def benchmark(
                     "relative_position": "shared",
                     "relative_start": "zero",
                     "relative_trainable": True,
+                    "class_token": False,
+                    "resize_offset": 0.0,
                     **POSITION.get(initialisation, {}),
                     "attention": "xla",
                     "remat": "none",
@@ -121,11 +123,22 @@ def benchmark(
                 "heads": {
                     "norm": "batch",
                     "rpn_convs": 2,
+                    "box": "convs",
+                    "box_features": "pyramid",
+                    "roi_chunks": 1,
                     "box_convs": 4,
                     "box_conv_dim": 256,
                     "box_fc_dim": 1024,
+                    "mask": True,
                     "mask_convs": 4,
                     "mask_conv_dim": 256,
+                },
+                "decoder": {
+                    "width": 512,
+                    "depth": 8,
+                    "heads": 16,
+                    "pretrain_grid": 14,
+                    "start": "pretrained",
                 },
                 "detector": {
                     **{
@@ -143,9 +156,16 @@ def benchmark(
                 "schedule": "cosine",
                 "milestones": (8 / 9, 26 / 27),
                 "layer_decay": 1.0,
+                "decoder_layer_decay": 1.0,
+                "frozen": (),
                 "warmup_epochs": 0.25,
                 "warmup_factor": 0.001,
                 "no_decay": ("norm", "pos_embed", "rel_pos"),
+            },
+            "few_shot": {
+                "base_run": config_dict.placeholder(str),
+                "novel": (),
+                "keep_deltas": False,
             },
             "eval_batch_size": 8,
             "eval_every": 5.0,
@@ -233,14 +253,20 @@ RANGES = {
     "model.vit.global_blocks": (0, INFINITY),
     "model.vit.taps": (0, INFINITY),
     "model.vit.drop_path": (0, 1 - TINY),
+    "model.vit.resize_offset": (0, 1),
     "model.pyramid.channels": (1, INFINITY),
     "model.pyramid.groups": (1, INFINITY),
     "model.heads.rpn_convs": (0, 100),
+    "model.heads.roi_chunks": (1, 10_000),
     "model.heads.box_convs": (0, 100),
     "model.heads.box_conv_dim": (1, INFINITY),
     "model.heads.box_fc_dim": (1, INFINITY),
     "model.heads.mask_convs": (0, 100),
     "model.heads.mask_conv_dim": (1, INFINITY),
+    "model.decoder.width": (1, INFINITY),
+    "model.decoder.depth": (1, INFINITY),
+    "model.decoder.heads": (1, INFINITY),
+    "model.decoder.pretrain_grid": (1, 1024),
     "model.detector.rpn_thresholds": (0, 1),
     "model.detector.rpn_nms_threshold": (0, 1),
     "model.detector.roi_threshold": (0, 1),
@@ -257,6 +283,7 @@ RANGES = {
     "model.detector.test_post_nms": (1, INFINITY),
     "model.detector.roi_batch": (1, INFINITY),
     "model.detector.roi_positive": (TINY, 1),
+    "model.detector.box_loss_weight": (0, 1e6),
     "model.detector.box_roi_size": (1, 64),
     "model.detector.mask_roi_size": (1, 64),
     "model.detector.sampling_ratio": (0, 16),
@@ -271,6 +298,7 @@ RANGES = {
     "optim.betas": (0, 1 - TINY),
     "optim.milestones": (TINY, 1 - TINY),
     "optim.layer_decay": (TINY, 1),
+    "optim.decoder_layer_decay": (TINY, 1),
     "optim.warmup_epochs": (0, 1e6),
     "optim.warmup_factor": (0, 1),
 }
@@ -278,7 +306,6 @@ RANGES = {
 
 LENGTHS = {
     "data.scale_range": 2,
-    "model.vit.taps": 4,
     "model.detector.rpn_thresholds": 2,
     "model.detector.box_weights": 4,
     "model.detector.anchor_sizes": 5,
@@ -302,8 +329,12 @@ CHOICES = {
     "model.vit.relative_start": ("pretrained", "zero"),
     "model.vit.attention": ("xla", "cudnn"),
     "model.vit.remat": ("none", "attention", "block"),
-    "model.pyramid.kind": ("fpn", "simple"),
-    "model.heads.norm": ("batch", "layer"),
+    "model.pyramid.kind": ("fpn", "simple", "imted"),
+    "model.heads.norm": ("batch", "layer", "none"),
+    "model.decoder.start": ("pretrained", "random"),
+    "model.heads.box": ("convs", "decoder"),
+    "model.heads.box_features": ("pyramid", "encoder", "modulated"),
+    "model.detector.box_loss": ("l1", "giou"),
     "optim.schedule": ("cosine", "step"),
 }
 
@@ -332,7 +363,8 @@ def check(config: ConfigDict) -> None:
             "weights come from, or leave config.init out"
         )
 
-    vit, detector = config.model.vit, config.model.detector
+    vit, detector, heads = config.model.vit, config.model.detector, config.model.heads
+    taps = 4 if config.model.pyramid.kind == "fpn" else len(vit.taps)
     strides = tuple(vit.patch // 4 * 2**level for level in range(5))
     rules = {
         "data.scale_range": (
@@ -351,8 +383,16 @@ def check(config: ConfigDict) -> None:
             f"names blocks 0 to {vit.depth - 1} in ascending order",
         ),
         "model.vit.taps": (
-            _are_blocks(vit.taps, vit.depth) and vit.taps[-1] == vit.depth - 1,
-            f"names four blocks in ascending order, the last one {vit.depth - 1}",
+            len(vit.taps) == max(taps, 1)
+            and _are_blocks(vit.taps, vit.depth)
+            and vit.taps[-1] == vit.depth - 1,
+            f"names blocks in ascending order, the last one {vit.depth - 1}; four of them for an "
+            "FPN",
+        ),
+        "model.vit.class_token": (
+            not vit.class_token
+            or (len(vit.global_blocks) == vit.depth and vit.relative_position == "none"),
+            "takes blocks that are all global and no relative position",
         ),
         "model.vit.absolute_position": (
             vit.absolute_position != "pretrained" or config.initialisation != "random",
@@ -378,6 +418,18 @@ def check(config: ConfigDict) -> None:
             tuple(detector.strides) == strides,
             f"is {strides} for this patch",
         ),
+        "model.decoder.heads": (
+            config.model.decoder.width % config.model.decoder.heads == 0,
+            "divides the decoder's width",
+        ),
+        "model.decoder.width": (
+            heads.box != "decoder" or config.model.decoder.width % 4 == 0,
+            "is a multiple of 4 for an embedding of sines and cosines",
+        ),
+        "model.heads.roi_chunks": (
+            heads.roi_chunks == 1 or heads.box == "decoder" or heads.norm != "batch",
+            "takes a box head without batch norm, whose statistics need all RoIs at once",
+        ),
         "model.detector.aspect_ratios": (len(detector.aspect_ratios) > 0, "has a ratio"),
         "model.detector.roi_batch": (
             int(detector.roi_batch * detector.roi_positive) >= 1,
@@ -390,6 +442,18 @@ def check(config: ConfigDict) -> None:
         "optim.no_decay": (
             all(_is_pattern(pattern) for pattern in config.optim.no_decay),
             "is a tuple of regular expressions",
+        ),
+        "optim.frozen": (
+            all(_is_pattern(pattern) for pattern in config.optim.frozen),
+            "is a tuple of regular expressions",
+        ),
+        "few_shot.base_run": (
+            config.few_shot.base_run is None or config.init is None,
+            "gives all weights, and config.init does too; leave one of them out",
+        ),
+        "few_shot.novel": (
+            all(isinstance(name, str) for name in config.few_shot.novel),
+            "is a tuple of category names",
         ),
     }
     for word, (holds, demand) in rules.items():

@@ -22,7 +22,7 @@ from jaxdet.data.source import multiscale_of
 from jaxdet.errors import UserError
 from jaxdet.experiment import Experiment, difference
 from jaxdet.initialise import load_detector
-from jaxdet.metrics.coco import evaluate_coco
+from jaxdet.metrics.coco import IOU_TYPES, evaluate_coco, split_ap
 from jaxdet.metrics.tide import evaluate_tide
 from jaxdet.models.build import Tree, parameter_count
 from jaxdet.models.mask_rcnn import Detections
@@ -49,14 +49,28 @@ class Evaluator:
         self._experiment = experiment
 
     def __call__(self, params: Tree, stats: Tree) -> tuple[Metrics, Results]:
-        """COCO's numbers for boxes and masks and under "tide" what each type of error costs them,
-        and the detections they were computed from.
+        """COCO's numbers for boxes and masks, under "tide" what each type of error costs them, in
+        few-shot detection the APs of base and novel classes under "few_shot"; and the detections
+        they were computed from.
         """
         results = self.detect(params, stats)
         ground_truth = self._experiment.val_set.ground_truth()
-        limit = self._experiment.config.model.detector.detections
-        metrics = evaluate_coco(ground_truth, results, max_detections=limit)
-        metrics["tide"] = evaluate_tide(ground_truth, results, max_detections=limit)
+        config = self._experiment.config
+        limits = {
+            "iou_types": IOU_TYPES if config.model.heads.mask else ("bbox",),
+            "max_detections": config.model.detector.detections,
+        }
+        metrics = evaluate_coco(ground_truth, results, **limits)
+        tide = evaluate_tide(ground_truth, results, **limits)
+        if config.few_shot.novel:
+            metrics["few_shot"] = {
+                f"{classes}_{kind}": ap
+                for kind in limits["iou_types"]
+                for classes, ap in split_ap(
+                    metrics[kind]["per_category"], config.few_shot.novel
+                ).items()
+            }
+        metrics["tide"] = tide
         return metrics, results
 
     def detect(self, params: Tree, stats: Tree) -> Results:
@@ -192,15 +206,27 @@ def report(
     draw_samples(experiment, results, workdir / "detections.png")
 
     for kind, name in (("bbox", "box"), ("segm", "mask")):
+        if kind not in metrics:
+            continue
         numbers = metrics[kind]
         print(
             f"{name:4} AP {100 * numbers['AP']:5.1f}   AP50 {100 * numbers['AP50']:5.1f}   "
             f"AP75 {100 * numbers['AP75']:5.1f}   ({len(experiment.val_set)} images)"
         )
+        if "few_shot" in metrics:
+            print(f"{name:4} AP of {few_shot_summary(metrics['few_shot'], kind)}")
     print(f"result      {workdir / 'result.json'}")
     print(f"detections  {workdir / 'detections.json'}, pictures in {workdir / 'detections.png'}")
     print(f"curves      {workdir / 'metrics.jsonl'}, or: tensorboard --logdir {workdir}")
     print(f"checkpoint  {result['checkpoint']}")
+
+
+def few_shot_summary(numbers: dict[str, float], kind: str) -> str:
+    """The APs of base, novel and all classes of one IoU type in a few words."""
+    return ", ".join(
+        f"{classes} classes {100 * numbers[f'{classes}_{kind}']:.1f}"
+        for classes in ("base", "novel")
+    )
 
 
 def versions() -> dict[str, str]:
@@ -231,7 +257,9 @@ def draw_samples(experiment: Experiment, results: Results, path: Path) -> None:
                 np.stack([x, y, x + w, y + h], -1),
                 np.array([label_of[r["category_id"]] for r in found], int),
                 np.array([r["score"] for r in found]),
-                [rle.decode(r["segmentation"]).astype(bool) for r in found],
+                [rle.decode(r["segmentation"]).astype(bool) for r in found]
+                if experiment.config.model.heads.mask
+                else None,
                 names,
             )
         )
@@ -272,8 +300,8 @@ def coco_results(
         category_ids: the dataset's category id of each label.
 
     Returns:
-        One dictionary a detection: image_id, category_id, bbox (x, y, width, height), score,
-        segmentation (RLE whose counts are text).
+        One dictionary a detection: image_id, category_id, bbox (x, y, width, height), score, and
+        from a detector with masks segmentation (RLE whose counts are text).
     """
     results = []
     for i in np.flatnonzero(batch["is_real"]):
@@ -286,15 +314,15 @@ def coco_results(
             x1, y1, x2, y2 = boxes[j]
             if x2 <= x1 or y2 <= y1:
                 continue
-            mask = paste(detections.masks[i, j], boxes[j], height, width)
-            encoded = rle.encode(np.asfortranarray(mask, dtype=np.uint8))
-            results.append(
-                {
-                    "image_id": int(batch["image_id"][i]),
-                    "category_id": category_ids[detections.labels[i, j]],
-                    "bbox": [float(x1), float(y1), float(x2 - x1), float(y2 - y1)],
-                    "score": float(detections.scores[i, j]),
-                    "segmentation": {**encoded, "counts": encoded["counts"].decode("ascii")},
-                }
-            )
+            result = {
+                "image_id": int(batch["image_id"][i]),
+                "category_id": category_ids[detections.labels[i, j]],
+                "bbox": [float(x1), float(y1), float(x2 - x1), float(y2 - y1)],
+                "score": float(detections.scores[i, j]),
+            }
+            if detections.masks is not None:
+                mask = paste(detections.masks[i, j], boxes[j], height, width)
+                encoded = rle.encode(np.asfortranarray(mask, dtype=np.uint8))
+                result["segmentation"] = {**encoded, "counts": encoded["counts"].decode("ascii")}
+            results.append(result)
     return results

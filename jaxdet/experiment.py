@@ -100,8 +100,12 @@ class Experiment:
     @property
     def identity(self) -> dict[str, Any]:
         """What a checkpoint of this experiment belongs to, as JSON values."""
-        names = [category.name for category in self.val_set.categories]
-        return {"config": self.plain_config, "categories": names}
+        categories = self.val_set.categories
+        return {
+            "config": self.plain_config,
+            "categories": [category.name for category in categories],
+            "category_ids": [category.id for category in categories],
+        }
 
 
 def difference(

@@ -19,6 +19,9 @@ from jaxdet.errors import UserError
 from jaxdet.models.build import Tree
 from jaxdet.optim import ABSOLUTE_POSITION, RELATIVE_POSITION, path_name
 
+DECODER = r"box_head\.(norm|embed|pos_embed|blocks)\b"
+"""Paths of what a box head takes from the decoder of the pre-training."""
+
 MENDS = {
     "backbone.pos_embed": "give --config.model.vit.pretrain_grid={side}",
     "backbone.rel_pos_window.table": "convert the original with --window={window}",
@@ -42,8 +45,8 @@ class Weights:
 
     @property
     def is_detector(self) -> bool:
-        """Whether these are more than a backbone's."""
-        return any(not name.startswith("backbone.") for name in self.arrays)
+        """Whether these are more than a pre-training's."""
+        return any(name.startswith("rpn.") for name in self.arrays)
 
 
 def read_weights(path: Path) -> Weights:
@@ -111,7 +114,8 @@ def initialise(
     """Parameters and batch statistics to start training from, with config.init's in their place.
 
     A file of a backbone gives the position information that the config's words say is
-    "pretrained"; a file of a whole detector gives everything.
+    "pretrained", and one with a decoder the box head that is made of it, likewise; a file of a
+    whole detector gives everything.
 
     Args:
         params, stats: nested dictionaries of arrays; not changed.
@@ -128,7 +132,7 @@ def initialise(
     if not weights.is_detector:
         left = started_anew(config, arrays)
         if left:
-            print(f"{weights.path}: {', '.join(left[:2])} not taken, as config.model.vit says")
+            print(f"{weights.path}: {', '.join(left[:2])} not taken, as config.model says")
         arrays = {name: value for name, value in arrays.items() if name not in left}
     params, stats = place(weights, arrays, params, stats)
     _demand_whole(weights, config, arrays, params, stats)
@@ -210,9 +214,14 @@ def _agree(ours: Any, theirs: Any) -> bool:
 
 
 def started_anew(config: ConfigDict, names: Collection[str]) -> list[str]:
-    """Those of some parameters that a config does not take from a pre-trained backbone."""
-    vit = config.model.vit
+    """Those of some parameters that a config does not take from a pre-training."""
+    vit, heads = config.model.vit, config.model.heads
     patterns = []
+    if heads.box != "decoder" or config.model.decoder.start == "random":
+        patterns.append(DECODER)
+    elif heads.box_features == "pyramid":
+        # They are of the encoder's width, and the pyramid's is another.
+        patterns.append(r"box_head\.(norm|embed)\.")
     if vit.absolute_position != "pretrained":
         patterns.append(ABSOLUTE_POSITION)
     if vit.relative_position == "none" or vit.relative_start != "pretrained":
@@ -267,12 +276,13 @@ def _demand_whole(
     """Refuses weights that lack what the config takes from them."""
     names = _names(params) | _names(stats)
     if not weights.is_detector:
-        names = {name for name in names if name.startswith("backbone.")}
+        taken = re.compile(rf"backbone\.|{DECODER}")
+        names = {name for name in names if taken.match(name)}
         names -= {*started_anew(config, names)}
     absent = sorted(names - arrays.keys())
     if not absent:
         return
-    kind = "detector" if weights.is_detector else "backbone"
+    kind = "detector" if weights.is_detector else "pre-training"
     mend = "convert the original again, or use the config the weights were made for"
     for word, pattern, other in (
         ("absolute_position", ABSOLUTE_POSITION, "random"),
@@ -283,6 +293,16 @@ def _demand_whole(
                 f"config.model.vit.{word} is 'pretrained', and these weights were pre-trained "
                 f"without: give --config.model.vit.{word}={other}"
             )
+    if not weights.is_detector and "backbone.class_token" in absent:
+        mend = (
+            "convert the file with encoder and decoder anew with --target=imted, which keeps the "
+            "class token"
+        )
+    elif not weights.is_detector and any(re.match(DECODER, name) for name in absent):
+        mend = (
+            "config.model.decoder.start is 'pretrained': convert the file with encoder and decoder "
+            "with --target=imted, or give --config.model.decoder.start=random"
+        )
     raise UserError(
         f"{weights.path} lacks {len(absent)} arrays of the {kind}, {absent[0]} among them; {mend}"
     )

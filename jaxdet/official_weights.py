@@ -17,6 +17,12 @@ BEIT_EPOCHS = (
     "BEiT on ImageNet-22k; the paper's own, 800 epochs on ImageNet-1k, were never published"
 )
 
+MAE_DECODER = (
+    "https://dl.fbaipublicfiles.com/mae/pretrain/{}, linked from issue 8 of "
+    "github.com/facebookresearch/mae"
+)
+MAE_DECODER_EPOCHS = f"{MAE_EPOCHS}, encoder and decoder"
+
 OFFICIAL: dict[tuple[str, str], dict[str, str]] = {
     ("mae", "b"): {
         "file": "mae_pretrain_vit_base.pth",
@@ -33,6 +39,23 @@ OFFICIAL: dict[tuple[str, str], dict[str, str]] = {
         "source": MAE.format("mae_pretrain_vit_huge.pth"),
         "training": MAE_EPOCHS + ", patches of 14 pixels",
         "options": "--patch=16",
+    },
+    ("mae with decoder", "s"): {
+        "training": "800 epochs of MAE on ImageNet-1k, encoder and decoder; imTED's authors' own, "
+        "linked from issue 7 of github.com/LiewFeng/imTED",
+        "options": "--target=imted",
+    },
+    ("mae with decoder", "b"): {
+        "file": "mae_pretrain_vit_base_full.pth",
+        "source": MAE_DECODER.format("mae_pretrain_vit_base_full.pth"),
+        "training": MAE_DECODER_EPOCHS,
+        "options": "--target=imted",
+    },
+    ("mae with decoder", "l"): {
+        "file": "mae_pretrain_vit_large_full.pth",
+        "source": MAE_DECODER.format("mae_pretrain_vit_large_full.pth"),
+        "training": MAE_DECODER_EPOCHS,
+        "options": "--target=imted",
     },
     ("beit", "b"): {
         "file": "beit_base_patch16_224_pt22k.pth",

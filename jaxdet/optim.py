@@ -75,25 +75,48 @@ def path_name(path: Sequence[Any]) -> str:
 
 
 def step_multipliers(
-    params: Any, layer_decay: float, depth: int, frozen: Sequence[str] = ()
+    params: Any,
+    layer_decay: float,
+    depth: int,
+    frozen: Sequence[str] = (),
+    decoder_layer_decay: float = 1.0,
+    decoder_depth: int = 0,
 ) -> Any:
     """A tree of float: what each parameter's whole step, decay included, is multiplied with.
 
-    Block i of `depth` gets layer_decay ** (depth - i), the patch and position embeddings
-    layer_decay ** (depth + 1), everything else 1 (BEiT's rule as ViTDet uses it); a parameter whose
-    dotted path one of the regular expressions in `frozen` matches at its start gets 0.
+    Block i of `depth` gets layer_decay ** (depth - i), the embeddings of patches, positions and
+    class layer_decay ** (depth + 1), everything else 1 (BEiT's rule as ViTDet uses it). The same
+    holds for a decoder in the box head, its first norm and its embedding. A parameter whose dotted
+    path one of the regular expressions in `frozen` matches at its start gets 0.
     """
+    embeddings = {
+        "backbone": r"backbone\.(patch_embed|pos_embed|class_)",
+        "box_head": r"box_head\.(norm|embed)\.",
+    }
+    decays = {
+        "backbone": (layer_decay, depth),
+        "box_head": (decoder_layer_decay, decoder_depth),
+    }
 
     def multiplier(path, _):
         name = path_name(path)
-        if any(re.match(pattern, name) for pattern in frozen):
+        if is_frozen(name, frozen):
             return 0.0
-        if name.startswith(("backbone.patch_embed", "backbone.pos_embed")):
-            return layer_decay ** (depth + 1)
-        block = re.match(r"backbone\.blocks\.(\d+)\.", name)
-        return layer_decay ** (depth - int(block[1])) if block else 1.0
+        part = name.partition(".")[0]
+        if part not in decays:
+            return 1.0
+        decay, blocks = decays[part]
+        if re.match(embeddings[part], name):
+            return decay ** (blocks + 1)
+        block = re.match(rf"{part}\.blocks\.(\d+)\.", name)
+        return decay ** (blocks - int(block[1])) if block else 1.0
 
     return jax.tree_util.tree_map_with_path(multiplier, params)
+
+
+def is_frozen(name: str, frozen: Sequence[str]) -> bool:
+    """Whether one of the regular expressions matches a dotted path at its start."""
+    return any(re.match(pattern, name) for pattern in frozen)
 
 
 def adamw(
@@ -105,13 +128,15 @@ def adamw(
     layer_decay: float = 1.0,
     depth: int = 0,
     frozen: Sequence[str] = (),
+    decoder_layer_decay: float = 1.0,
+    decoder_depth: int = 0,
 ) -> optax.GradientTransformation:
     """AdamW with decoupled decay, as torch.optim.AdamW (epsilon 1e-8).
 
     Args:
         schedule: learning rate by step.
         weight_decay, no_decay: see `decay_mask`.
-        layer_decay, depth, frozen: see `step_multipliers`.
+        layer_decay, depth, frozen, decoder_layer_decay, decoder_depth: see `step_multipliers`.
     """
     optimizer = optax.adamw(
         schedule,
@@ -121,11 +146,13 @@ def adamw(
         weight_decay=weight_decay,
         mask=lambda params: decay_mask(params, no_decay),
     )
-    if layer_decay == 1.0 and not frozen:
+    if layer_decay == decoder_layer_decay == 1.0 and not frozen:
         return optimizer
 
     def scale(updates, params):
-        multipliers = step_multipliers(params, layer_decay, depth, frozen)
+        multipliers = step_multipliers(
+            params, layer_decay, depth, frozen, decoder_layer_decay, decoder_depth
+        )
         return jax.tree.map(lambda update, factor: update * factor, updates, multipliers)
 
     return optax.chain(optimizer, optax.stateless(scale))
@@ -142,6 +169,8 @@ def build_optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.Gradi
         layer_decay=settings.layer_decay,
         depth=config.model.vit.depth,
         frozen=frozen_parameters(config),
+        decoder_layer_decay=settings.decoder_layer_decay,
+        decoder_depth=config.model.decoder.depth,
     )
 
 
@@ -150,4 +179,4 @@ def frozen_parameters(config: ConfigDict) -> tuple[str, ...]:
     vit = config.model.vit
     absolute = () if vit.absolute_trainable else (ABSOLUTE_POSITION,)
     relative = () if vit.relative_trainable else (RELATIVE_POSITION,)
-    return absolute + relative
+    return absolute + relative + tuple(config.optim.frozen)

@@ -17,12 +17,14 @@ from jaxdet.checkpoint import Checkpoints, abstract
 from jaxdet.data.loader import train_batches
 from jaxdet.data.source import multiscale_of
 from jaxdet.errors import PreemptedError, UserError
-from jaxdet.evaluate import Evaluator, report, versions, write_json
+from jaxdet.evaluate import Evaluator, few_shot_summary, report, versions, write_json
 from jaxdet.experiment import Experiment, difference
+from jaxdet.few_shot import start_from_base_run
 from jaxdet.initialise import initialise
 from jaxdet.metric_writer import MetricWriter, Progress
 from jaxdet.models.build import parameter_count
 from jaxdet.official_weights import how_to_get
+from jaxdet.optim import frozen_parameters
 from jaxdet.train_step import Metrics, State, abstract_state, initial_state, make_train_step
 from jaxdet.watch import Watch
 
@@ -31,6 +33,7 @@ NEUTRAL_WORDS = tuple(
     for word in (
         "init",
         "weights",
+        "few_shot.base_run",
         "data.root",
         "data.train_annotations",
         "data.train_images",
@@ -61,7 +64,8 @@ def train(experiment: Experiment) -> dict[str, Any]:
         PreemptedError: the process was asked to stop by SIGTERM, and has saved its state.
     """
     config, workdir = experiment.config, experiment.workdir
-    if config.initialisation != "random" and config.init is None:
+    is_started = config.init is not None or config.few_shot.base_run is not None
+    if config.initialisation != "random" and not is_started:
         raise UserError(
             f"this config fine-tunes {config.initialisation} weights and config.init is not set: "
             f"{how_to_get(config)}"
@@ -78,6 +82,7 @@ def train(experiment: Experiment) -> dict[str, Any]:
         experiment.mesh,
         accumulate=config.accumulate,
         batch_statistics=config.batch_statistics,
+        frozen=frozen_parameters(config),
         sharding=config.sharding,
     )
     evaluator = Evaluator(experiment)
@@ -191,7 +196,11 @@ def _start(experiment: Experiment, checkpoints: Checkpoints) -> tuple[State, int
             return initial_state(functional, optimizer, jax.random.key(config.seed))
 
         state = jax.jit(init, out_shardings=placement)()
-        if config.init is not None:
+        if config.few_shot.base_run is not None:
+            loaded = start_from_base_run(experiment, state["params"])
+            state["params"] = jax.device_put(loaded[0], placement["params"])
+            state["stats"] = jax.device_put(loaded[1], placement["stats"])
+        elif config.init is not None:
             params, stats, origin = initialise(config, state["params"], state["stats"])
             state["params"] = jax.device_put(params, placement["params"])
             state["stats"] = jax.device_put(stats, placement["stats"])
@@ -296,7 +305,11 @@ def _flat(metrics: dict[str, Any]) -> dict[str, float]:
 
 
 def _summary(metrics: dict[str, Any]) -> str:
-    return ", ".join(
+    parts = [
         f"{name} AP {100 * metrics[kind]['AP']:.1f} (AP50 {100 * metrics[kind]['AP50']:.1f})"
         for kind, name in (("bbox", "box"), ("segm", "mask"))
-    )
+        if kind in metrics
+    ]
+    if "few_shot" in metrics:
+        parts.append(few_shot_summary(metrics["few_shot"], "bbox"))
+    return ", ".join(parts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from jaxdet import parallel
 from jaxdet.models.batching import split_parts
 from jaxdet.models.build import Functional, Tree, batch_stats
+from jaxdet.optim import is_frozen, path_name
 
 State = dict[str, Any]
 """What a step changes: {"params", "stats", "opt_state", "step"}, nested plain dictionaries."""
@@ -35,7 +36,11 @@ def initial_state(
 
 
 def gradient_function(
-    functional: Functional, *, accumulate: int = 1, batch_statistics: str = "batch"
+    functional: Functional,
+    *,
+    accumulate: int = 1,
+    batch_statistics: str = "batch",
+    frozen: Sequence[str] = (),
 ) -> Callable[[Tree, Tree, dict[str, jax.Array], jax.Array], tuple[Tree, Metrics, Tree]]:
     """(params, batch statistics, batch, keys of its images) -> (gradients, metrics, statistics).
 
@@ -47,14 +52,19 @@ def gradient_function(
             norms is computed again for the gradient, and their inputs are kept for the whole batch.
             "part": of each part alone, in less time and memory; the running statistics go from part
             to part. A model without batch norm needs neither, and is exact in the second way.
+        frozen: patterns of parameters whose gradient is zero, and is not computed, see
+            `jaxdet.optim.is_frozen`.
     """
     has_statistics = bool(jax.tree.leaves(functional.abstract[1]))
     inner = accumulate if has_statistics and batch_statistics == "batch" else 1
     outer = accumulate // inner
 
+    def hold(path, leaf):
+        return jax.lax.stop_gradient(leaf) if is_frozen(path_name(path), frozen) else leaf
+
     def differentiate(params, stats, batch, keys):
         def total_loss(params):
-            model = functional.bind(params, stats)
+            model = functional.bind(jax.tree_util.tree_map_with_path(hold, params), stats)
             losses, counts = model.losses(batch, keys, parts=inner)
             loss = sum(losses.values())
             return loss, ({"loss": loss, **losses, **counts}, batch_stats(model))
@@ -83,6 +93,7 @@ def make_train_step(
     *,
     accumulate: int = 1,
     batch_statistics: str = "batch",
+    frozen: Sequence[str] = (),
     sharding: str = "replicated",
 ) -> TrainStep:
     """The compiled step: (state, batch, run key) -> (new state, metrics).
@@ -91,7 +102,7 @@ def make_train_step(
     Where the loss or the gradient is not finite, the step changes nothing but the step number.
 
     Args:
-        accumulate, batch_statistics: see `gradient_function`.
+        accumulate, batch_statistics, frozen: see `gradient_function`.
         sharding: see `jaxdet.parallel.state_sharding`.
 
     Returns:
@@ -99,7 +110,7 @@ def make_train_step(
         of its parts by module ("grad_norm/backbone", ...), and "skipped", 1 where nothing changed.
     """
     differentiate = gradient_function(
-        functional, accumulate=accumulate, batch_statistics=batch_statistics
+        functional, accumulate=accumulate, batch_statistics=batch_statistics, frozen=frozen
     )
     placement = parallel.state_sharding(mesh, abstract_state(functional, optimizer), sharding)
 

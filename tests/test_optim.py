@@ -12,6 +12,7 @@ import pytest
 from flax import nnx
 
 from jaxdet.config import benchmark
+from jaxdet.config_imted import few_shot, imted
 from jaxdet.models.build import Functional, build_detector
 from jaxdet.optim import (
     adamw,
@@ -243,3 +244,39 @@ def test_the_config_s_words_freeze_position_information_alone(kind):
             for axis in ("height", "width")
         }
     assert frozen() == expected
+
+
+def test_imted_s_rates_and_decay_are_the_published_ones():
+    config = imted("b", drop_path=0.2, masks=True)
+    functional = Functional(lambda rngs: build_detector(config, 4, rngs))
+    params = jax.eval_shape(functional.init, jax.random.key(0))[0]
+
+    def by_name(tree):
+        return {path_name(p): leaf for p, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+    scale = by_name(step_multipliers(params, 0.75, 12))
+    embeddings = ("class_token", "class_pos_embed", "pos_embed", "patch_embed.kernel")
+    for name in embeddings:
+        assert scale[f"backbone.{name}"] == pytest.approx(0.02376, abs=5e-6)
+    assert scale["backbone.blocks.11.mlp.fc1.kernel"] == 0.75
+    others = {name: value for name, value in scale.items() if not name.startswith("backbone.")}
+    assert set(others.values()) == {1.0}
+
+    tuned = few_shot("b", shots=10, drop_path=0.2)
+    frozen = frozen_parameters(tuned)
+    scale = by_name(step_multipliers(params, 1.0, 12, frozen, 0.8, 8))
+    still = {name for name, value in scale.items() if value == 0}
+    ups = ("pyramid.up4_first.", "pyramid.up4_norm.", "pyramid.up4_second.", "pyramid.up2.")
+    assert still == {name for name in scale if name.startswith(("backbone.", *ups))}
+    for name in ("norm.scale", "embed.kernel"):
+        assert scale[f"box_head.{name}"] == pytest.approx(0.134, abs=5e-4)
+    assert scale["box_head.blocks.0.norm1.scale"] == pytest.approx(0.168, abs=5e-4)
+    assert scale["box_head.blocks.7.norm1.scale"] == 0.8
+    for name in ("box_head.box_norm.scale", "box_features.gate", "rpn.deltas.bias"):
+        assert scale[name] == 1.0
+
+    decayed = by_name(decay_mask(params, config.optim.no_decay))
+    shapes = by_name(params)
+    kept = {name for name in decayed if not decayed[name]}
+    is_position = {"backbone.pos_embed", "box_head.pos_embed"}
+    assert kept == {name for name, leaf in shapes.items() if len(leaf.shape) == 1} | is_position

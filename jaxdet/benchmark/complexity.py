@@ -43,18 +43,10 @@ def forward_cost(
         config.model.detector,
         config.model.pyramid.channels,
     )
-    box_hidden, box_channels = _hidden_convs(
-        heads.box_convs, channels, heads.box_conv_dim, detector.box_roi_size
-    )
     mask_size = detector.mask_roi_size
     mask_hidden, mask_channels = _hidden_convs(
         heads.mask_convs, channels, heads.mask_conv_dim, mask_size
     )
-    box = [
-        *box_hidden,
-        _linear(1, detector.box_roi_size**2 * box_channels, heads.box_fc_dim),
-        _linear(1, heads.box_fc_dim, 5 * num_classes + 1),
-    ]
     mask = [
         *mask_hidden,
         _linear(mask_size**2, mask_channels, 4 * heads.mask_conv_dim),
@@ -64,8 +56,34 @@ def forward_cost(
         "backbone": _backbone(config),
         "pyramid": _pyramid(config),
         "rpn": _rpn(config),
-        "box_head": _times(proposals, total(box)),
-        "mask_head": _times(masks, total(mask)),
+        **_box(config, num_classes, proposals),
+        "mask_head": _times(masks if heads.mask else 0, total(mask)),
+    }
+
+
+def _box(config: ConfigDict, num_classes: int, proposals: int) -> dict[str, Cost]:
+    """The box head, and what its features cost beside RoIAlign."""
+    heads, channels, width = (
+        config.model.heads,
+        config.model.pyramid.channels,
+        config.model.vit.width,
+    )
+    size = config.model.detector.box_roi_size
+    inputs = channels if heads.box_features == "pyramid" else width
+    is_modulated = heads.box_features == "modulated"
+    features = _linear(size**2, channels, width) if is_modulated else Cost()
+    if heads.box == "decoder":
+        decoder = config.model.decoder
+        layers = [_linear(size**2, inputs, decoder.width)]
+        layers += decoder.depth * _block(size**2, size**2, decoder.width, decoder.heads, 4.0)
+        outputs = _linear(1, decoder.width, 5 * num_classes + 1)
+    else:
+        layers, last = _hidden_convs(heads.box_convs, inputs, heads.box_conv_dim, size)
+        layers += [_linear(1, size**2 * last, heads.box_fc_dim)]
+        outputs = _linear(1, heads.box_fc_dim, 5 * num_classes + 1)
+    return {
+        "box_features": _times(proposals, features),
+        "box_head": _times(proposals, total([*layers, outputs])),
     }
 
 
@@ -90,26 +108,42 @@ def _backbone(config: ConfigDict) -> Cost:
     for block in range(vit.depth):
         # Windows that reach beyond the map are padded to their full size.
         side = grid if block in vit.global_blocks else vit.window
-        tokens = (math.ceil(grid / side) * side) ** 2
-        layers += [
-            _linear(tokens, width, 3 * width),
-            # Queries with keys, then weights with values.
-            Cost(tokens * side**2 * width, tokens * side**2 * vit.heads),
-            Cost(tokens * side**2 * width, tokens * width),
-            _linear(tokens, width, width),
-            _linear(grid**2, width, int(width * vit.mlp_ratio)),
-            _linear(grid**2, int(width * vit.mlp_ratio), width),
-        ]
+        extra = int(vit.class_token)
+        tokens = (math.ceil(grid / side) * side) ** 2 + extra
+        layers += _block(
+            tokens,
+            side**2 + extra,
+            width,
+            vit.heads,
+            vit.mlp_ratio,
+            mlp_tokens=grid**2 + extra,
+        )
         if vit.relative_position == "decomposed":
             # Each query with a vector for each row and each column of keys.
             layers.append(Cost(tokens * 2 * side * width, tokens * 2 * side * vit.heads))
     return total(layers)
 
 
+def _block(
+    tokens: int, keys: int, width: int, heads: int, mlp_ratio: float, mlp_tokens: int | None = None
+) -> list[Cost]:
+    """A transformer block whose tokens attend to so many keys each."""
+    mlp_tokens, hidden = mlp_tokens or tokens, int(width * mlp_ratio)
+    return [
+        _linear(tokens, width, 3 * width),
+        # Queries with keys, then weights with values.
+        Cost(tokens * keys * width, tokens * keys * heads),
+        Cost(tokens * keys * width, tokens * width),
+        _linear(tokens, width, width),
+        _linear(mlp_tokens, width, hidden),
+        _linear(mlp_tokens, hidden, width),
+    ]
+
+
 def _pyramid(config: ConfigDict) -> Cost:
     width, channels = config.model.vit.width, config.model.pyramid.channels
     grid = config.canvas // config.model.vit.patch
-    if config.model.pyramid.kind == "fpn":
+    if config.model.pyramid.kind in ("fpn", "imted"):
         finest, finer = (width, width, width), (width, width)
     else:
         finest, finer = (width, width // 2, width // 4), (width, width // 2)

@@ -15,7 +15,7 @@ from jaxdet import parallel
 from jaxdet.benchmark.complexity import forward_cost, total
 from jaxdet.benchmark.xla_cost import XlaCost, xla_cost
 from jaxdet.models.build import Functional, build_detector, parameter_count
-from jaxdet.optim import build_optimizer
+from jaxdet.optim import build_optimizer, frozen_parameters
 from jaxdet.train_step import abstract_state, make_train_step
 
 COCO_CLASSES = 80
@@ -76,6 +76,7 @@ def compile_step(config: ConfigDict, num_classes: int, mesh: Mesh) -> CompiledSt
         mesh,
         accumulate=config.accumulate,
         batch_statistics=config.batch_statistics,
+        frozen=frozen_parameters(config),
         sharding=config.sharding,
     )
     compiled = step.lower(state, batch, key).compile()

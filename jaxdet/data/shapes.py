@@ -1,15 +1,23 @@
 """A built-in detection dataset: coloured shapes on textured backgrounds, drawn on the fly.
 
+    python -m jaxdet.data.shapes --train-images=2000 --val-images=100 --image-size=96 /data/shapes
+
+writes it as a folder in COCO's format, for what takes such folders.
+
 It needs no download and every class can be told only by its outline, so a detector that is wired up
 wrongly does not learn it. Every draw follows from (seed, split, index) alone.
 """
 
 from __future__ import annotations
 
+import argparse
 import colorsys
+import json
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -312,3 +320,51 @@ def _square_wave(distance: np.ndarray, period: float) -> np.ndarray:
     """A wave between -1 and 1 whose flanks are about a pixel wide, so that edges look smooth."""
     triangle = np.abs((distance / np.float32(period)) % 1 - np.float32(0.5)) - np.float32(0.25)
     return np.clip(triangle * np.float32(2 * period), -1, 1)
+
+
+def write_coco(dataset: ShapesDataset, folder: Path, split: str) -> None:
+    """Writes a split as annotations/instances_`split`.json and PNG images in `split`.
+
+    Raises:
+        UserError: the split is there already, or cannot be written.
+    """
+    content = dataset.ground_truth()
+    images = [{**image, "file_name": f"{image['id']}.png"} for image in content["images"]]
+    try:
+        (folder / split).mkdir(parents=True)
+        (folder / "annotations").mkdir(exist_ok=True)
+        for index, image in enumerate(images):
+            pixels = dataset[index].image
+            Image.fromarray(pixels).save(folder / split / image["file_name"])
+        file = folder / "annotations" / f"instances_{split}.json"
+        file.write_text(json.dumps({**content, "images": images}), encoding="utf-8")
+    except FileExistsError as error:
+        raise UserError(
+            f"{folder / split} is there already; name another folder, or remove it"
+        ) from error
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written ({error}); free space or rights") from error
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Writes both splits; returns the exit status (2 after an error of the user's)."""
+    parser = argparse.ArgumentParser(
+        prog="python -m jaxdet.data.shapes", description="Writes the shapes in COCO's format."
+    )
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--train-images", type=int, default=2000)
+    parser.add_argument("--val-images", type=int, default=100)
+    parser.add_argument("--image-size", type=int, default=96)
+    options = parser.parse_args(arguments)
+    try:
+        for split, count in (("train", options.train_images), ("val", options.val_images)):
+            write_coco(ShapesDataset(split, count, options.image_size), options.folder, split)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{options.folder}: {options.train_images} + {options.val_images} images")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

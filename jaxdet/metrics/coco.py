@@ -66,6 +66,34 @@ def evaluate_coco(
     }
 
 
+def split_ap(per_category: dict[str, float], novel: Sequence[str]) -> dict[str, float]:
+    """The mean AP of base, novel and all categories, nan where there is none with ground truth.
+
+    Args:
+        per_category: AP by name, as `evaluate_coco` returns it.
+        novel: names of the novel categories; all others are base.
+
+    Raises:
+        UserError: some of the novel names are categories and some are not. None may be, as in a
+            data set of base classes alone.
+    """
+    unknown = sorted(set(novel) - per_category.keys())
+    if 0 < len(unknown) < len(set(novel)):
+        raise UserError(
+            f"config.few_shot.novel names {unknown[0]!r}, which the validation data does not list; "
+            f"it has {', '.join(sorted(per_category))}"
+        )
+
+    def mean(names: Sequence[str]) -> float:
+        return _mean(np.array([per_category[n] for n in names if per_category[n] >= 0]))
+
+    return {
+        "base": mean([name for name in per_category if name not in novel]),
+        "novel": mean([name for name in per_category if name in novel]),
+        "overall": mean([*per_category]),
+    }
+
+
 def _evaluate(
     ground_truth: dict[str, Any],
     detections: list[dict[str, Any]],

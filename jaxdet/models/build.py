@@ -13,9 +13,11 @@ from jax.sharding import Mesh
 
 from jaxdet.models.attention import require_cudnn
 from jaxdet.models.box_head import BoxHead
+from jaxdet.models.decoder_head import DecoderHead
 from jaxdet.models.mask_head import MaskHead
 from jaxdet.models.mask_rcnn import MaskRCNN, Settings
-from jaxdet.models.pyramid import FPN, SimplePyramid
+from jaxdet.models.pyramid import FPN, ImTEDPyramid, SimplePyramid
+from jaxdet.models.roi_features import EncoderRoIs, ModulatedRoIs, PyramidRoIs
 from jaxdet.models.rpn import RPNHead
 from jaxdet.models.vit import ViT
 
@@ -26,6 +28,9 @@ Tree = dict[Any, Any]
 
 NOT_STRUCTURE = ("absolute_trainable", "relative_start", "relative_trainable")
 """Words of config.model.vit that say where its parameters start and which of them train."""
+
+DECODER_STRUCTURE = ("width", "depth", "heads", "pretrain_grid")
+"""Words of config.model.decoder that the model is built from."""
 
 
 def build_detector(
@@ -49,29 +54,17 @@ def build_detector(
     channels = model.pyramid.channels
     vit = {word: value for word, value in model.vit.items() if word not in NOT_STRUCTURE}
     backbone = ViT(**vit, canvas=config.canvas, **part)
-    if model.pyramid.kind == "fpn":
-        pyramid = FPN(model.vit.width, channels, groups=model.pyramid.groups, **part)
-    else:
-        pyramid = SimplePyramid(model.vit.width, channels, **part)
     return MaskRCNN(
         backbone=backbone,
-        pyramid=pyramid,
+        pyramid=_pyramid(model, part),
         rpn=RPNHead(
             channels,
             num_anchors=len(settings.aspect_ratios),
             num_convs=model.heads.rpn_convs,
             **part,
         ),
-        box_head=BoxHead(
-            channels,
-            num_classes,
-            roi_size=settings.box_roi_size,
-            num_convs=model.heads.box_convs,
-            conv_dim=model.heads.box_conv_dim,
-            norm=model.heads.norm,
-            fc_dim=model.heads.box_fc_dim,
-            **part,
-        ),
+        box_features=_box_features(model, settings, part),
+        box_head=_box_head(model, settings, part),
         mask_head=MaskHead(
             channels,
             num_classes,
@@ -79,9 +72,50 @@ def build_detector(
             conv_dim=model.heads.mask_conv_dim,
             norm=model.heads.norm,
             **part,
-        ),
+        )
+        if model.heads.mask
+        else None,
         settings=settings,
+        roi_chunks=model.heads.roi_chunks,
         mesh=mesh,
+    )
+
+
+def _pyramid(model: ConfigDict, part: dict[str, Any]) -> nnx.Module:
+    width, channels = model.vit.width, model.pyramid.channels
+    if model.pyramid.kind == "fpn":
+        return FPN(width, channels, groups=model.pyramid.groups, **part)
+    kinds = {"simple": SimplePyramid, "imted": ImTEDPyramid}
+    return kinds[model.pyramid.kind](width, channels, **part)
+
+
+def _box_features(model: ConfigDict, settings: Settings, part: dict[str, Any]) -> nnx.Module:
+    if model.heads.box_features == "modulated":
+        size = {"channels": model.pyramid.channels, "width": model.vit.width}
+        return ModulatedRoIs(settings, **size, **part)
+    return {"pyramid": PyramidRoIs, "encoder": EncoderRoIs}[model.heads.box_features](settings)
+
+
+def _box_head(model: ConfigDict, settings: Settings, part: dict[str, Any]) -> nnx.Module:
+    from_pyramid = model.heads.box_features == "pyramid"
+    inputs = model.pyramid.channels if from_pyramid else model.vit.width
+    if model.heads.box == "decoder":
+        return DecoderHead(
+            inputs,
+            settings.num_classes,
+            **{word: model.decoder[word] for word in DECODER_STRUCTURE},
+            resize_offset=model.vit.resize_offset,
+            **part,
+        )
+    return BoxHead(
+        inputs,
+        settings.num_classes,
+        roi_size=settings.box_roi_size,
+        num_convs=model.heads.box_convs,
+        conv_dim=model.heads.box_conv_dim,
+        norm=model.heads.norm,
+        fc_dim=model.heads.box_fc_dim,
+        **part,
     )
 
 

@@ -28,6 +28,15 @@ torch_default = jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 """What PyTorch gives convolutions and linear layers by itself."""
 
 
+def torch_default_bias(fan_in: int) -> jax.nn.initializers.Initializer:
+    """What PyTorch gives the biases of convolutions and linear layers by itself."""
+
+    def init(key: Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Array:
+        return jax.random.uniform(key, shape, dtype, -1.0, 1.0) / jnp.sqrt(fan_in)
+
+    return init
+
+
 def c2_msra(key: Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Array:
     """Detectron2's `c2_msra_fill`: normal, variance 2 / fan_out, for [kh, kw, in, out] kernels."""
     return jax.nn.initializers.variance_scaling(2.0, "fan_out", "normal")(key, shape, dtype)
@@ -87,10 +96,12 @@ class BatchNorm(nnx.Module):
 
 
 class ConvNorm(nnx.Module):
-    """A convolution without bias, then batch or layer normalisation, then ReLU if asked for.
+    """A convolution, then batch, layer or no normalisation, then ReLU if asked for.
 
     Args:
-        norm: "batch", or "layer" for a LayerNorm over the channels of each pixel.
+        norm: "batch", "layer" for a LayerNorm over the channels of each pixel, or "none". The
+            convolution has a bias in the last case alone.
+        epsilon: of the LayerNorm.
     """
 
     def __init__(
@@ -102,6 +113,7 @@ class ConvNorm(nnx.Module):
         norm: str,
         activation: bool,
         kernel_init: jax.nn.initializers.Initializer,
+        epsilon: float = 1e-6,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
@@ -109,14 +121,17 @@ class ConvNorm(nnx.Module):
             inputs,
             outputs,
             kernel,
-            use_bias=False,
+            use_bias=norm == "none",
             kernel_init=kernel_init,
             dtype=dtype,
             rngs=rngs,
         )
-        self.norm = (
-            BatchNorm(outputs) if norm == "batch" else LayerNorm(outputs, dtype=dtype, rngs=rngs)
-        )
+        if norm == "batch":
+            self.norm = BatchNorm(outputs)
+        elif norm == "layer":
+            self.norm = LayerNorm(outputs, epsilon=epsilon, dtype=dtype, rngs=rngs)
+        else:
+            self.norm = None
         self.activation = activation
 
     def __call__(self, x: Array, *, train: bool, valid: Array | None = None) -> Array:
@@ -126,7 +141,7 @@ class ConvNorm(nnx.Module):
         """What follows the convolution."""
         if isinstance(self.norm, BatchNorm):
             x = self.norm(x, train=train, valid=valid)
-        else:
+        elif self.norm is not None:
             x = self.norm(x)
         return jax.nn.relu(x) if self.activation else x
 

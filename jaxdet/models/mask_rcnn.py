@@ -7,7 +7,7 @@ matched, sampled, normalised over, or scored.
 from __future__ import annotations
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,8 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxdet.models.batching import in_parts, per_image
+from jaxdet.models.batching import in_chunks, in_parts, per_image
+from jaxdet.models.roi_features import Features, PyramidRoIs
 from jaxdet.models.rpn import Proposals, propose
 from jaxdet.models.settings import Settings
 from jaxdet.ops import boxes as box_ops
@@ -25,19 +26,19 @@ from jaxdet.ops.anchors import pyramid_anchors
 from jaxdet.ops.masks import mask_targets
 from jaxdet.ops.matching import match, match_boxes, sample, sample_indices
 from jaxdet.ops.nms import nms
-from jaxdet.ops.roi_align import roi_align
 
 Batch = dict[str, Array]
 
 
 class Detections(NamedTuple):
-    """Detected objects of a batch, best first; boxes in canvas pixels, masks inside their box."""
+    """Detected objects of a batch, best first; boxes in canvas pixels, masks inside their box (None
+    from a detector without a mask head)."""
 
     boxes: Float[Array, "n detections 4"]
     scores: Float[Array, "n detections"]
     labels: Int[Array, "n detections"]
     valid: Bool[Array, "n detections"]
-    masks: Float[Array, "n detections size size"]
+    masks: Float[Array, "n detections size size"] | None
 
 
 class Samples(NamedTuple):
@@ -54,9 +55,12 @@ class MaskRCNN(nnx.Module):
     """A detector assembled from the parts passed in.
 
     Args:
-        backbone: images [n, s, s, 3] -> token maps.
+        backbone: images [n, s, s, 3] -> token maps, the transformer's last one at the end.
         pyramid: token maps -> P2 ... P6.
-        rpn, box_head, mask_head: see their classes.
+        box_features: what the box head sees of a RoI, see `jaxdet.models.roi_features`.
+        rpn, box_head, mask_head: see their classes; without a mask head this is Faster R-CNN.
+        roi_chunks: an image's RoIs go through a box head without batch norm in so many chunks, one
+            after the other, see `in_chunks`.
         settings: everything that is not learned.
         mesh: the devices that batches are spread over, if they are.
     """
@@ -67,17 +71,21 @@ class MaskRCNN(nnx.Module):
         backbone: nnx.Module,
         pyramid: nnx.Module,
         rpn: nnx.Module,
+        box_features: nnx.Module,
         box_head: nnx.Module,
-        mask_head: nnx.Module,
+        mask_head: nnx.Module | None,
         settings: Settings,
+        roi_chunks: int = 1,
         mesh: Mesh | None = None,
     ):
         self.backbone = backbone
         self.pyramid = pyramid
         self.rpn = rpn
+        self.box_features = box_features
         self.box_head = box_head
         self.mask_head = mask_head
         self.settings = settings
+        self.roi_chunks = roi_chunks
         self.mesh = mesh
 
     def losses(
@@ -93,52 +101,59 @@ class MaskRCNN(nnx.Module):
                 so are their gradients.
 
         Returns:
-            The five losses by name, and counts worth watching.
+            The losses by name, and counts worth watching.
         """
         drop_keys, rpn_keys, roi_keys = jax.vmap(lambda key: jax.random.split(key, 3))(keys).T
-        projected = in_parts(self._project, parts, batch["image"], batch["image_hw"], drop_keys)
-        pyramid = self.pyramid.merge(projected, train=True)
+        projected, encoded = in_parts(
+            self._project, parts, batch["image"], batch["image_hw"], drop_keys
+        )
+        pyramid = self.pyramid.merge(projected, train=True, parts=parts)
+        features = Features(pyramid, encoded)
         objects = (batch["boxes"], batch["labels"], batch["valid"])
         rpn_losses, samples, counts = in_parts(
             self._rpn_stage, parts, pyramid, batch["image_hw"], *objects, rpn_keys, roi_keys
         )
 
         class_logits, box_deltas = self._classify(
-            pyramid, samples.rois, samples.sampled, train=True, parts=parts
-        )
-        positives = jax.tree.map(lambda a: a[:, : self._max_foreground()], samples)
-        mask_logits = self._segment(
-            pyramid, positives.rois, positives.foreground, train=True, parts=parts
+            features, samples.rois, samples.sampled, train=True, parts=parts
         )
         per_image_losses = {
             **rpn_losses,
             **self._per_image(self._box_losses)(class_logits, box_deltas, samples, batch["boxes"]),
-            "loss_mask": self._per_image(self._mask_loss)(
-                mask_logits, positives, batch["masks"], batch["boxes"]
-            ),
         }
+        if self.mask_head is not None:
+            positives = jax.tree.map(lambda a: a[:, : self._max_foreground()], samples)
+            mask_logits = self._segment(
+                features, positives.rois, positives.foreground, train=True, parts=parts
+            )
+            per_image_losses["loss_mask"] = self._per_image(self._mask_loss)(
+                mask_logits, positives, batch["masks"], batch["boxes"]
+            )
         mean = partial(jax.tree.map, jnp.mean)
         return mean(per_image_losses), mean(counts)
 
     def detect(self, batch: Batch) -> Detections:
         """Detections of a batch of images: threshold, NMS per class, the best of all, masks."""
-        pyramid = self.features(batch["image"], batch["image_hw"])
-        objectness, deltas = self.rpn(pyramid)
-        anchors = self.anchors(pyramid)
+        features = self.features(batch["image"], batch["image_hw"])
+        objectness, deltas = self.rpn(features.pyramid)
+        anchors = self.anchors(features.pyramid)
         proposals = self._propose(objectness, deltas, anchors, batch["image_hw"], train=False)
         class_logits, box_deltas = self._classify(
-            pyramid, proposals.boxes, proposals.valid, train=False
+            features, proposals.boxes, proposals.valid, train=False
         )
         boxes, scores, labels, valid = self._per_image(self._select)(
             proposals, class_logits, box_deltas, batch["image_hw"]
         )
-        logits = self._segment(pyramid, boxes, valid, train=False)
+        if self.mask_head is None:
+            return Detections(boxes, scores, labels, valid, None)
+        logits = self._segment(features, boxes, valid, train=False)
         of_label = jnp.take_along_axis(logits, labels[:, :, None, None, None], -1)[..., 0]
         return Detections(boxes, scores, labels, valid, jax.nn.sigmoid(of_label))
 
-    def features(self, images: Array, image_hw: Array) -> list[Float[Array, "n h w c"]]:
-        """P2 ... P6 of uint8 images; pixels outside `image_hw` count as the mean colour."""
-        return self.pyramid.merge(self._project(images, image_hw, None), train=False)
+    def features(self, images: Array, image_hw: Array) -> Features:
+        """What is found in uint8 images; pixels outside `image_hw` count as the mean colour."""
+        projected, encoded = self._project(images, image_hw, None)
+        return Features(self.pyramid.merge(projected, train=False), encoded)
 
     def normalise(self, images: Array, image_hw: Array) -> Float[Array, "n s s 3"]:
         """uint8 RGB to zero mean and unit variance, zero outside each image's height and width."""
@@ -157,9 +172,10 @@ class MaskRCNN(nnx.Module):
     def _per_image(self, function):
         return per_image(function, self.mesh)
 
-    def _project(self, images, image_hw, keys) -> list[Array]:
-        """All that comes before the first batch statistic."""
-        return self.pyramid.project(self.backbone(self.normalise(images, image_hw), keys))
+    def _project(self, images, image_hw, keys) -> tuple[list[Array], Array]:
+        """All that comes before the first batch statistic, and the transformer's last map."""
+        maps = self.backbone(self.normalise(images, image_hw), keys)
+        return self.pyramid.project(maps), maps[-1]
 
     def _rpn_stage(self, pyramid, image_hw, boxes, labels, valid, rpn_keys, roi_keys):
         """The RPN's losses, the RoIs sampled from its proposals, and counts, image by image."""
@@ -189,11 +205,12 @@ class MaskRCNN(nnx.Module):
 
     def _box_losses(self, class_logits, box_deltas, samples: Samples, boxes) -> dict[str, Array]:
         labels, sampled, matched = samples.labels, samples.sampled, boxes[samples.matched]
+        s = self.settings
+        box_loss = losses.giou_box_loss if s.box_loss == "giou" else losses.box_loss
         return {
             "loss_class": losses.classification_loss(class_logits, labels, sampled),
-            "loss_box": losses.box_loss(
-                box_deltas, labels, samples.rois, matched, sampled, self.settings.box_weights
-            ),
+            "loss_box": s.box_loss_weight
+            * box_loss(box_deltas, labels, samples.rois, matched, sampled, s.box_weights),
         }
 
     def _mask_loss(self, mask_logits, positives: Samples, masks, boxes) -> Array:
@@ -239,33 +256,51 @@ class MaskRCNN(nnx.Module):
     def _max_foreground(self) -> int:
         return int(self.settings.roi_batch * self.settings.roi_positive)
 
-    def _pool(self, pyramid: list[Array], rois: Float[Array, "n rois 4"], size: int) -> Array:
-        """RoI features [n, rois, size, size, c] from P2 ... P5."""
-        s = self.settings
-        one_image = partial(
-            roi_align,
-            strides=s.strides[:4],
-            output_size=size,
-            sampling_ratio=s.sampling_ratio,
-            canonical_size=s.canonical_size,
-        )
-        return self._per_image(one_image)(pyramid[:4], rois)
+    def _pool(self, kind, size: int, features: Features, rois: Float[Array, "n rois 4"]) -> Any:
+        """RoIs pooled by a kind of `jaxdet.models.roi_features`, image by image."""
+        return self._per_image(partial(kind.pool, size=size))(features, rois)
 
     def _classify(
-        self, pyramid, rois, valid, *, train: bool, parts: int = 1
+        self, features: Features, rois, valid, *, train: bool, parts: int = 1
     ) -> tuple[Float[Array, "n rois classes+1"], Float[Array, "n rois classes*4"]]:
-        pool = partial(self._pool, size=self.settings.box_roi_size)
-        features = in_parts(pool, parts, pyramid, rois)
-        logits, deltas = self.box_head(_join_axes(features), valid=_join_axes(valid), train=train)
-        return logits.reshape(*valid.shape, -1), deltas.reshape(*valid.shape, -1)
+        kind, size = self.box_features, self.settings.box_roi_size
+
+        def describe(features: Features, rois: Array) -> Array:
+            return kind.combine(self._pool(kind, size, features, rois))
+
+        return self._in_head(
+            self.box_head, describe, features, rois, valid, train, parts, self.roi_chunks
+        )
 
     def _segment(
-        self, pyramid, rois, valid, *, train: bool, parts: int = 1
+        self, features: Features, rois, valid, *, train: bool, parts: int = 1
     ) -> Float[Array, "n rois size size classes"]:
-        pool = partial(self._pool, size=self.settings.mask_roi_size)
-        features = in_parts(pool, parts, pyramid, rois)
-        logits = self.mask_head(_join_axes(features), valid=_join_axes(valid), train=train)
-        return logits.reshape(*valid.shape, *logits.shape[1:])
+        pool = partial(self._pool, PyramidRoIs(self.settings), self.settings.mask_roi_size)
+        return self._in_head(self.mask_head, pool, features, rois, valid, train, parts, 1)
+
+    def _in_head(
+        self, head, describe, features: Features, rois, valid, train: bool, parts: int, chunks: int
+    ) -> Any:
+        """What a head says of RoIs that `describe` gives it, [n, rois, ...].
+
+        All of a batch's RoIs enter a head with batch norm at once; RoIs that another head treats by
+        themselves stay in their part of the batch and in their chunk all the way.
+        """
+
+        def run(described: Array, valid: Array) -> Any:
+            outputs = head(_join_axes(described), valid=_join_axes(valid), train=train)
+            return jax.tree.map(lambda y: y.reshape(*valid.shape, *y.shape[1:]), outputs)
+
+        if nnx.state(head, nnx.BatchStat):
+            return run(in_parts(describe, parts, features, rois), valid)
+
+        def run_images(features: Features, rois: Array, valid: Array) -> Any:
+            def run_chunk(rois, valid):
+                return run(describe(features, rois), valid)
+
+            return in_chunks(run_chunk, chunks, rois, valid)
+
+        return in_parts(run_images, parts, features, rois, valid)
 
     def _select(self, proposals: Proposals, class_logits, box_deltas, image_hw):
         """Final boxes of one image from every (proposal, class) pair above the score threshold."""

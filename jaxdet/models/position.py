@@ -42,17 +42,25 @@ def sincos_embedding(grid: int, width: int) -> Float[np.ndarray, "grid grid widt
 
 
 def resize_embedding(
-    embedding: Float[Array, "h w c"], grid: tuple[int, int]
+    embedding: Float[Array, "h w c"], grid: tuple[int, int], offset: float = 0.0
 ) -> Float[Array, "grid_h grid_w c"]:
     """Resizes an absolute position embedding as PyTorch's bicubic, align_corners=False, does.
 
     JAX's own "cubic" has another kernel and smooths when it shrinks; it is not this function.
+
+    Args:
+        offset: the scale is (grid + offset) / stored grid. imTED's code, like DINO's, asks
+            PyTorch for an offset of .1 to be safe from rounding; PyTorch then also takes its
+            samples at that scale, a little closer together.
     """
     shape = (*grid, embedding.shape[-1])
     if embedding.shape == shape:
         return embedding
+    scale = (jnp.asarray(grid) + offset) / jnp.asarray(embedding.shape[:2])
     method = jax.image.ResizeMethod.CUBIC_PYTORCH
-    return jax.image.resize(embedding, shape, method, antialias=False)
+    return jax.image.scale_and_translate(
+        embedding, shape, (0, 1), scale, jnp.zeros(2), method, antialias=False
+    )
 
 
 class RelativePositionBias(nnx.Module):

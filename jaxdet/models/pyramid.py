@@ -10,7 +10,9 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from jaxdet.models.batching import in_parts
 from jaxdet.models.layers import (
+    BatchNorm,
     ConvNorm,
     GroupNorm,
     LayerNorm,
@@ -21,6 +23,9 @@ from jaxdet.models.layers import (
 )
 
 lecun = jax.nn.initializers.lecun_normal()
+
+transposed_default = jax.nn.initializers.variance_scaling(1 / 3, "fan_out", "uniform")
+"""What PyTorch gives transposed convolutions, whose outputs it counts as their fan-in."""
 
 
 class TapScaling(nnx.Module):
@@ -64,9 +69,12 @@ class FPN(nnx.Module):
         return [lateral.conv(x) for lateral, x in zip(self.lateral, maps, strict=True)]
 
     def merge(
-        self, projected: Sequence[Float[Array, "n h w channels"]], *, train: bool
+        self, projected: Sequence[Float[Array, "n h w channels"]], *, train: bool, parts: int = 1
     ) -> list[Float[Array, "n h w channels"]]:
-        """P2 ... P6, strides 1/4, 1/2, 1, 2 and 4 times the patch."""
+        """P2 ... P6, strides 1/4, 1/2, 1, 2 and 4 times the patch.
+
+        Batch norms lie all along the way: none of it can be computed in `parts`.
+        """
         merged = [
             lateral.normalise(x, train=train)
             for lateral, x in zip(self.lateral, projected, strict=True)
@@ -85,9 +93,7 @@ class SimplePyramid(nnx.Module):
     """
 
     def __init__(self, width: int, channels: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        # PyTorch counts the outputs of a transposed convolution as its fan-in.
-        transposed = jax.nn.initializers.variance_scaling(1 / 3, "fan_out", "uniform")
-        up = {"kernel_init": transposed, "dtype": dtype, "rngs": rngs}
+        up = {"kernel_init": transposed_default, "dtype": dtype, "rngs": rngs}
         self.up4_first = Upsample2x(width, width // 2, **up)
         self.up4_norm = LayerNorm(width // 2, dtype=dtype, rngs=rngs)
         self.up4_second = Upsample2x(width // 2, width // 4, **up)
@@ -110,9 +116,56 @@ class SimplePyramid(nnx.Module):
         ]
         return [*pyramid, pyramid[-1][:, ::2, ::2]]
 
-    def merge(self, projected: list[Array], *, train: bool) -> list[Array]:
+    def merge(self, projected: list[Array], *, train: bool, parts: int = 1) -> list[Array]:
         """The same maps: nothing here depends on other images or on training."""
         return projected
+
+
+class ImTEDPyramid(nnx.Module):
+    """P2 ... P6 from one map, without a top-down path, as imTED's code makes them.
+
+    `SimplePyramid` with full width up to the 1 x 1 convolutions, a batch norm between the two
+    transposed ones, and LayerNorms of epsilon 1e-5. It takes the first tap: the published ViT-L
+    configs make the pyramid from the middle of the transformer (block 11 of 0 ... 23).
+    """
+
+    def __init__(self, width: int, channels: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        up = {"kernel_init": transposed_default, "dtype": dtype, "rngs": rngs}
+        self.up4_first = Upsample2x(width, width, **up)
+        self.up4_norm = BatchNorm(width)
+        self.up4_second = Upsample2x(width, width, **up)
+        self.up2 = Upsample2x(width, width, **up)
+        options = {"norm": "layer", "epsilon": 1e-5, "activation": False}
+        options |= {"kernel_init": jax.nn.initializers.glorot_uniform()}
+        options |= {"dtype": dtype, "rngs": rngs}
+        self.lateral = nnx.List([ConvNorm(width, channels, 1, **options) for _ in range(4)])
+        self.output = nnx.List([ConvNorm(channels, channels, 3, **options) for _ in range(4)])
+
+    def project(self, taps: Sequence[Float[Array, "n g g width"]]) -> list[Float[Array, "n h w _"]]:
+        """The finest level up to its batch norm, and P3 ... P5 complete."""
+        x = taps[0]
+        maps = [self.up2(x), x, nnx.max_pool(x, (2, 2), strides=(2, 2))]
+        return [
+            self.up4_first(x),
+            *(self._neck(level, m) for level, m in enumerate(maps, start=1)),
+        ]
+
+    def merge(
+        self, projected: Sequence[Float[Array, "n h w _"]], *, train: bool, parts: int = 1
+    ) -> list[Float[Array, "n h w channels"]]:
+        """P2 ... P6, strides 1/4, 1/2, 1, 2 and 4 times the patch.
+
+        Args:
+            parts: what follows the batch norm, at the largest map of all, is computed in so many
+                parts of the batch, see `in_parts`.
+        """
+        first, *coarser = projected
+        first = self.up4_norm(first, train=train)
+        finest = in_parts(lambda x: self._neck(0, self.up4_second(gelu(x))), parts, first)
+        return [finest, *coarser, coarser[-1][:, ::2, ::2]]
+
+    def _neck(self, level: int, x: Array) -> Array:
+        return self.output[level](self.lateral[level](x, train=False), train=False)
 
 
 def upsample_nearest(x: Float[Array, "n h w c"]) -> Float[Array, "n 2h 2w c"]:

@@ -16,6 +16,8 @@ class Settings:
         rpn_batch, rpn_positive: anchors per image in the RPN loss, and the share of foreground.
         roi_batch, roi_positive: RoIs per image in the head losses, and the share of foreground.
         *_pre_nms, *_post_nms: proposals per level before and per image after NMS.
+        box_loss: of the box head: "l1" on the deltas, or "giou" on the decoded boxes.
+        box_loss_weight: factor on it.
         max_candidates: (box, class) pairs that enter the final NMS; exact unless fewer than
             `detections` of the best `max_candidates` survive.
     """
@@ -36,6 +38,8 @@ class Settings:
     roi_batch: int = 512
     roi_positive: float = 0.25
     box_weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)
+    box_loss: str = "l1"
+    box_loss_weight: float = 1.0
     box_roi_size: int = 7
     mask_roi_size: int = 14
     sampling_ratio: int = 0

@@ -2,8 +2,8 @@
 
 Defined by arXiv 2111.11429 section 2: all blocks attend inside non-overlapping windows of the
 pre-training grid's size, except a few that attend globally; in the recipe the last block of each
-quarter does, and the pyramid is made from the outputs of these four. There is no class token and no
-final norm.
+quarter does, and the pyramid is made from the outputs of these four. There is no final norm, and no
+class token unless asked for (imTED, arXiv 2205.09613, keeps it).
 """
 
 from __future__ import annotations
@@ -18,7 +18,14 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxdet.models.attention import attend
-from jaxdet.models.layers import LayerNorm, drop_path, gelu, normal, torch_default
+from jaxdet.models.layers import (
+    LayerNorm,
+    drop_path,
+    gelu,
+    normal,
+    torch_default,
+    torch_default_bias,
+)
 from jaxdet.models.position import (
     DecomposedRelativePosition,
     RelativePositionBias,
@@ -124,7 +131,8 @@ class Mlp(nnx.Module):
 
 
 class Block(nnx.Module):
-    """A pre-norm transformer block on a map of tokens; `window=None` attends globally.
+    """A pre-norm transformer block on a map of tokens; `window=None` attends globally, and then
+    the map's sides mean nothing.
 
     Args:
         depth_index: 1-based position; residual outputs start scaled by 1 / sqrt(2 depth_index), as
@@ -232,7 +240,7 @@ def merge_windows(
 
 
 class ViT(nnx.Module):
-    """Images to the four token maps that the pyramid is made from.
+    """Images to the token maps that a detector is made from.
 
     Args:
         width, depth, heads, mlp_ratio: size of the transformer.
@@ -242,7 +250,7 @@ class ViT(nnx.Module):
             "sincos", whose table is made for the canvas.
         window: side of an attention window in tokens.
         global_blocks: 0-based positions of the blocks that attend globally.
-        taps: 0-based positions of the four blocks whose output the pyramid is made from.
+        taps: 0-based positions of the blocks whose output is returned, in ascending order.
         drop_path: rate of the last block; it rises linearly from 0 in the first.
         layer_scale: see `Block`.
         relative_position: "shared" for one table of biases for all windowed and one for all global
@@ -254,6 +262,9 @@ class ViT(nnx.Module):
         absolute_position: see `absolute_embedding`.
         activation: see `Mlp`.
         pre_norm: whether a norm comes before the first block, as in CLIP.
+        class_token: whether a class token takes part in attention; all blocks must be global and
+            without relative position.
+        resize_offset: see `resize_embedding`.
     """
 
     def __init__(
@@ -278,6 +289,8 @@ class ViT(nnx.Module):
         absolute_position: str = "random",
         activation: str = "gelu",
         pre_norm: bool = False,
+        class_token: bool = False,
+        resize_offset: float = 0.0,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
@@ -286,9 +299,7 @@ class ViT(nnx.Module):
             3 * patch * patch,
             width,
             kernel_init=torch_default,
-            bias_init=lambda key, shape, dtype=jnp.float32: (
-                jax.random.uniform(key, shape, dtype, -1.0, 1.0) / np.sqrt(3 * patch * patch)
-            ),
+            bias_init=torch_default_bias(3 * patch * patch),
             dtype=dtype,
             rngs=rngs,
         )
@@ -300,6 +311,8 @@ class ViT(nnx.Module):
             width=width,
             rngs=rngs,
         )
+        self.class_token = nnx.Param(normal(0.02)(rngs.params(), (width,))) if class_token else None
+        self.class_pos_embed = nnx.Param(jnp.zeros(width)) if class_token else None
         self.norm_pre = LayerNorm(width, dtype=dtype, rngs=rngs) if pre_norm else None
         rates = np.linspace(0.0, drop_path, depth)
         decomposed = relative_position == "decomposed"
@@ -336,6 +349,7 @@ class ViT(nnx.Module):
         self.patch = patch
         self.width = width
         self.taps = tuple(taps)
+        self.resize_offset = resize_offset
         self.remat = remat
         self.dtype = dtype
 
@@ -349,6 +363,7 @@ class ViT(nnx.Module):
             keys: one an image, the randomness of drop path in training; None in evaluation.
         """
         x = self._embed(images)
+        grid = (images.shape[1] // self.patch, images.shape[2] // self.patch)
         window_bias = self.rel_pos_window() if self.rel_pos_window is not None else None
         global_bias = self.rel_pos_global() if self.rel_pos_global is not None else None
         call = jax.checkpoint(Block.__call__) if self.remat == "block" else Block.__call__
@@ -362,7 +377,7 @@ class ViT(nnx.Module):
                 bias = bias.astype(self.dtype)
             x = call(block, x, bias, block_keys)
             if i in self.taps:
-                maps.append(x)
+                maps.append(self._without_class_token(x, grid))
         return maps
 
     def _embed(self, images: Array) -> Array:
@@ -372,5 +387,22 @@ class ViT(nnx.Module):
         x = x.transpose(0, 1, 3, 2, 4, 5).reshape(n, rows, columns, -1)
         x = self.patch_embed(x)
         if self.pos_embed is not None:
-            x += resize_embedding(self.pos_embed[...], (rows, columns)).astype(self.dtype)
+            position = resize_embedding(self.pos_embed[...], (rows, columns), self.resize_offset)
+            x += position.astype(self.dtype)
+        x = self._with_class_token(x)
         return x if self.norm_pre is None else self.norm_pre(x)
+
+    def _with_class_token(self, x: Float[Array, "n g g width"]) -> Float[Array, "n h w width"]:
+        """The tokens in one row behind the class token, where there is one."""
+        if self.class_token is None:
+            return x
+        n, _, _, width = x.shape
+        token = (self.class_token[...] + self.class_pos_embed[...]).astype(x.dtype)
+        token = jnp.broadcast_to(token, (n, 1, 1, width))
+        return jnp.concatenate([token, x.reshape(n, 1, -1, width)], axis=2)
+
+    def _without_class_token(self, x: Array, grid: tuple[int, int]) -> Array:
+        """Undoes `_with_class_token`."""
+        if self.class_token is None:
+            return x
+        return x[:, :, 1:].reshape(x.shape[0], *grid, x.shape[-1])

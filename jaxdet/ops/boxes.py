@@ -33,6 +33,20 @@ def iou(a: Float[Array, "n 4"], b: Float[Array, "m 4"]) -> Float[Array, "n m"]:
     return jnp.where(apart, 0.0, intersection / jnp.where(apart, 1.0, union))
 
 
+def giou(a: Float[Array, "*batch 4"], b: Float[Array, "*batch 4"]) -> Float[Array, "*batch"]:
+    """Generalised IoU of boxes pair by pair (Rezatofighi et al., 2019), in -1 ... 1.
+
+    The IoU less the share of the smallest enclosing box that neither covers. Areas count as at
+    least 1e-6 square pixels where they divide, as in MMDetection.
+    """
+    overlap = jnp.minimum(a[..., 2:], b[..., 2:]) - jnp.maximum(a[..., :2], b[..., :2])
+    intersection = jnp.prod(jnp.maximum(overlap, 0.0), -1)
+    union = jnp.maximum(area(a) + area(b) - intersection, 1e-6)
+    sides = jnp.maximum(a[..., 2:], b[..., 2:]) - jnp.minimum(a[..., :2], b[..., :2])
+    enclosing = jnp.maximum(jnp.prod(jnp.maximum(sides, 0.0), -1), 1e-6)
+    return intersection / union - (enclosing - union) / enclosing
+
+
 def clip(boxes: Float[Array, "*batch 4"], hw: Num[Array, " 2"]) -> Float[Array, "*batch 4"]:
     """Boxes cut to an image of `hw` = (height, width) pixels."""
     height, width = hw[0], hw[1]

@@ -14,6 +14,7 @@ from jaxdet.benchmark.complexity import Cost, forward_cost, total
 from jaxdet.benchmark.kept import kept_bytes
 from jaxdet.benchmark.xla_cost import cost_of, xla_cost
 from jaxdet.config import benchmark, check, vitdet
+from jaxdet.config_imted import PARTS, imted
 from jaxdet.main import load_config
 from jaxdet.models.batching import per_image
 from jaxdet.models.build import Functional, build_detector
@@ -37,12 +38,22 @@ def tiny_config(kind: str):
     recipe = {"lr": 1e-3, "weight_decay": 0.1, "drop_path": 0.0, "epochs": 1.0}
     if kind == "fpn":
         config = benchmark("b", "random", **recipe)
-    else:
+    elif kind == "simple":
         config = vitdet("b", "random", layer_decay=0.7, **recipe)
+    else:
+        config = imted("b", drop_path=0.0, masks=True, parts=kind)
+        config.data.long_side = 128
     config.canvas = 128
+    is_imted = kind in PARTS
     config.model.vit.update(
-        width=32, depth=4, heads=2, window=3, global_blocks=(1, 3), taps=(0, 1, 2, 3)
+        width=32,
+        depth=4,
+        heads=2,
+        window=3,
+        global_blocks=(0, 1, 2, 3) if is_imted else (1, 3),
+        taps=(3,) if is_imted else (0, 1, 2, 3),
     )
+    config.model.decoder.update(width=24, depth=2, heads=2)
     config.model.pyramid.channels = 8
     config.model.heads.update(box_convs=2, box_conv_dim=12, box_fc_dim=20, mask_conv_dim=16)
     check(config)
@@ -68,7 +79,7 @@ def products(jaxpr) -> Cost:
     return cost
 
 
-@pytest.mark.parametrize("kind", ["fpn", "simple"])
+@pytest.mark.parametrize("kind", ["fpn", "simple", "modulated", "baseline"])
 def test_parts_cost_what_they_compute(kind):
     config, classes, rois = tiny_config(kind), 5, 6
     functional = Functional(lambda rngs: build_detector(config, classes, rngs))
@@ -88,22 +99,29 @@ def test_parts_cost_what_they_compute(kind):
 
     valid, grid = jnp.ones(rois, bool), 128 // 16
     taps = [(1, grid, grid, 32)] * 4
+    inputs = 32 if config.model.heads.box_features == "modulated" else 8
+    pooled = [(rois, 7, 7, 32), (rois, 7, 7, 8)] if inputs == 32 else (rois, 7, 7, 8)
     maps = [(1, side, side, 8) for side in (32, 16, 8, 4, 2)]
     found = {
         "backbone": count(lambda m, x: m.backbone(x), (1, 128, 128, 3)),
         "pyramid": count(lambda m, x: m.pyramid.merge(m.pyramid.project(x), train=True), taps),
         "rpn": count(lambda m, x: m.rpn(x), maps),
-        "box_head": count(lambda m, x: m.box_head(x, valid=valid, train=True), (rois, 7, 7, 8)),
+        "box_features": count(lambda m, x: m.box_features.combine(x), pooled),
+        "box_head": count(
+            lambda m, x: m.box_head(x, valid=valid, train=True), (rois, 7, 7, inputs)
+        ),
         "mask_head": count(lambda m, x: m.mask_head(x, valid=valid, train=True), (rois, 14, 14, 8)),
     }
     expected = forward_cost(config, classes, proposals=rois, masks=rois)
-    resizing = products(
-        jax.make_jaxpr(lambda m: jax.image.resize(m, (grid, grid, 32), "cubic"))(
-            jnp.ones((14, 14, 32))
-        ).jaxpr
-    )
-    # The position embedding is resized by matrix products, which are not the image's.
-    found["backbone"] = Cost(*(a - b for a, b in zip(found["backbone"], resizing, strict=True)))
+    # Position embeddings are resized by matrix products, which are not the image's.
+    for part, side, width in (("backbone", grid, 32), ("box_head", 7, 24)):
+        if part == "backbone" or config.model.heads.box == "decoder":
+            resizing = products(
+                jax.make_jaxpr(lambda m, to=(side, side, width): jax.image.resize(m, to, "cubic"))(
+                    jnp.ones((14, 14, width))
+                ).jaxpr
+            )
+            found[part] = Cost(*(a - b for a, b in zip(found[part], resizing, strict=True)))
     assert found == expected
 
 

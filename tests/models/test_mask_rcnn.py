@@ -59,10 +59,29 @@ def tiny_config(norm: str = "batch"):
         canonical_size=32.0,
         detections=DETECTIONS,
     )
-    config.model.heads.norm = norm
-    config.model.pyramid.kind = "fpn" if norm == "batch" else "simple"
+    if norm == "imted":
+        _as_imted(config)
+    else:
+        config.model.heads.norm = norm
+        config.model.pyramid.kind = "fpn" if norm == "batch" else "simple"
     check(config)
     return config
+
+
+def _as_imted(config) -> None:
+    """The parts of imTED, its RoIs in three chunks of different rest."""
+    config.model.vit.update(
+        relative_position="none",
+        global_blocks=(0, 1, 2, 3),
+        taps=(1, 3),
+        class_token=True,
+        resize_offset=0.1,
+        remat="block",
+    )
+    config.model.pyramid.kind = "imted"
+    config.model.decoder.update(width=8, depth=1, heads=2)
+    config.model.heads.update(norm="none", box="decoder", box_features="modulated", roi_chunks=5)
+    config.model.detector.update(box_loss="giou", box_loss_weight=10.0)
 
 
 def tiny_functional(norm: str = "batch", mesh: Mesh | None = None) -> Functional:
@@ -234,12 +253,17 @@ def whole_step(batch):
     """The batch at once on one device, for each norm."""
     return {
         norm: spread_gradients(batch, devices=1, accumulate=1, norm=norm)
-        for norm in ("batch", "layer")
+        for norm in ("batch", "layer", "imted")
     }
 
 
-@pytest.mark.parametrize("norm", ["batch", "layer"])
-@pytest.mark.parametrize(("devices", "accumulate"), [(8, 1), (1, 8)])
+@pytest.mark.parametrize(
+    ("norm", "devices", "accumulate"),
+    [
+        *((norm, *layout) for norm in ("batch", "layer") for layout in ((8, 1), (1, 8))),
+        ("imted", 2, 4),
+    ],
+)
 def test_how_a_batch_is_laid_out_changes_nothing(batch, whole_step, norm, devices, accumulate):
     found = spread_gradients(batch, devices=devices, accumulate=accumulate, norm=norm)
     assert_same_step(found, whole_step[norm])

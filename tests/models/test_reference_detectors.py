@@ -82,7 +82,7 @@ def run(case, compute):
 
 def test_pyramid_and_rpn(case):
     def compute(model, images, sizes):
-        pyramid = model.features(images, sizes)
+        pyramid = model.features(images, sizes).pyramid
         return pyramid, model.rpn(pyramid)
 
     pyramid, (objectness, deltas) = run(case, compute)
@@ -102,9 +102,9 @@ def test_box_head_on_the_reference_proposals(case):
     rois = jnp.stack([outputs["proposals_0"], outputs["proposals_1"]])
 
     def compute(model, images, sizes):
-        pyramid = model.features(images, sizes)
+        features = model.features(images, sizes)
         valid = jnp.ones(rois.shape[:2], bool)
-        return model._classify(pyramid, rois, valid, train=False)
+        return model._classify(features, rois, valid, train=False)
 
     logits, deltas = run(case, compute)
     for i in range(2):

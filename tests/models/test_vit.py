@@ -94,6 +94,24 @@ def test_resize_embedding_equals_pytorch(rng, grid):
     )
 
 
+@pytest.mark.parametrize("grid", [(84, 84), (6, 10), (7, 7)])
+def test_resize_embedding_at_an_offset_equals_pytorch_s_scale_factor(rng, grid):
+    """imTED's rule; PyTorch rounds the size down and samples at the scale it is given."""
+    torch = pytest.importorskip("torch")
+    embedding = np.asarray(array(rng, 14, 14, 3))
+    expected = torch.nn.functional.interpolate(
+        torch.from_numpy(embedding.transpose(2, 0, 1)[None].copy()),
+        scale_factor=tuple((side + 0.1) / 14 for side in grid),
+        mode="bicubic",
+        align_corners=False,
+    )
+    expected = expected[0].numpy().transpose(1, 2, 0)
+    assert expected.shape == (*grid, 3)
+    found = resize_embedding(jnp.asarray(embedding), grid, 0.1)
+    np.testing.assert_allclose(found, expected, atol=1e-5, rtol=1e-5)
+    assert np.abs(found - resize_embedding(jnp.asarray(embedding), grid)).max() > 1e-3
+
+
 def softmax_attention(x, kernel, qkv_bias, proj_kernel, proj_bias, bias):
     """Attention of arXiv 1706.03762 written out for one sequence, in float64."""
     tokens = len(x)

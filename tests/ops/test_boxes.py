@@ -61,3 +61,18 @@ def test_clip_and_emptiness():
     np.testing.assert_array_equal(clipped, [[0, 0, 5, 5], [90, 10, 100, 60], [100, 2, 100, 9]])
     np.testing.assert_array_equal(box_ops.is_nonempty(clipped), [True, True, False])
     np.testing.assert_array_equal(box_ops.area(clipped), [25, 500, 0])
+
+
+def test_giou_is_the_definition():
+    a, b = np.random.default_rng(0).uniform(0, 50, (2, 60, 2, 2))
+    a, b = (np.concatenate([x.min(1), x.max(1)], -1).astype(np.float32) for x in (a, b))
+    a[:2], b[:2] = [(0, 0, 4, 4), (10, 10, 10, 10)], [(0, 0, 4, 4), (10, 10, 10, 10)]
+    expected = []
+    for (ax1, ay1, ax2, ay2), (bx1, by1, bx2, by2) in zip(a, b, strict=True):
+        overlap = max(min(ax2, bx2) - max(ax1, bx1), 0) * max(min(ay2, by2) - max(ay1, by1), 0)
+        union = (ax2 - ax1) * (ay2 - ay1) + (bx2 - bx1) * (by2 - by1) - overlap
+        hull = (max(ax2, bx2) - min(ax1, bx1)) * (max(ay2, by2) - min(ay1, by1))
+        union, hull = max(union, 1e-6), max(hull, 1e-6)
+        expected.append(overlap / union - (hull - union) / hull)
+    np.testing.assert_allclose(box_ops.giou(a, b), expected, rtol=1e-4, atol=1e-5)
+    assert box_ops.giou(a, b)[0] == 1

@@ -127,3 +127,23 @@ def test_low_precision_predictions_are_summed_in_float32(reference):
     assert total(*rounded).dtype == jnp.float32
     exact = total(*(p.astype(jnp.float32) for p in rounded))
     np.testing.assert_allclose(total(*rounded), exact, rtol=1e-6)
+
+
+def test_giou_box_loss_counts_the_true_class_of_foreground_alone():
+    rois = np.array([(0, 0, 10, 10), (5, 5, 25, 15), (0, 0, 8, 8), (0, 0, 0, 0)], np.float32)
+    matched = np.array([(0, 0, 10, 20), (5, 5, 25, 15), (0, 0, 8, 8), (np.inf,) * 4], np.float32)
+    rois, matched = jnp.asarray(rois), jnp.asarray(matched)
+    labels, sampled = np.array([1, 0, 2, 0]), np.array([True, True, True, False])
+    deltas = np.zeros((4, 8), np.float32)
+    deltas[0, :4] = deltas[1, 4:] = 3.0  # of other classes
+
+    def loss(deltas):
+        return losses.giou_box_loss(deltas, labels, rois, matched, sampled, ROI_WEIGHTS)
+
+    # The first box is half of its object, the second all of its; background does not count.
+    np.testing.assert_allclose(loss(deltas), (1 - 0.5) / 3, rtol=1e-5)
+    gradient = np.asarray(jax.grad(loss)(deltas))
+    assert np.isfinite(gradient).all()
+    assert gradient[0, 4:].any()
+    assert not gradient[0, :4].any()
+    assert not gradient[2:].any()

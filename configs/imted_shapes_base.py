@@ -1,7 +1,5 @@
 """Few-shot detection on the built-in shapes, first stage: discs, boxes and triangles.
 
-Minutes on two CPU cores.
-
     python -m jaxdet.data.shapes /data/shapes
     python -m jaxdet.data.fewshot --root=/data/shapes --novel=star --shots=10 /data/shapes_few
     python -m jaxdet.main --config=configs/imted_shapes_base.py --workdir=runs/imted_shapes_base \
@@ -16,5 +14,5 @@ from jaxdet.config_imted import few_shot_base, shrink_for_shapes
 def get_config() -> ConfigDict:
     config = few_shot_base("s", drop_path=0.0)
     shrink_for_shapes(config)
-    config.epochs = config.eval_every = 3.0
+    config.epochs = config.eval_every = 8.0
     return config

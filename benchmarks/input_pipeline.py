@@ -84,8 +84,8 @@ def main() -> None:
 `python benchmarks/input_pipeline.py` on {len(dataset)} COCO images: large-scale jitter (0.1 to 2.0)
 on a canvas of {CANVAS} px, masks at {MASK_SIZE} px. Sample times are process CPU time, one core,
 best of {ROUNDS} rounds; the loader's speeds are by the clock, {BATCHES} batches of {BATCH},
-{REPETITIONS} times. The machine's cores were shared with other work; a load of
-{os.getloadavg()[0]:.1f} was on them at the end.
+{REPETITIONS} times. The load average of the machine was
+{os.getloadavg()[0]:.1f} at the end.
 
 {os.cpu_count()} cores, {cpu_model()}, Python {platform.python_version()}, Pillow
 {version("pillow")}, OpenCV {version("opencv-python-headless")}, {time.strftime("%Y-%m-%d")}.

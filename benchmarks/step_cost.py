@@ -24,6 +24,7 @@ from ml_collections import ConfigDict
 
 from jaxdet import parallel
 from jaxdet.benchmark.complexity import forward_cost, total
+from jaxdet.benchmark.step import COCO_CLASSES, full_batch
 from jaxdet.benchmark.xla_cost import XlaCost, xla_cost
 from jaxdet.config import check
 from jaxdet.main import load_config
@@ -82,14 +83,8 @@ def measure(config: ConfigDict, runs: int) -> list[Part]:
         print(f"{name}: {part.cost.flops / 1e9:.1f} GFLOP, {part.seconds:.2f} s", flush=True)
         return result
 
-    image, objects = (
-        (batch["image"], batch["image_hw"]),
-        (
-            batch["boxes"],
-            batch["labels"],
-            batch["valid"],
-        ),
-    )
+    image = (batch["image"], batch["image_hw"])
+    objects = (batch["boxes"], batch["labels"], batch["valid"])
     taps = run("backbone", lambda m, *a: m.backbone(m.normalise(*a)), *image)
     pyramid = run("pyramid", lambda m, x: m.pyramid.merge(m.pyramid.project(x), train=True), taps)
     maps = Features(pyramid, taps[-1])

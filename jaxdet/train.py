@@ -41,6 +41,8 @@ NEUTRAL_WORDS = tuple(
         "data.val_images",
         "data.threads",
         "data.workers",
+        "model.vit.remat",
+        "model.vit.attention",
         "eval_batch_size",
         "log_every_steps",
         "log_every_seconds",

@@ -90,9 +90,9 @@ def report(options: argparse.Namespace, kept, rows) -> list[str]:
         ),
         "",
         f"The training step of {options.config.stem}, batch 1, as XLA compiles it for the "
-        f"{jax.default_backend()}. FLOPs are what computing again costs. XLA's CPU compiler orders "
-        "the program so that temporary memory hardly follows what is kept; what a GPU's does is "
-        "for `benchmarks/gpu.py` to measure.",
+        f"{jax.default_backend()}. FLOPs are what computing again costs. Temporary memory, as "
+        "XLA counts it for a CPU, hardly follows what is kept; why was not found out, and what a "
+        "GPU's does is for `benchmarks/gpu.py` to measure.",
         "",
         "| remat | TFLOP | more | GB temporary | change | seconds to trace and compile |",
         "| --- | --- | --- | --- | --- | --- |",

@@ -32,8 +32,8 @@ PEAK_TFLOPS = {
     "TPU v5": 459.0,
     "TPU v6 lite": 918.0,
 }
-"""Dense bfloat16 TFLOP/s by the start of `device_kind`, of NVIDIA's data sheets and Google Cloud's
-pages on TPU versions ("v5 lite" is v5e, "v5" is v5p, "v6 lite" is v6e)."""
+"""Dense bfloat16 TFLOP/s by the start of `device_kind`, as their makers state them ("v5 lite" is
+v5e, "v5" is v5p, "v6 lite" is v6e); all but v5e's were written from memory."""
 
 ASSUMED_DEVICE = "NVIDIA H100"
 ASSUMED_MEMORY_GB = 80.0

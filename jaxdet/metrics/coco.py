@@ -104,8 +104,8 @@ def _evaluate(
         image["id"]: (image["height"], image["width"]) for image in ground_truth["images"]
     }
     categories = sorted(ground_truth["categories"], key=lambda category: category["id"])
-    annotations = _annotations(ground_truth["annotations"], image_sizes, iou_type)
-    results = _results(detections, image_sizes, {c["id"] for c in categories}, iou_type)
+    annotations = counted_annotations(ground_truth["annotations"], image_sizes, iou_type)
+    results = checked_results(detections, image_sizes, {c["id"] for c in categories}, iou_type)
 
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation = COCOeval(
@@ -153,7 +153,7 @@ def _indexed(ground_truth: dict[str, Any], annotations: list[dict[str, Any]]) ->
     return coco
 
 
-def _annotations(
+def counted_annotations(
     annotations: list[dict[str, Any]], image_sizes: ImageSizes, iou_type: str
 ) -> list[dict[str, Any]]:
     """What pycocotools is to see of the ground truth, as new dicts, since it writes into them.
@@ -185,7 +185,7 @@ def _annotations(
     return kept
 
 
-def _results(
+def checked_results(
     detections: list[dict[str, Any]],
     image_sizes: ImageSizes,
     category_ids: set[int],

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from pycocotools import mask as mask_api
 
 from jaxdet.errors import UserError
-from jaxdet.metrics.coco import IOU_TYPES, ImageSizes, _annotations, _results
+from jaxdet.metrics.coco import IOU_TYPES, ImageSizes, checked_results, counted_annotations
 
 MAIN_ERRORS = ("Cls", "Loc", "Both", "Dupe", "Bkg", "Miss")
 CLS, LOC, BOTH, DUPE, BKG, MISS = range(6)
@@ -129,9 +129,9 @@ def _judge(
     }
     category_ids = {category["id"] for category in ground_truth["categories"]}
     truths_of, results_of = defaultdict(list), defaultdict(list)
-    for annotation in _annotations(ground_truth["annotations"], image_sizes, iou_type):
+    for annotation in counted_annotations(ground_truth["annotations"], image_sizes, iou_type):
         truths_of[annotation["image_id"]].append(annotation)
-    for result in _results(detections, image_sizes, category_ids, iou_type):
+    for result in checked_results(detections, image_sizes, category_ids, iou_type):
         results_of[result["image_id"]].append(result)
 
     verdicts = []

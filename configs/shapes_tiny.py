@@ -8,7 +8,7 @@ The parts are the benchmark's, smaller: patches of 8 pixels on a canvas of 64, f
 
 from ml_collections import ConfigDict
 
-from jaxdet.config import benchmark
+from jaxdet.config import SHAPES_DETECTOR, benchmark
 
 
 def get_config() -> ConfigDict:
@@ -35,19 +35,5 @@ def get_config() -> ConfigDict:
     config.model.heads.update(
         rpn_convs=1, box_convs=2, box_conv_dim=32, box_fc_dim=128, mask_convs=2, mask_conv_dim=32
     )
-    config.model.detector.update(
-        strides=(2, 4, 8, 16, 32),
-        anchor_sizes=(8.0, 12.0, 18.0, 26.0, 36.0),
-        rpn_batch=64,
-        train_pre_nms=200,
-        train_post_nms=100,
-        test_pre_nms=100,
-        test_post_nms=50,
-        roi_batch=24,
-        roi_positive=0.5,
-        mask_roi_size=7,
-        sampling_ratio=2,
-        canonical_size=112.0,
-        detections=20,
-    )
+    config.model.detector.update(SHAPES_DETECTOR, mask_roi_size=7)
     return config

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ml_collections import ConfigDict
 
-from jaxdet.config import VIT_SIZES, benchmark
+from jaxdet.config import SHAPES_DETECTOR, VIT_SIZES, benchmark
 from jaxdet.data.fewshot import VOC
 from jaxdet.official_weights import official_weights
 
@@ -163,19 +163,6 @@ def shrink_for_shapes(config: ConfigDict) -> None:
     config.model.pyramid.channels = 32
     config.model.decoder.update(width=64, depth=2, heads=2, start="random")
     config.model.heads.roi_chunks = 1
-    config.model.detector.update(
-        strides=(2, 4, 8, 16, 32),
-        anchor_sizes=(8.0, 12.0, 18.0, 26.0, 36.0),
-        rpn_batch=64,
-        train_pre_nms=200,
-        train_post_nms=100,
-        test_pre_nms=100,
-        test_post_nms=50,
-        roi_batch=24,
-        roi_positive=0.5,
-        sampling_ratio=2,
-        canonical_size=112.0,
-        detections=20,
-    )
+    config.model.detector.update(SHAPES_DETECTOR)
     config.optim.update(lr=3e-3, layer_decay=1.0, warmup_epochs=0.25)
     config.few_shot.novel = ("star",)

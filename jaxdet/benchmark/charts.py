@@ -17,7 +17,8 @@ WIDTH = 420
 COLOURS = 8
 DASHES = ("", "7 3", "2 3", "9 3 2 3")
 LETTER = 6.4
-"""Mean width of a letter at the charts' size."""
+BOLD = 1.13
+"""Mean width of a letter at the charts' size, and how much wider it is in bold."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def line_chart(
     """
     points = [point for _, curves in lines for curve in curves for point in curve]
     names = [clipped(f"{series.key}  {series.label}", 20) for series, _ in lines]
-    right = WIDTH - 18 - max(text_width(name) for name in names)
+    right = WIDTH - 16 - BOLD * max(text_width(name) for name in names)
     left, top, height = 38, 26, max(190, 17 * len(lines) + 20)
     bottom = top + height
     x_ticks = ticks(0, max(x for x, _ in points), 5)

@@ -57,6 +57,7 @@ RESULT_NEUTRAL = (
 LAYER_DECAY = "layer-wise learning rate decay"
 GLOBAL_BLOCKS, TAPS = "model.vit.global_blocks", "model.vit.taps"
 
+COCO, COCO_VAL = "COCO", "COCO val2017"
 COCO_VAL_IMAGES = 5000
 COCO_TRAIN_IMAGES = 117_000
 """COCO train2017 has a few more images with objects than this."""
@@ -229,7 +230,7 @@ def _blocks(blocks: Sequence[int], depth: int, pyramid: str) -> str | list[int]:
 def _data(run: Run) -> Words:
     data = run.evaluated_on
     words = {
-        "validation data": data["name"],
+        "validation data": _validation_set(run),
         "validation images": run.val_images,
         "categories": list(run.scores["bbox"].per_category),
         "training images": run.train_images,
@@ -243,6 +244,16 @@ def _data(run: Run) -> Words:
     if data["augmentation"] == "multiscale":
         words["validation sizes"] = [max(data["short_sides"]), data["long_side"]]
     return words
+
+
+def _validation_set(run: Run) -> str:
+    """What the validation data are, as far as the result tells."""
+    if run.evaluated_on["name"] != "coco":
+        return run.evaluated_on["name"]
+    names = run.scores["bbox"].per_category
+    if len(names) != 80 or not set(VOC) <= set(names):
+        return "own set in COCO's format"
+    return {COCO_VAL_IMAGES: COCO_VAL, None: COCO}.get(run.val_images, "part of COCO")
 
 
 def differences(words: Words, others: Words) -> tuple[Difference, ...]:
@@ -348,12 +359,9 @@ def _order(run: Run) -> tuple[Any, ...]:
 
 def comparison(run: Run) -> tuple[Published | None, str | None]:
     """The published result of a run's model, or why there is none."""
-    names = run.scores["bbox"].per_category
-    if run.evaluated_on["name"] != "coco" or run.config["data"]["name"] != "coco":
-        return None, f"Validated on {run.evaluated_on['name']}; published numbers are of COCO"
-    is_coco = len(names) == 80 and set(VOC) <= set(names)
-    if not is_coco or run.val_images not in (None, COCO_VAL_IMAGES):
-        return None, "Not validated on COCO val2017, of which published numbers are"
+    validated_on = _validation_set(run)
+    if validated_on not in (COCO_VAL, COCO) or run.config["data"]["name"] != "coco":
+        return None, f"Validated on {validated_on}; published numbers are of {COCO_VAL}"
     if run.config["few_shot"]["novel"]:
         return None, "Few-shot detection; the published numbers are of all classes"
     published = published_for(ConfigDict(run.config))

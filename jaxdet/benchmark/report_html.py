@@ -190,9 +190,7 @@ def _legend(table: Table) -> str:
             '<span class="unsure">?</span> is recalled and was not read again.'
         )
     if any(len(each.runs) > 1 for each in table.configurations):
-        told.append(
-            "Of several runs (n), which differ in the seed: mean \u00b1 standard deviation of a sample."
-        )
+        told.append("Of several runs (n): mean \u00b1 standard deviation of a sample.")
     if len(table.configurations) > 1:
         told.append("Bold and underlined: the best of a column.")
     if table.data_folders:

@@ -91,16 +91,14 @@ def ap_grid(table: Table) -> Grid:
     columns: list[list[Cell]] = [[_epochs(each) for each in members]]
     for kind in kinds:
         group = f"{KIND_NAMES[kind].capitalize()} AP"
-        heads += [
-            Head("ours", group),
-            Head("published", group),
-            Head("difference", group, "ours less published, in points"),
-        ]
+        heads += [Head("ours", group), Head("published", group)]
         columns += [
             _best(members, lambda each, kind=kind: each.coco(kind)),
             [_published(each, kind, notes) for each in members],
-            [_difference(each, kind) for each in members],
         ]
+        if any(each.published for each in members):
+            heads.append(Head("difference", group, "ours less published, in points"))
+            columns.append([_difference(each, kind) for each in members])
     few_shot = [
         (name, f"{classes.capitalize()} classes")
         for classes in ("base", "novel")
@@ -185,7 +183,7 @@ def complexity_grid(table: Table) -> Grid:
         whole = total(by_part.values())
         rows.append(
             (
-                Cell(" ".join(each.key for each in members)),
+                Cell(_key_ranges(members, table.configurations)),
                 Cell(members[0].model),
                 Cell(_millions(parameters)),
                 *(Cell(significant(c.multiply_adds / 1e9)) for c in (*by_part.values(), whole)),
@@ -348,6 +346,22 @@ def _cost(run: Run) -> tuple[tuple[str, Cost], ...]:
         masks=min(COUNTED_DETECTIONS, detector["detections"]),
     )
     return tuple(costs.items())
+
+
+def _key_ranges(members: Sequence[Configuration], among: Sequence[Configuration]) -> str:
+    """The keys of some of a table's configurations, neighbours joined: "A\u2013C, F"."""
+    ranges: list[list[int]] = []
+    for i, each in enumerate(among):
+        if each not in members:
+            continue
+        if ranges and ranges[-1][1] == i - 1:
+            ranges[-1][1] = i
+        else:
+            ranges.append([i, i])
+    return ", ".join(
+        among[first].key if first == last else f"{among[first].key}\u2013{among[last].key}"
+        for first, last in ranges
+    )
 
 
 def _millions(count: int | None) -> str:

@@ -34,6 +34,7 @@ PYRAMID_NAMES = {
     "imted": "imTED",
     "single": "single scale",
 }
+SYSTEM_NAMES = {"benchmark": "The benchmark's paper"}
 CERTAINTY_NAMES = {
     "verified": "read in the source",
     "derived": "follows from numbers read in the source",
@@ -53,21 +54,24 @@ def initialisation_name(configuration: Configuration) -> str:
 
 
 def series_of(table: Table) -> list[Series]:
-    """What charts call the table's configurations: what they share is left out."""
-    members = table.configurations
-    has_models = len({each.model for each in members}) > 1
-    has_epochs = len({each.epochs for each in members}) > 1
-    series = []
-    for each in members:
-        parts = [INITIALISATION_NAMES.get(each.initialisation, each.initialisation)]
-        if has_models:
-            parts.append(each.model)
-        if has_epochs and each.epochs is not None:
-            parts.append(f"{each.epochs:g} ep")
-        if each.distinction:
-            parts.append(each.distinction)
-        series.append(Series(each.key, " ".join(parts)))
-    return series
+    """What charts call the table's configurations: no more than tells them apart."""
+    names = {
+        each.key: INITIALISATION_NAMES.get(each.initialisation, each.initialisation)
+        for each in table.configurations
+    }
+    epochs = {
+        each.key: "as given" if each.epochs is None else f"{each.epochs:g} ep"
+        for each in table.configurations
+    }
+    models = {each.key: each.model for each in table.configurations}
+    distinctions = {each.key: each.distinction for each in table.configurations}
+    for more in (models, epochs, distinctions):
+        alike = {key: [k for k in names if names[k] == name] for key, name in names.items()}
+        names = {
+            key: f"{names[key]} {more[key]}" if len({more[k] for k in keys}) > 1 else names[key]
+            for key, keys in alike.items()
+        }
+    return [Series(key, name) for key, name in names.items()]
 
 
 def recipe_title(recipe: Words) -> str:
@@ -154,8 +158,9 @@ def source_note(configuration: Configuration) -> str:
         if (certainty := published_value(published, kind)[1]) is not None
     ]
     variant = "" if published.variant == "default" else f", {published.variant}"
+    system = SYSTEM_NAMES.get(published.system, published.system)
     told = [
-        f"{published.system}, {published.detector}, {published.backbone}{variant}; "
+        f"{system}, {published.detector}, {published.backbone}{variant}; "
         f"{published.where} ({', '.join(sure)})"
     ]
     if published.epochs is None:

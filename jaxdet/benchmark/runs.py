@@ -113,12 +113,11 @@ def gather(paths: Iterable[Path]) -> tuple[list[Run], list[Skipped]]:
         except UserError as error:
             skipped.append(Skipped(folder, str(error)))
             continue
-        # Two runs may well agree in what they found, but not in every bit of the weights.
-        same = (run.config_sha256, run.checkpoint_sha256, json.dumps(run.evaluated_on))
-        if run.checkpoint_sha256 and same in seen:
-            skipped.append(
-                Skipped(folder, f"the same weights as in {seen[same].name}, reported there")
-            )
+        # No two seeds agree in every bit of every number: this is a copy, or a run done again.
+        same = (run.config_sha256, run.checkpoint_sha256, repr(run.scores))
+        if same in seen:
+            reason = f"the same result as in {seen[same].name}, which is reported"
+            skipped.append(Skipped(folder, reason))
             continue
         seen[same] = folder
         runs.append(run)
@@ -166,8 +165,8 @@ def read_run(folder: Path) -> Run:
         raise UserError("damaged: result.json has no step")
     epochs_per_step = _epochs_per_step(result, step, lines)
     epochs = _number(result.get("epochs"))
-    if epochs is None and "epochs" not in result and epochs_per_step:
-        epochs = step * epochs_per_step
+    if "epochs" not in result and step:  # older than the word; converted weights have step 0
+        epochs = step * epochs_per_step if epochs_per_step else config["epochs"]
     # The last step is a rounded one, hence the step of grace.
     if epochs is not None and step and config["epochs"] - epochs > 1.01 * epochs / step:
         raise UserError(

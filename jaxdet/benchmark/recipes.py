@@ -7,6 +7,7 @@ configuration.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import statistics
 from collections.abc import Iterable, Sequence
@@ -240,7 +241,7 @@ def _data(run: Run) -> Words:
         words["validation image size"] = data["shapes"]["image_size"]
     elif run.val_images is None:
         # An older result, which does not say more of what it was evaluated on.
-        words["validation folder"] = data["val_annotations"] or data["root"]
+        words["validation folder"] = _told_apart(str(data["val_annotations"] or data["root"]))
     if data["augmentation"] == "multiscale":
         words["validation sizes"] = [max(data["short_sides"]), data["long_side"]]
     return words
@@ -396,6 +397,11 @@ def _is_under(word: str, prefixes: Iterable[str]) -> bool:
 
 def _file_name(path: object) -> str | None:
     return None if path is None else PurePath(str(path)).name
+
+
+def _told_apart(path: str) -> str:
+    """A path's last name, with a digest of the whole: nothing of the machine, yet unambiguous."""
+    return f"{PurePath(path).name} ({hashlib.sha256(path.encode()).hexdigest()[:7]})"
 
 
 def _canonical(words: Words) -> str:

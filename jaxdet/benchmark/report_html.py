@@ -37,8 +37,10 @@ from jaxdet.benchmark.report_tables import (
     tide_grid,
 )
 from jaxdet.benchmark.report_words import (
+    CERTAINTY_NAMES,
     ERROR_NAMES,
     KIND_NAMES,
+    UNSURE,
     initialisation_name,
     recipe_title,
     series_of,
@@ -134,14 +136,14 @@ def _table_section(table: Table, of: int) -> str:
     subtitle = f"Validated on {validation(table.recipe)}."
     if of == 1:
         subtitle = f"{recipe_title(table.recipe)}. {subtitle}"
-    tide = tide_grid(table)
+    ap, tide = ap_grid(table), tide_grid(table)
     parts = [
         f'<section id="recipe-{number}" aria-labelledby="recipe-{number}-title">',
         f'<h2 id="recipe-{number}-title">{escape(heading)}</h2>',
         f'<p class="subtitle">{escape(subtitle)}</p>',
         _differences(table),
-        _grid(ap_grid(table), f"ap-{number}", "AP by initialisation and model"),
-        _legend(table),
+        _grid(ap, f"ap-{number}", "AP by initialisation and model"),
+        _legend(table, ap),
         _curves(table),
         _tide(table),
         _details("COCO's other numbers", _grid(coco_grid(table), f"coco-{number}")),
@@ -181,14 +183,13 @@ def _differences(table: Table) -> str:
     )
 
 
-def _legend(table: Table) -> str:
+def _legend(table: Table, grid: Grid) -> str:
     told = []
     if any(each.published for each in table.configurations):
-        told.append(
-            "Published numbers are those of the same model, initialisation and length; "
-            '<span class="unsure">*</span> follows from numbers read in the source, '
-            '<span class="unsure">?</span> is recalled and was not read again.'
-        )
+        told.append("Published numbers are those of the same model, initialisation and length.")
+    meanings = {UNSURE[certainty]: CERTAINTY_NAMES[certainty] for certainty in UNSURE}
+    for mark in sorted({cell.mark for row in grid.rows for cell in row if cell.mark}):
+        told.append(f'<span class="unsure">{escape(mark)}</span>: {escape(meanings[mark])}.')
     if any(len(each.runs) > 1 for each in table.configurations):
         told.append("Of several runs (n): mean \u00b1 standard deviation of a sample.")
     if len(table.configurations) > 1:
@@ -299,9 +300,10 @@ def _categories(table: Table) -> str:
             )
             figures.append(f"<figure><figcaption>{escape(title)}</figcaption>{chart}</figure>")
     grids = "".join(
-        _grid(category_grid(table, kind), f"categories-{kind}-{table.number}")
+        f"<div>{_grid(category_grid(table, kind), f'categories-{kind}-{table.number}')}</div>"
         for kind in table.kinds
     )
+    grids = f'<div class="figures">{grids}</div>'
     if not figures:
         return _details("AP by category", grids)
     note = (
@@ -441,7 +443,7 @@ def _details(summary: str, content: str) -> str:
 
 def _grid(grid: Grid, identity: str, name: str = "") -> str:
     """A table in a container of its own that scrolls sideways where the page is narrow."""
-    caption = f"<caption>{escape(grid.caption)}</caption>" if grid.caption else ""
+    caption = f'<p class="caption">{escape(grid.caption)}</p>' if grid.caption else ""
     body = "".join(
         "<tr>"
         + "".join(
@@ -455,9 +457,10 @@ def _grid(grid: Grid, identity: str, name: str = "") -> str:
         f'<li id="{identity}-note-{i}">{_note(note)}</li>' for i, note in enumerate(grid.notes, 1)
     )
     listed = f'<ol class="notes">{notes}</ol>' if notes else ""
+    label = escape(name or grid.caption)
     return (
-        f'<div class="scroll" role="region" tabindex="0" '
-        f'aria-label="{escape(name or grid.caption)}"><table>{caption}'
+        f'{caption}<div class="scroll" role="region" tabindex="0" aria-label="{label}">'
+        f'<table aria-label="{label}">'
         f"<thead>{_heads(grid.heads)}</thead><tbody>{body}</tbody></table></div>{listed}"
     )
 

@@ -23,7 +23,7 @@ from jaxdet.benchmark.report_words import (
 )
 from jaxdet.benchmark.runs import Skipped
 
-SPECIAL = re.compile(r"([\\`*_\[\]<>|~#$&])")
+SPECIAL = re.compile(r"([\\`*_\[\]<>|~#$&]|:(?=//))")
 
 
 def markdown(tables: Sequence[Table], skipped: Sequence[Skipped]) -> str:
@@ -85,7 +85,7 @@ def _cell(cell: Cell) -> str:
     if cell.is_best:
         text = f"**{text}**"
     if cell.mark:
-        text += plain(f" ({_meaning(cell.mark)})")
+        text += f" ({_meaning(cell.mark)})"
     return f"{text} <sup>{cell.note}</sup>" if cell.note else text
 
 

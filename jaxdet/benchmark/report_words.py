@@ -90,11 +90,11 @@ def recipe_title(recipe: Words) -> str:
 
 
 def validation(recipe: Words) -> str:
-    """What a table's runs were validated on."""
+    """How many images a table's runs were validated on, and of how many categories."""
     images, classes = recipe["validation images"], len(recipe["categories"])
     count = "an untold number of" if images is None else f"{images:,}".replace(",", "\u202f")
     plural = "category" if classes == 1 else "categories"
-    return f"{recipe['validation data']}, {count} images, {classes} {plural}"
+    return f"{count} images of {classes} {plural}"
 
 
 def value_text(value: Any) -> str:
@@ -152,16 +152,19 @@ def published_value(published: Published | None, kind: str) -> tuple[float | Non
 def source_note(configuration: Configuration) -> str:
     """Where a published number is from, how sure it is and how comparable; no source's address."""
     published = configuration.published
-    sure = [
-        f"{KIND_NAMES[kind]} AP {CERTAINTY_NAMES[certainty]}"
+    sure = {
+        kind: CERTAINTY_NAMES[certainty]
         for kind in ("bbox", "segm")
         if (certainty := published_value(published, kind)[1]) is not None
-    ]
+    }
+    told_sure = ", ".join(f"{KIND_NAMES[kind]} AP {how}" for kind, how in sure.items())
+    if len(sure) == 2 and len(set(sure.values())) == 1:
+        told_sure = f"both {sure['bbox']}"
     variant = "" if published.variant == "default" else f", {published.variant}"
     system = SYSTEM_NAMES.get(published.system, published.system)
     told = [
         f"{system}, {published.detector}, {published.backbone}{variant}; "
-        f"{published.where} ({', '.join(sure)})"
+        f"{published.where} ({told_sure})"
     ]
     if published.epochs is None:
         told.append(

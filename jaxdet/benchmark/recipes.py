@@ -56,6 +56,7 @@ RESULT_NEUTRAL = (
 """Words a result does not depend on, or that only say where files lie."""
 
 LAYER_DECAY = "layer-wise learning rate decay"
+DETECTIONS = "detections"
 GLOBAL_BLOCKS, TAPS = "model.vit.global_blocks", "model.vit.taps"
 
 COCO, COCO_VAL = "COCO", "COCO val2017"
@@ -108,11 +109,11 @@ class Configuration:
 
     @property
     def initialisation(self) -> str:
-        return self.first.config["initialisation"]
+        return initialisation_of(self.first)
 
     @property
     def model(self) -> str:
-        return model_name(self.first.config)
+        return model_of(self.first)
 
     @property
     def epochs(self) -> float | None:
@@ -188,8 +189,11 @@ def tables(runs: Sequence[Run]) -> list[Table]:
 
 def recipe(run: Run) -> Words:
     """The words by which runs are comparable, dotted; beside the config's, what is known of the
-    data."""
-    return {**config_recipe(run.config), **_data(run)}
+    data. Of a file of detections no more is known.
+    """
+    if run.detections_file is not None:
+        return {**_data(run), DETECTIONS: "from a file"}
+    return {**config_recipe(run.config), **_data(run), DETECTIONS: "by this detector"}
 
 
 def config_recipe(config: dict[str, Any]) -> Words:
@@ -258,10 +262,13 @@ def _validation_set(run: Run) -> str:
 
 
 def differences(words: Words, others: Words) -> tuple[Difference, ...]:
-    """In what the words of one recipe are not those of another."""
+    """In what the words of one recipe are not those of another, as far as both are known."""
+    known = words.keys() & others.keys()
+    if words.get(DETECTIONS) == others.get(DETECTIONS):
+        known = words.keys() | others.keys()
     return tuple(
         (word, words.get(word), others.get(word))
-        for word in sorted(words.keys() | others.keys())
+        for word in sorted(known)
         if words.get(word) != others.get(word)
     )
 
@@ -277,9 +284,16 @@ def flat(tree: dict[str, Any], prefix: str = "") -> Words:
     return words
 
 
-def model_name(config: dict[str, Any]) -> str:
+def initialisation_of(run: Run) -> str:
+    """The config's, or the name of the file that the detections are from."""
+    return run.detections_file or run.config["initialisation"]
+
+
+def model_of(run: Run) -> str:
     """Such as "ViT-B", or of another size "ViT 128 x 4" (width x depth)."""
-    vit = config["model"]["vit"]
+    if run.detections_file is not None:
+        return "not told"
+    vit = run.config["model"]["vit"]
     for size, words in VIT_SIZES.items():
         if all(vit[word] == value for word, value in words.items()):
             return f"ViT-{size.upper() if len(size) == 1 else size.capitalize()}"
@@ -319,6 +333,8 @@ def _identity(run: Run) -> Words:
     words = {
         word: value for word, value in flat(run.config).items() if not _is_under(word, left_out)
     }
+    if run.detections_file is not None:
+        return {"file": run.checkpoint_sha256 or run.detections_file}
     words["weights"] = (run.init or {}).get("sha256") or _file_name(run.config["init"])
     words["trained"] = run.epochs is not None
     return words
@@ -341,16 +357,16 @@ def _brief(value: Any) -> str:
 
 def _label(run: Run) -> tuple[Any, ...]:
     epochs = None if run.epochs is None else run.config["epochs"]
-    return run.config["initialisation"], model_name(run.config), epochs
+    return initialisation_of(run), model_of(run), epochs
 
 
 def _order(run: Run) -> tuple[Any, ...]:
     """By size, then by initialisation as the paper lists them, then by length."""
-    vit, initialisation = run.config["model"]["vit"], run.config["initialisation"]
+    vit, initialisation = run.config["model"]["vit"], initialisation_of(run)
     known = [*INITIALISATIONS, initialisation].index(initialisation)
     return (
         vit["width"] * vit["width"] * vit["depth"],
-        model_name(run.config),
+        model_of(run),
         known,
         initialisation,
         run.config["epochs"],
@@ -360,6 +376,8 @@ def _order(run: Run) -> tuple[Any, ...]:
 
 def comparison(run: Run) -> tuple[Published | None, str | None]:
     """The published result of a run's model, or why there is none."""
+    if run.detections_file is not None:
+        return None, "Detections from a file; what made them is not known"
     validated_on = _validation_set(run)
     if validated_on not in (COCO_VAL, COCO) or run.config["data"]["name"] != "coco":
         return None, f"Validated on {validated_on}; published numbers are of {COCO_VAL}"

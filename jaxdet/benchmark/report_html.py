@@ -149,14 +149,18 @@ def _table_section(table: Table, of: int) -> str:
         _details("COCO's other numbers", _grid(coco_grid(table), f"coco-{number}")),
         _details("The errors' costs as numbers", _grid(tide, f"tide-{number}")) if tide else "",
         _categories(table),
-        "<h3>Cost</h3>",
-        _grid(complexity_grid(table), f"cost-{number}"),
-        _grid(speed_grid(table), f"speed-{number}"),
+        _costs(table),
         _pictures(table),
         _details("The recipe, word by word", _recipe(table)),
         "</section>",
     ]
     return "\n".join(part for part in parts if part)
+
+
+def _costs(table: Table) -> str:
+    grids = {"cost": complexity_grid(table), "speed": speed_grid(table)}
+    drawn = [_grid(grid, f"{name}-{table.number}") for name, grid in grids.items() if grid]
+    return f"<h3>Cost</h3>{''.join(drawn)}" if drawn else ""
 
 
 def _differences(table: Table) -> str:
@@ -390,34 +394,41 @@ def _provenance(tables: Sequence[Table], names: dict[Path, str]) -> str:
 
 
 def _run(run: Run, name: str) -> str:
-    config = run.config
-    tuned = (
-        f"lr {config['optim']['lr']:g}, weight decay {config['optim']['weight_decay']:g}, "
-        f"drop path {config['model']['vit']['drop_path']:g}"
-    )
-    if config["optim"]["layer_decay"] != 1:
-        tuned += f", layer decay {config['optim']['layer_decay']:g}"
-    init = run.init or {}
-    trained = "evaluated as given" if run.epochs is None else f"{config['epochs']:g} epochs"
-    entries = {
-        "Run": f"{name}, seed {config['seed']}",
-        "Trained": f"{trained}, step {run.step}; {tuned}",
-        "Config": run.config_sha256,
-        "Weights": run.checkpoint_sha256 or "digest not told",
-    }
-    if init:
-        digest = init.get("sha256", "digest not told")
-        entries["Started from"] = f"{init.get('file', 'a file')}, {digest}"
+    digest = run.checkpoint_sha256 or "digest not told"
+    entries = {"Run": name}
+    if run.detections_file is not None:
+        entries |= {"Evaluated": run.detections_file, "File": digest, "Config": run.config_sha256}
+    else:
+        entries["Run"] = f"{name}, seed {run.config['seed']}"
+        entries["Trained"] = _training(run)
+        entries |= {"Config": run.config_sha256, "Weights": digest}
+    if run.init:
+        file, origin = run.init.get("file", "a file"), run.init.get("sha256", "digest not told")
+        entries["Started from"] = f"{file}, {origin}"
     entries["Device"] = run.device or "not told"
     versions = ", ".join(f"{package} {version}" for package, version in run.versions.items())
     entries["Versions"] = versions or "not told"
-    digests = ("Config", "Weights", "Started from")
+    digests = ("Config", "Weights", "File", "Started from")
     listed = "".join(
         f"<dt>{escape(term)}</dt>"
         f"<dd{' class=digest' if term in digests else ''}>{escape(text)}</dd>"
         for term, text in entries.items()
     )
     return f"<dl>{listed}</dl>"
+
+
+def _training(run: Run) -> str:
+    """How long, and with what the protocol tunes."""
+    config = run.config
+    trained = "evaluated as given" if run.epochs is None else f"{config['epochs']:g} epochs"
+    tuned = [
+        f"step {run.step}; lr {config['optim']['lr']:g}",
+        f"weight decay {config['optim']['weight_decay']:g}",
+        f"drop path {config['model']['vit']['drop_path']:g}",
+    ]
+    if config["optim"]["layer_decay"] != 1:
+        tuned.append(f"layer decay {config['optim']['layer_decay']:g}")
+    return ", ".join((trained, *tuned))
 
 
 def _left_out(skipped: Sequence[Skipped]) -> str:

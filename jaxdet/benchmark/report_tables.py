@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from jaxdet.benchmark.charts import decimal, signed
 from jaxdet.benchmark.complexity import Cost, forward_cost, total
-from jaxdet.benchmark.recipes import Configuration, Statistic, Table, statistic
+from jaxdet.benchmark.recipes import DETECTIONS, Configuration, Statistic, Table, statistic
 from jaxdet.benchmark.report_words import (
     CERTAINTY_NAMES,
     DASH,
@@ -158,8 +158,13 @@ def tide_grid(table: Table) -> Grid | None:
     return Grid("AP at IoU .5 lost to each type of error, in points", tuple(heads), tuple(rows))
 
 
-def complexity_grid(table: Table) -> Grid:
-    """Parameters, multiply-adds and activations; configurations of the same cost share a row."""
+def complexity_grid(table: Table) -> Grid | None:
+    """Parameters, multiply-adds and activations; configurations of the same cost share a row.
+
+    None for detections from files.
+    """
+    if table.recipe[DETECTIONS] == "from a file":
+        return None
     parts = ("backbone", "pyramid", "rpn", "box", "mask")
     costs: dict[tuple, list[Configuration]] = {}
     for each in table.configurations:
@@ -200,8 +205,10 @@ def complexity_grid(table: Table) -> Grid:
     return Grid(caption, heads, tuple(rows))
 
 
-def speed_grid(table: Table) -> Grid:
-    """Images/s and memory where told."""
+def speed_grid(table: Table) -> Grid | None:
+    """Images/s and memory where told; None for detections from files."""
+    if table.recipe[DETECTIONS] == "from a file":
+        return None
     heads = (
         *NAMES,
         Head("Training", "Images/s", "the median of the logged rates"),

@@ -7,7 +7,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from jaxdet.benchmark.charts import Series, decimal
-from jaxdet.benchmark.recipes import Configuration, Difference, Statistic, Table, Words
+from jaxdet.benchmark.recipes import (
+    DETECTIONS,
+    Configuration,
+    Difference,
+    Statistic,
+    Table,
+    Words,
+)
 from jaxdet.benchmark.reference import Published, sources
 
 INITIALISATION_NAMES = {
@@ -76,6 +83,8 @@ def series_of(table: Table) -> list[Series]:
 
 def recipe_title(recipe: Words) -> str:
     """A recipe in a few words."""
+    if recipe[DETECTIONS] == "from a file":
+        return f"Detections from files, {recipe['validation data']}"
     detector = "Mask R-CNN" if recipe["model.heads.mask"] else "Faster R-CNN"
     pyramid = recipe["model.pyramid.kind"]
     parts = [

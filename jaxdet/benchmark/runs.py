@@ -9,7 +9,7 @@ import os
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -59,6 +59,8 @@ class Run:
         folder: its workdir.
         config: complete, as JSON values; words newer than the run stand at their default.
         config_sha256: of the config as the run wrote it.
+        detections_file: the name of the file of detections that was scored in place of a detector;
+            its config tells of the data alone.
         epochs: trained; None where weights were evaluated that this run did not train.
         scores: by IoU type, "bbox" always.
         few_shot: AP of base and novel classes, such as "novel_bbox"; empty where there are none.
@@ -74,6 +76,7 @@ class Run:
     config: dict[str, Any]
     config_sha256: str
     checkpoint_sha256: str | None
+    detections_file: str | None
     step: int
     epochs: float | None
     scores: dict[str, Scores]
@@ -182,6 +185,7 @@ def read_run(folder: Path) -> Run:
         config=config,
         config_sha256=digest,
         checkpoint_sha256=_text(result.get("checkpoint_sha256")),
+        detections_file=_detections_file(result),
         step=step,
         epochs=epochs,
         scores={kind: _scores(metrics, kind) for kind in IOU_TYPES if kind in metrics},
@@ -229,6 +233,12 @@ def _section(result: dict[str, Any], name: str) -> dict[str, Any]:
     if not isinstance(result.get(name), dict):
         raise UserError(f"damaged: result.json has no {name}")
     return result[name]
+
+
+def _detections_file(result: dict[str, Any]) -> str | None:
+    if result.get("evaluated") != "file of detections":
+        return None
+    return PurePath(_text(result.get("checkpoint")) or "detections").name
 
 
 def _complete(config: dict[str, Any]) -> dict[str, Any]:

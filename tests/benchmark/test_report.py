@@ -76,6 +76,7 @@ def result_of(
 
     kinds = ("bbox", "segm") if masks else ("bbox",)
     return {
+        "evaluated": "checkpoint",
         "step": step,
         "metrics": {
             "bbox": scores(box_ap),
@@ -358,7 +359,7 @@ def test_in_what_a_run_is_not_the_published_recipe_is_said(write, tmp_path):
 
 def test_a_result_from_before_the_newer_fields_is_reported(write, tmp_path):
     def older(result):
-        for name in ("epochs", "images", "config_sha256", "checkpoint_sha256", "init"):
+        for name in ("evaluated", "epochs", "images", "config_sha256", "checkpoint_sha256", "init"):
             del result[name]
         del result["evaluation"], result["metrics"]["tide"]
         del result["config"]["few_shot"], result["config"]["model"]["decoder"]
@@ -392,11 +393,41 @@ def test_a_run_without_metrics_masks_or_some_numbers_is_reported(write, tmp_path
 
 def test_converted_weights_are_said_to_be_evaluated_as_given(write, tmp_path):
     def converted(result):
-        result.update(epochs=None, step=0)
+        result.update(evaluated="converted detector", epochs=None, step=0)
 
     (table,) = tables_of(write("a", "vitdet_b_mae", 0.516, edit=converted))
     assert cells(ap_grid(table), 0)["Epochs"] == "\u2013"
     assert "not trained in this run" in ap_grid(table).notes[0].text
+
+
+def test_detections_from_a_file_are_not_given_the_config_s_model(write, tmp_path):
+    def from_file(result):
+        result.update(
+            evaluated="file of detections",
+            checkpoint="/somewhere/theirs.json",
+            epochs=None,
+            step=0,
+            parameters=None,
+            device=None,
+            evaluation={"seconds": {"detect": None, "score": 1.0}, "images_per_second": None},
+        )
+        result["images"]["train"] = None
+
+    ours = write("ours", "vitb_mae", 0.5)
+    theirs = write("theirs", "vitb_mae", 0.6, seed=1, edit=from_file)
+    one, two = tables_of(ours, theirs)
+    assert two.differences == (
+        ("detections", "from a file", "by this detector"),
+        ("training images", None, 117_266),
+    )
+    (configuration,) = two.configurations
+    assert (configuration.initialisation, configuration.model) == ("theirs.json", "not told")
+    assert configuration.published is None
+    assert one.configurations[0].published is not None
+    assert complexity_grid(two) is None
+    html, markdown, _ = write_report([ours, theirs], tmp_path / "out")
+    Page(html.read_text("utf-8"))
+    assert "what made them is not known" in markdown.read_text("utf-8")
 
 
 def test_training_rate_leaves_out_the_evaluations(write):

@@ -40,6 +40,7 @@ from jaxdet.benchmark.report_words import (
     CERTAINTY_NAMES,
     ERROR_NAMES,
     KIND_NAMES,
+    KIND_PLURALS,
     UNSURE,
     initialisation_name,
     recipe_title,
@@ -136,7 +137,13 @@ def _table_section(table: Table, of: int) -> str:
     subtitle = f"Validated on {validation(table.recipe)}."
     if of == 1:
         subtitle = f"{recipe_title(table.recipe)}. {subtitle}"
-    ap, tide = ap_grid(table), tide_grid(table)
+    ap = ap_grid(table)
+    coco = [_grid(coco_grid(table, kind), f"coco-{kind}-{number}") for kind in table.kinds]
+    tide = [
+        _grid(grid, f"tide-{kind}-{number}")
+        for kind in table.kinds
+        if (grid := tide_grid(table, kind))
+    ]
     parts = [
         f'<section id="recipe-{number}" aria-labelledby="recipe-{number}-title">',
         f'<h2 id="recipe-{number}-title">{escape(heading)}</h2>',
@@ -146,8 +153,8 @@ def _table_section(table: Table, of: int) -> str:
         _legend(table, ap),
         _curves(table),
         _tide(table),
-        _details("COCO's other numbers", _grid(coco_grid(table), f"coco-{number}")),
-        _details("The errors' costs as numbers", _grid(tide, f"tide-{number}")) if tide else "",
+        _details("COCO's other numbers", "".join(coco)),
+        _details("The errors' costs as numbers", "".join(tide)) if tide else "",
         _categories(table),
         _costs(table),
         _pictures(table),
@@ -247,12 +254,11 @@ def _tide(table: Table) -> str:
         }
         if not any(cost for its in costs.values() for cost in its):
             continue
-        name = KIND_NAMES[kind].capitalize()
         groups = [
             (ERROR_NAMES[error], [cost and 100 * cost.mean for cost in its])
             for error, its in costs.items()
         ]
-        panels.append(f"{name}es" if name == "Box" else f"{name}s")
+        panels.append(KIND_PLURALS[kind].capitalize())
         figures.append(
             bar_chart(
                 groups,

@@ -63,7 +63,8 @@ def _section(table: Table, of: int) -> list[str]:
         notes.append(f"{i}. {plain(note.text)}{link}")
     if notes:
         parts.append("\n".join(notes))
-    for each in (tide_grid(table), complexity_grid(table), speed_grid(table)):
+    errors = [tide_grid(table, kind) for kind in table.kinds]
+    for each in (*errors, complexity_grid(table), speed_grid(table)):
         if each is not None:
             parts += [f"{plain(each.caption)}:", _grid(each)]
     return parts

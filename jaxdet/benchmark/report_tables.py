@@ -15,6 +15,7 @@ from jaxdet.benchmark.report_words import (
     DASH,
     ERROR_NAMES,
     KIND_NAMES,
+    KIND_PLURALS,
     UNSURE,
     initialisation_name,
     points,
@@ -117,45 +118,33 @@ def ap_grid(table: Table) -> Grid:
     return Grid("", tuple(heads), tuple(rows), tuple(notes))
 
 
-def coco_grid(table: Table) -> Grid:
-    """All of COCO's numbers."""
-    names = list(
-        dict.fromkeys(
-            name
-            for each in table.configurations
-            for scores in each.first.scores.values()
-            for name in scores.coco
-        )
+def coco_grid(table: Table, kind: str) -> Grid:
+    """All of COCO's numbers for boxes or masks."""
+    members = table.configurations
+    names = dict.fromkeys(
+        name
+        for each in members
+        for run in each.runs
+        if kind in run.scores
+        for name in run.scores[kind].coco
     )
-    heads, columns = [*NAMES], []
-    for kind in table.kinds:
-        for name in names:
-            heads.append(Head(name, KIND_NAMES[kind].capitalize()))
-            columns.append(
-                _best(
-                    table.configurations,
-                    lambda each, kind=kind, name=name: each.coco(kind, name),
-                )
-            )
-    rows = zip(*_names(table.configurations), *columns, strict=True)
-    return Grid("All of COCO's numbers, in points", tuple(heads), tuple(rows))
+    columns = [_best(members, lambda each, name=name: each.coco(kind, name)) for name in names]
+    rows = zip(*_names(members), *columns, strict=True)
+    heads = (*NAMES, *(Head(name) for name in names))
+    return Grid(f"COCO's numbers for {KIND_PLURALS[kind]}, in points", heads, tuple(rows))
 
 
-def tide_grid(table: Table) -> Grid | None:
+def tide_grid(table: Table, kind: str) -> Grid | None:
     """Absolute AP lost to each type of error; None where no run has it."""
-    heads, columns = [*NAMES], []
-    for kind in table.kinds:
-        if not any(
-            each.tide(kind, error) for each in table.configurations for error in TIDE_ERRORS
-        ):
-            continue
-        for error in TIDE_ERRORS:
-            heads.append(Head(error, KIND_NAMES[kind].capitalize(), ERROR_NAMES[error]))
-            columns.append([Cell(points(each.tide(kind, error))) for each in table.configurations])
-    if not columns:
+    members = table.configurations
+    costs = {error: [each.tide(kind, error) for each in members] for error in TIDE_ERRORS}
+    if not any(cost for its in costs.values() for cost in its):
         return None
-    rows = zip(*_names(table.configurations), *columns, strict=True)
-    return Grid("AP at IoU .5 lost to each type of error, in points", tuple(heads), tuple(rows))
+    columns = [[Cell(points(cost)) for cost in its] for its in costs.values()]
+    rows = zip(*_names(members), *columns, strict=True)
+    heads = (*NAMES, *(Head(error, title=ERROR_NAMES[error]) for error in TIDE_ERRORS))
+    caption = f"AP of {KIND_PLURALS[kind]} at IoU .5 lost to each type of error, in points"
+    return Grid(caption, heads, tuple(rows))
 
 
 def complexity_grid(table: Table) -> Grid | None:

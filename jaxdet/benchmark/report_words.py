@@ -25,6 +25,7 @@ INITIALISATION_NAMES = {
     "mae": "MAE",
 }
 KIND_NAMES = {"bbox": "box", "segm": "mask"}
+KIND_PLURALS = {"bbox": "boxes", "segm": "masks"}
 ERROR_NAMES = {
     "Cls": "Classification",
     "Loc": "Localisation",

@@ -1,18 +1,14 @@
-"""Which runs may stand in one table: those of one recipe, validated on the same data.
+"""Which runs are comparable: those of one recipe, validated on the same data.
 
 A recipe is the config without what an initialisation brings along, what the protocol tunes for each
-and what a result does not depend on. Runs of one table that differ in the seed alone are one
-configuration.
+and what a result does not depend on.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import PurePath
 from typing import Any
 
@@ -20,7 +16,7 @@ from ml_collections import ConfigDict
 
 from jaxdet.benchmark.reference import Published, published_for
 from jaxdet.benchmark.runs import Run
-from jaxdet.config import INITIALISATIONS, VIT_SIZES, benchmark, quarter_ends, vitdet
+from jaxdet.config import benchmark, quarter_ends, vitdet
 from jaxdet.data.fewshot import VOC
 from jaxdet.train import NEUTRAL_WORDS
 
@@ -70,121 +66,8 @@ VARIANT_WORDS = (
     "model.vit.relative_position",
     "model.pyramid.kind",
     "model.detector.strides",
-    "training images",
 )
-"""What published variants of a recipe differ in; and what is looked at by itself."""
-
-
-@dataclass(frozen=True)
-class Statistic:
-    """The mean over seeds; the standard deviation (of a sample) where there are several."""
-
-    mean: float
-    deviation: float | None
-    count: int
-
-
-@dataclass(frozen=True)
-class Configuration:
-    """Runs that differ in the seed alone.
-
-    Attributes:
-        key: "A", "B" ... by which charts and tables refer to it.
-        distinction: what tells it from others in its table with the same initialisation, model and
-            epochs; mostly empty.
-        published: the number to compare with, or None and `unpublished` says why.
-        departures: in what else than a published variant its recipe is not the published one.
-    """
-
-    key: str
-    runs: tuple[Run, ...]
-    distinction: str
-    published: Published | None
-    unpublished: str | None
-    departures: tuple[Difference, ...]
-
-    @property
-    def first(self) -> Run:
-        return self.runs[0]
-
-    @property
-    def initialisation(self) -> str:
-        return initialisation_of(self.first)
-
-    @property
-    def model(self) -> str:
-        return model_of(self.first)
-
-    @property
-    def epochs(self) -> float | None:
-        return None if self.first.epochs is None else self.first.config["epochs"]
-
-    def coco(self, kind: str, name: str = "AP") -> Statistic | None:
-        """One of COCO's numbers for boxes or masks over the runs."""
-        return statistic(run.scores[kind].coco.get(name) for run in self.runs if kind in run.scores)
-
-    def tide(self, kind: str, error: str) -> Statistic | None:
-        """What an error type costs, over the runs."""
-        scores = [run.scores[kind] for run in self.runs if kind in run.scores]
-        return statistic(s.tide[error] for s in scores if s.tide is not None)
-
-    def category(self, kind: str, name: str) -> Statistic | None:
-        """The AP of a category over the runs."""
-        return statistic(
-            run.scores[kind].per_category.get(name) for run in self.runs if kind in run.scores
-        )
-
-    def few_shot(self, name: str) -> Statistic | None:
-        return statistic(run.few_shot.get(name) for run in self.runs)
-
-
-@dataclass(frozen=True)
-class Table:
-    """Configurations of one recipe, and in what it differs from the report's first."""
-
-    number: int
-    recipe: Words
-    differences: tuple[Difference, ...]
-    configurations: tuple[Configuration, ...]
-
-    @cached_property
-    def kinds(self) -> tuple[str, ...]:
-        """IoU types that any of the runs was scored in."""
-        runs = [run for each in self.configurations for run in each.runs]
-        return tuple(kind for kind in ("bbox", "segm") if any(kind in r.scores for r in runs))
-
-    @property
-    def categories(self) -> list[str]:
-        return list(self.configurations[0].first.scores["bbox"].per_category)
-
-    @property
-    def data_folders(self) -> list[str]:
-        """Names of the folders validated on, where that is more than one."""
-        runs = [run for each in self.configurations for run in each.runs]
-        roots = {str(run.evaluated_on["root"]) for run in runs}
-        return sorted({PurePath(root).name for root in roots}) if len(roots) > 1 else []
-
-
-def statistic(values: Iterable[float | None]) -> Statistic | None:
-    """Over the values there are; None where there are none."""
-    values = [value for value in values if value is not None]
-    if not values:
-        return None
-    deviation = statistics.stdev(values) if len(values) > 1 else None
-    return Statistic(statistics.fmean(values), deviation, len(values))
-
-
-def tables(runs: Sequence[Run]) -> list[Table]:
-    """Puts runs into tables by recipe, in the order of the first run of each."""
-    groups: dict[str, list[Run]] = {}
-    for run in runs:
-        groups.setdefault(_canonical(recipe(run)), []).append(run)
-    made, first, keys = [], recipe(runs[0]), _keys()
-    for number, group in enumerate(groups.values(), 1):
-        words = recipe(group[0])
-        configurations = _configurations(group, keys)
-        made.append(Table(number, words, differences(words, first), configurations))
-    return made
+"""What published variants of a recipe differ in."""
 
 
 def recipe(run: Run) -> Words:
@@ -211,7 +94,7 @@ def config_recipe(config: dict[str, Any]) -> Words:
         left_out.append("accumulate")
     if config["data"]["name"] != "shapes":
         left_out.append("data.shapes")
-    kept = {word: value for word, value in words.items() if not _is_under(word, left_out)}
+    kept = {word: value for word, value in words.items() if not is_under(word, left_out)}
     depth = config["model"]["vit"]["depth"]
     for word in (GLOBAL_BLOCKS, TAPS):
         kept[word] = _blocks(words[word], depth, config["model"]["pyramid"]["kind"])
@@ -258,7 +141,9 @@ def _validation_set(run: Run) -> str:
     names = run.scores["bbox"].per_category
     if len(names) != 80 or not set(VOC) <= set(names):
         return "own set in COCO's format"
-    return {COCO_VAL_IMAGES: COCO_VAL, None: COCO}.get(run.val_images, "part of COCO")
+    return {COCO_VAL_IMAGES: COCO_VAL, None: COCO}.get(
+        run.val_images, "images of COCO's categories"
+    )
 
 
 def differences(words: Words, others: Words) -> tuple[Difference, ...]:
@@ -282,96 +167,6 @@ def flat(tree: dict[str, Any], prefix: str = "") -> Words:
         else:
             words[f"{prefix}{name}"] = value
     return words
-
-
-def initialisation_of(run: Run) -> str:
-    """The config's, or the name of the file that the detections are from."""
-    return run.detections_file or run.config["initialisation"]
-
-
-def model_of(run: Run) -> str:
-    """Such as "ViT-B", or of another size "ViT 128 x 4" (width x depth)."""
-    if run.detections_file is not None:
-        return "not told"
-    vit = run.config["model"]["vit"]
-    for size, words in VIT_SIZES.items():
-        if all(vit[word] == value for word, value in words.items()):
-            return f"ViT-{size.upper() if len(size) == 1 else size.capitalize()}"
-    return f"ViT {vit['width']}\u2009\u00d7\u2009{vit['depth']}"
-
-
-def _configurations(runs: Sequence[Run], keys: Iterable[str]) -> tuple[Configuration, ...]:
-    groups: dict[str, list[Run]] = {}
-    for run in runs:
-        groups.setdefault(_canonical(_identity(run)), []).append(run)
-    ordered = sorted(groups.values(), key=lambda group: _order(group[0]))
-    labels = [_label(group[0]) for group in ordered]
-    made = []
-    for group, label in zip(ordered, labels, strict=True):
-        alike = [
-            _identity(other[0]) for other, its in zip(ordered, labels, strict=True) if its == label
-        ]
-        published, why = comparison(group[0])
-        made.append(
-            Configuration(
-                key=next(keys),
-                runs=tuple(group),
-                distinction=_distinction(_identity(group[0]), alike),
-                published=published,
-                unpublished=why,
-                departures=departures(group[0], published) if published else (),
-            )
-        )
-    return tuple(made)
-
-
-def _identity(run: Run) -> Words:
-    """All that a run's result depends on but the seed."""
-    left_out = ["seed", *RESULT_NEUTRAL]
-    if run.config["batch_statistics"] == "batch":
-        left_out.append("accumulate")
-    words = {
-        word: value for word, value in flat(run.config).items() if not _is_under(word, left_out)
-    }
-    if run.detections_file is not None:
-        return {"file": run.checkpoint_sha256 or run.detections_file}
-    words["weights"] = (run.init or {}).get("sha256") or _file_name(run.config["init"])
-    words["trained"] = run.epochs is not None
-    return words
-
-
-def _distinction(words: Words, alike: list[Words]) -> str:
-    told = [
-        f"{word.rpartition('.')[2]} {_brief(words.get(word))}"
-        for word in sorted({name for other in alike for name in other})
-        if any(other.get(word) != words.get(word) for other in alike)
-    ]
-    return ", ".join(told)
-
-
-def _brief(value: Any) -> str:
-    text = f"{value:g}" if isinstance(value, float) else str(value)
-    is_digest = isinstance(value, str) and len(value) == 64
-    return text[:7] if is_digest else text
-
-
-def _label(run: Run) -> tuple[Any, ...]:
-    epochs = None if run.epochs is None else run.config["epochs"]
-    return initialisation_of(run), model_of(run), epochs
-
-
-def _order(run: Run) -> tuple[Any, ...]:
-    """By size, then by initialisation as the paper lists them, then by length."""
-    vit, initialisation = run.config["model"]["vit"], initialisation_of(run)
-    known = [*INITIALISATIONS, initialisation].index(initialisation)
-    return (
-        vit["width"] * vit["width"] * vit["depth"],
-        model_of(run),
-        known,
-        initialisation,
-        run.config["epochs"],
-        _canonical(_identity(run)),
-    )
 
 
 def comparison(run: Run) -> tuple[Published | None, str | None]:
@@ -409,12 +204,9 @@ def departures(run: Run, published: Published) -> tuple[Difference, ...]:
     return tuple(found)
 
 
-def _is_under(word: str, prefixes: Iterable[str]) -> bool:
+def is_under(word: str, prefixes: Iterable[str]) -> bool:
+    """Whether a word is one of the prefixes or in a section that is."""
     return any(word == prefix or word.startswith(f"{prefix}.") for prefix in prefixes)
-
-
-def _file_name(path: object) -> str | None:
-    return None if path is None else PurePath(str(path)).name
 
 
 def _told_apart(path: str) -> str:
@@ -422,18 +214,13 @@ def _told_apart(path: str) -> str:
     return f"{PurePath(path).name} ({hashlib.sha256(path.encode()).hexdigest()[:7]})"
 
 
-def _canonical(words: Words) -> str:
-    return json.dumps(words, sort_keys=True)
+def canonical(words: Words) -> str:
+    """Equal for equal words: whether a number is written whole does not count."""
 
+    def plain(value: Any) -> Any:
+        if isinstance(value, list):
+            return [plain(each) for each in value]
+        is_whole = isinstance(value, int) and not isinstance(value, bool)
+        return float(value) if is_whole else value
 
-def _keys() -> Iterable[str]:
-    """A ... Z, AA, AB ..."""
-    letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-    count = 0
-    while True:
-        number, key = count, letters[count % 26]
-        while number >= 26:
-            number = number // 26 - 1
-            key = letters[number % 26] + key
-        yield key
-        count += 1
+    return json.dumps({word: plain(value) for word, value in words.items()}, sort_keys=True)

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxdet.benchmark.recipes import tables
+from jaxdet.benchmark.configurations import tables
 from jaxdet.benchmark.report_html import page
 from jaxdet.benchmark.report_markdown import markdown
 from jaxdet.benchmark.runs import Skipped, gather

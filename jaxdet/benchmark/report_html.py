@@ -21,7 +21,7 @@ from jaxdet.benchmark.charts import (
     line_chart,
     swatch,
 )
-from jaxdet.benchmark.recipes import Configuration, Table
+from jaxdet.benchmark.configurations import Configuration, Table
 from jaxdet.benchmark.report_tables import (
     Cell,
     Grid,

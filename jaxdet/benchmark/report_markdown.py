@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from jaxdet.benchmark.recipes import Table
+from jaxdet.benchmark.configurations import Table
 from jaxdet.benchmark.report_tables import (
     Cell,
     Grid,

@@ -9,7 +9,8 @@ from ml_collections import ConfigDict
 
 from jaxdet.benchmark.charts import decimal, signed
 from jaxdet.benchmark.complexity import Cost, forward_cost, total
-from jaxdet.benchmark.recipes import DETECTIONS, Configuration, Statistic, Table, statistic
+from jaxdet.benchmark.configurations import Configuration, Statistic, Table, statistic
+from jaxdet.benchmark.recipes import DETECTIONS
 from jaxdet.benchmark.report_words import (
     CERTAINTY_NAMES,
     DASH,

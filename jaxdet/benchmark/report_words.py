@@ -7,14 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from jaxdet.benchmark.charts import Series, decimal
-from jaxdet.benchmark.recipes import (
-    DETECTIONS,
-    Configuration,
-    Difference,
-    Statistic,
-    Table,
-    Words,
-)
+from jaxdet.benchmark.configurations import Configuration, Statistic, Table
+from jaxdet.benchmark.recipes import DETECTIONS, Difference, Words
 from jaxdet.benchmark.reference import Published, sources
 
 INITIALISATION_NAMES = {

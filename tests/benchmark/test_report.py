@@ -21,7 +21,7 @@ from jaxdet.benchmark.charts import (
     text_width,
     ticks,
 )
-from jaxdet.benchmark.recipes import tables
+from jaxdet.benchmark.configurations import tables
 from jaxdet.benchmark.reference import sources
 from jaxdet.benchmark.report import main, write_report
 from jaxdet.benchmark.report_html import LARGEST_PICTURE, small_picture
@@ -226,6 +226,16 @@ def test_a_layer_decay_is_tuned_but_none_at_all_is_another_recipe(write):
         for decay in (0.7, 0.8, 1.0)
     ]
     assert [len(table.configurations) for table in tables_of(*paths)] == [2, 1]
+
+
+def test_a_whole_number_is_the_same_however_it_is_written(write):
+    def as_float(result):
+        result["config"]["batch_size"] = 8.0
+        result["config_sha256"] = config_digest(result["config"])
+
+    paths = [write("a"), write("b", seed=1, edit=as_float)]
+    (table,) = tables_of(*paths)
+    assert [len(each.runs) for each in table.configurations] == [2]
 
 
 def test_other_validation_data_are_another_table(write):

@@ -1,4 +1,4 @@
-"""The report's tables as Markdown, for a README or an issue."""
+"""The report's tables as Markdown."""
 
 from __future__ import annotations
 

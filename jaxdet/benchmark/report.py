@@ -1,0 +1,70 @@
+"""Gathers finished runs into one page to show: report.html, and its tables as report.md.
+
+    python -m jaxdet.benchmark.report runs/vitb_mae runs/vitb_random --out=report
+    python -m jaxdet.benchmark.report runs
+
+RUNS are workdirs of `python -m jaxdet.main`, or folders that hold some. The page needs no other
+file and no network. Runs of different recipes, or validated on different data, never stand in one
+table; runs that differ in the seed alone are one row. What is unfinished or damaged is named and
+left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from jaxdet.benchmark.configurations import tables
+from jaxdet.benchmark.report_html import page
+from jaxdet.benchmark.report_markdown import markdown
+from jaxdet.benchmark.runs import Skipped, gather
+from jaxdet.errors import UserError
+
+
+def write_report(runs: Sequence[Path], out: Path) -> tuple[Path, Path, list[Skipped]]:
+    """Writes report.html and report.md of all runs that the paths are or hold.
+
+    Returns:
+        The two files, and what was left out.
+
+    Raises:
+        UserError: there is no usable run, or `out` cannot be written.
+    """
+    found, skipped = gather(runs)
+    grouped = tables(found)
+    contents = {"report.html": page(grouped, skipped), "report.md": markdown(grouped, skipped)}
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for name, content in contents.items():
+            partial = out / f"{name}.partial"
+            partial.write_text(content, encoding="utf-8")
+            partial.replace(out / name)
+    except OSError as error:
+        raise UserError(f"{out} cannot be written ({error}); give another --out") from error
+    return out / "report.html", out / "report.md", skipped
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command; returns its exit status (2: an error of the user's)."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUNS", help="workdirs, or folders")
+    parser.add_argument("--out", type=Path, default=Path("report"), help="folder; default report")
+    options = parser.parse_args(arguments)
+    try:
+        html, table, skipped = write_report(options.runs, options.out)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for each in skipped:
+        print(f"left out {each.folder}: {each.reason}", file=sys.stderr)
+    print(f"page    {html}")
+    print(f"tables  {table}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -20,7 +20,7 @@ from jaxdet import parallel
 from jaxdet.checkpoint import Checkpoints, abstract
 from jaxdet.config import benchmark, check
 from jaxdet.data.dataset import Category, Example, Picture
-from jaxdet.data.loader import eval_batches
+from jaxdet.data.loader import Batch, eval_batches
 from jaxdet.data.picture import Source, as_picture
 from jaxdet.data.source import multiscale_of
 from jaxdet.errors import UserError
@@ -84,20 +84,29 @@ class Detector:
             for image, results in zip(pixels, found, strict=True)
         ]
 
+    def prepare(self, image: Source) -> Batch:
+        """A picture as the model takes it: image uint8 [1, canvas, canvas, 3], image_hw [1, 2]."""
+        (host,) = self._batches([as_picture(image)], 1)
+        return {name: host[name] for name in ("image", "image_hw")}
+
     def _results(self, pictures: list[Picture]) -> Iterator[dict[str, Any]]:
-        """Detections by the position of their picture, which evaluation's own code prepares."""
+        """Detections in COCO's result layout; image_id is the position of the picture."""
         category_ids = [category.id for category in self.categories]
-        for host in eval_batches(
-            _Unlabelled(pictures),
-            batch_size=self.batch,
-            canvas=self.config.canvas,
-            multiscale=multiscale_of(self.config.data),
-            threads=self.config.data.threads,
-        ):
+        for host in self._batches(pictures, self.batch):
             inputs = {name: host[name] for name in ("image", "image_hw")}
             batch = parallel.place_batch(inputs, self.mesh)
             detections = self._detect(self.params, self.stats, batch)
             yield from coco_results(parallel.local_rows(detections), host, category_ids)
+
+    def _batches(self, pictures: list[Picture], batch: int) -> Iterator[Batch]:
+        """The pictures as evaluation prepares them."""
+        return eval_batches(
+            _Unlabelled(pictures),
+            batch_size=batch,
+            canvas=self.config.canvas,
+            multiscale=multiscale_of(self.config.data),
+            threads=self.config.data.threads,
+        )
 
 
 @dataclass(frozen=True)

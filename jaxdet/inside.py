@@ -110,7 +110,7 @@ def draw_attention(
     share = np.float32(attention / max(attention.max(), 1e-12))
     glow = np.asarray(Image.fromarray(share).resize((side, side), Image.Resampling.NEAREST))
     glow = 0.8 * glow[..., None]
-    drawn = Image.fromarray(np.uint8(0.6 * image * (1 - glow) + glow * ATTENTION_COLOUR))
+    drawn = Image.fromarray(np.uint8(np.round(0.6 * image * (1 - glow) + glow * ATTENTION_COLOUR)))
     draw = ImageDraw.Draw(drawn)
     token_h, token_w = side / attention.shape[0], side / attention.shape[1]
     if window is not None:
@@ -143,7 +143,7 @@ def draw_features(
     components = np.zeros((len(flat), 3))
     components[:, : axes.shape[1]] = flat @ axes
     low, high = components.min(axis=0), components.max(axis=0)
-    colours = np.uint8(255 * (components - low) / np.maximum(high - low, 1e-12))
+    colours = np.uint8(np.round(255 * (components - low) / np.maximum(high - low, 1e-12)))
     scale = side / max(height, width)
     size = (max(1, round(scale * width)), max(1, round(scale * height)))
     image = Image.fromarray(colours.reshape(height, width, 3))

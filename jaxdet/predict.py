@@ -10,7 +10,11 @@ which lists the pictures and categories these refer to. A converted detector wit
     python -m jaxdet.predict --init=vitdet_b.npz --config=configs/vitdet_b_mae.py \\
         --categories=instances_val2017.json --out=seen street.jpg
 
-Pictures that cannot be read are named and left out, and then the exit status is 1. In Python:
+Pictures that cannot be read are named and left out, and then the exit status is 1.
+
+    python -m jaxdet.predict --workdir=runs/shapes_tiny --export=detector.stablehlo
+
+writes the detector into one file instead, see `jaxdet.export`. In Python:
 
     from jaxdet.predict import load
     detector = load("runs/shapes_tiny")
@@ -32,6 +36,7 @@ from jaxdet.data.picture import open_picture
 from jaxdet.detector import Detector, load, load_converted
 from jaxdet.errors import UserError
 from jaxdet.evaluate import Results, write_json
+from jaxdet.export import write_exported
 from jaxdet.main import load_config
 from jaxdet.prediction import DRAWN_SCORE, Prediction
 
@@ -51,7 +56,7 @@ def find_pictures(arguments: Sequence[str]) -> list[Path]:
     for argument in arguments:
         path = Path(argument)
         if path.is_dir():
-            found = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
+            found = sorted(file for file in path.iterdir() if _is_named_picture(file))
         elif path.exists():
             found = [path]
         else:
@@ -62,16 +67,20 @@ def find_pictures(arguments: Sequence[str]) -> list[Path]:
     return list(dict.fromkeys(paths))
 
 
+def _is_named_picture(file: Path) -> bool:
+    return file.suffix.lower() in SUFFIXES and file.is_file()
+
+
 def write_predictions(
     detector: Detector, paths: Sequence[Path], out: Path, score: float
-) -> tuple[int, int]:
+) -> tuple[int, Results]:
     """Writes the drawings, detections.json and images.json of pictures.
 
     Args:
         score: the least at which a detection is drawn; all are written.
 
     Returns:
-        How many pictures and how many detections there are. Pictures that cannot be read are named
+        The number of pictures, and what was found on them. Pictures that cannot be read are named
         on stderr and left out.
 
     Raises:
@@ -107,7 +116,7 @@ def write_predictions(
     categories = [category._asdict() for category in detector.categories]
     write_json(out / "detections.json", detections)
     write_json(out / "images.json", {"images": images, "categories": categories, "annotations": []})
-    return len(images), len(detections)
+    return len(images), detections
 
 
 def _readable(paths: Sequence[Path]) -> Iterator[tuple[Path, Picture]]:
@@ -169,7 +178,7 @@ def main(arguments: list[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("images", nargs="+", help="files, folders or patterns")
+    parser.add_argument("images", nargs="*", help="files, folders or patterns")
     parser.add_argument("--workdir", type=Path, help="of the run")
     parser.add_argument("--init", type=Path, help="a converted detector, in place of a run")
     parser.add_argument("--config", type=Path, help="of the converted detector")
@@ -177,9 +186,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="default <workdir>/predictions, or predictions")
     parser.add_argument("--score", type=float, default=DRAWN_SCORE, help="least that is drawn")
     parser.add_argument("--batch", type=int, default=8, help="pictures at a time; default 8")
+    parser.add_argument("--export", type=Path, help="write this StableHLO file, look at nothing")
     options = parser.parse_args(arguments)
     try:
+        if options.export is not None:
+            write_exported(_detector(options, options.batch), options.batch, options.export)
+            return 0
         paths = find_pictures(options.images)
+        if not paths:
+            raise UserError("no picture is given; name files, folders or patterns")
         detector = _detector(options, min(options.batch, len(paths)))
         out = options.out or (options.workdir or Path()) / "predictions"
         pictures, detections = write_predictions(detector, paths, out, options.score)
@@ -189,7 +204,11 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; only drawings were written", file=sys.stderr)
         return 130
-    print(f"{detections} detections on {pictures} of {len(paths)} pictures, in {out}")
+    print(
+        f"{len(detections)} detections on {pictures} of {len(paths)} pictures, "
+        f"{sum(found['score'] >= options.score for found in detections)} of them drawn "
+        f"(score at least {options.score:g}), in {out}"
+    )
     return int(pictures < len(paths))
 
 

@@ -1,4 +1,4 @@
-"""The notebook: every cell runs, on a detector as small as the other tests', and shows what it says."""
+"""The notebook: every cell runs, on a tiny detector, and shows what it says."""
 
 from __future__ import annotations
 

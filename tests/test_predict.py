@@ -74,7 +74,11 @@ def test_the_command_finds_what_the_evaluation_found(finished, evaluated, files,
     names = {result["category_id"]: result["category_name"] for result in written}
     assert names.items() <= {1: "disc", 2: "box", 3: "triangle", 4: "star"}.items()
     assert len(COCO(out / "images.json").loadRes(str(out / "detections.json")).anns) == len(written)
-    assert f"{len(written)} detections on 9 of 9 pictures, in {out}" in capsys.readouterr().out
+    drawn = sum(result["score"] >= 0.5 for result in written)
+    assert (
+        f"{len(written)} detections on 9 of 9 pictures, {drawn} of them drawn (score at least 0.5)"
+        in capsys.readouterr().out
+    )
 
 
 def test_arrays_files_and_images_of_any_kind_are_pictures(detector, evaluated, files):
@@ -212,6 +216,7 @@ def test_a_folder_s_pictures_are_found_by_their_names(tmp_path):
         (["--workdir={run}", "--batch=0", "{files}"], "a batch of 0 pictures cannot be"),
         (["--workdir={run}", "{run}/result.json"], "none of 1 pictures can be read"),
         (["--workdir={run}", "--config=tests/tiny.py", "{files}"], "leave out --config"),
+        (["--workdir={run}"], "no picture is given"),
         (["{files}"], "give --workdir of a run, or --init and --config"),
         (["--init=/nowhere.npz", "{files}"], "give --workdir of a run, or --init and --config"),
     ],

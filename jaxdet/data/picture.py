@@ -10,7 +10,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from jaxdet.data.dataset import Picture
 from jaxdet.errors import UserError
@@ -118,6 +118,8 @@ def open_picture(path: Path) -> Picture:
             is_small = hw[0] * hw[1] <= LARGEST_IMAGE
             if is_small and _orientation(image) != 1:
                 return ArrayPicture(np.asarray(_to_rgb(ImageOps.exif_transpose(image))))
+    except UnidentifiedImageError as error:
+        raise UserError(f"{path} is no image of {', '.join(IMAGE_FORMATS)}") from error
     except Exception as error:  # as in EncodedPicture
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(f"{path} cannot be read as an image ({reason})") from error

@@ -204,13 +204,14 @@ def test_attention_weights_are_those_that_the_values_are_weighed_with(
     grid = (side, side) if position == "decomposed" else None
     block = new_block(window=window, qkv_bias=qkv_bias, decomposed_grid=grid)
     block = randomise(block, rng)
+    block.attn.qkv.kernel[...] *= 4  # else all weights would be nearly the same
     bias = array(rng, HEADS, side**2, side**2) if position == "shared" else None
     x = array(rng, 2, 5, 5, WIDTH)
     tokens = block.norm1(x)
     tokens = tokens.reshape(2, 25, WIDTH) if window is None else partition_windows(tokens, window)
     weights = block.attention_weights(x, bias)
     np.testing.assert_allclose(weights.sum(-1), 1, atol=1e-5)
-    assert weights.std() > 0.01
+    assert weights.std() > 0.3 * weights.mean()
 
     attention = block.attn
     values = attention.qkv(tokens)[..., 2 * WIDTH :]

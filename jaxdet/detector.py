@@ -39,8 +39,8 @@ class Detector:
         config: a complete config; of its data only how evaluation resizes images is used.
         categories: what each label means.
         params, stats: parameters and batch statistics.
-        functional, mesh: the model they belong to and where they lie, from `build`.
-        batch: pictures at a time; is raised to a multiple of the number of devices.
+        functional, mesh: the model they belong to, and the devices that it is made for.
+        batch: pictures at a time, a multiple of the number of devices.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ def load(workdir: str | Path, *, batch: int = 1) -> Detector:
 
     Args:
         workdir: where `jaxdet.main` wrote.
-        batch: pictures at a time.
+        batch: pictures at a time; is raised to a multiple of the number of devices.
 
     Raises:
         UserError: there is no checkpoint, it cannot be read, or it is another version's.

@@ -1,7 +1,9 @@
 """What happens inside a detector, to look at: which tokens attend to which, and the pyramid.
 
     weights = attention_weights(detector, "street.jpg", block=0)
-    draw_attention(canvas(detector, "street.jpg")["image"][0], attention_map(weights, ...), ...)
+    heads = attention_map(weights, grid=(8, 8), window=4, query=(3, 5))
+    canvas = detector.prepare("street.jpg")["image"][0]
+    draw_attention(canvas, heads.mean(axis=0), window=4, query=(3, 5))
 
 notebooks/explore.ipynb shows it on the built-in shapes.
 """

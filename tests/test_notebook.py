@@ -7,10 +7,19 @@ import pytest
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
+from traitlets import default
 
 from tests.conftest import REPOSITORY
 
 EXPLORE = REPOSITORY / "notebooks" / "explore.ipynb"
+
+
+class ThisInterpreter(AsyncKernelManager):
+    """Starts the interpreter that runs the tests, whatever kernels are installed."""
+
+    @default("kernel_spec_manager")
+    def _without_folders(self):
+        return KernelSpecManager(kernel_dirs=[])
 
 
 @pytest.fixture
@@ -36,10 +45,12 @@ def run(notebook, **parameters):
     assert parameters.keys() <= defaults.keys()
     injected = "\n".join(f"{name} = {value!r}" for name, value in parameters.items())
     notebook.cells.insert(position + 1, nbformat.v4.new_code_cell(injected))
-    # Without folders of kernels, the manager starts the interpreter that runs this.
-    manager = AsyncKernelManager(kernel_spec_manager=KernelSpecManager(kernel_dirs=[]))
-    resources = {"metadata": {"path": str(EXPLORE.parent)}}
-    NotebookClient(notebook, km=manager, timeout=600, resources=resources).execute()
+    NotebookClient(
+        notebook,
+        kernel_manager_class=ThisInterpreter,
+        timeout=600,
+        resources={"metadata": {"path": str(EXPLORE.parent)}},
+    ).execute()
 
 
 def printed_by(notebook, cell_id):

@@ -11,6 +11,7 @@ from PIL import Image
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
 
+from jaxdet import predict
 from jaxdet.checkpoint import Checkpoints
 from jaxdet.config import check
 from jaxdet.data.dataset import Category
@@ -50,6 +51,12 @@ def files(evaluated, tmp_path):
     for number, image in enumerate(evaluated[0]):
         Image.fromarray(image).save(folder / f"{number}.png")
     return folder
+
+
+@pytest.fixture
+def compiled(detector, monkeypatch):
+    """Commands about the tiny run take the detector that is compiled already."""
+    monkeypatch.setattr(predict, "load", lambda workdir, batch: detector)
 
 
 def without(results, *words):
@@ -165,7 +172,7 @@ def test_pictures_are_turned_as_the_camera_was_held(detector, photo, orientation
     assert without(turned.results, "image_id") == without(upright.results, "image_id")
 
 
-def test_damaged_pictures_are_named_and_left_out(finished, files, capsys):
+def test_damaged_pictures_are_named_and_left_out(finished, compiled, files, capsys):
     whole = (files / "0.png").read_bytes()
     (files / "cut.png").write_bytes(whole[: len(whole) // 2])
     (files / "text.jpg").write_text("no image")
@@ -181,7 +188,9 @@ def test_damaged_pictures_are_named_and_left_out(finished, files, capsys):
     assert len(json.loads((out / "images.json").read_text())["images"]) == 9
 
 
-def test_drawings_of_pictures_of_one_name_do_not_replace_each_other(finished, photo, tmp_path):
+def test_drawings_of_pictures_of_one_name_do_not_replace_each_other(
+    finished, compiled, photo, tmp_path
+):
     for name in ("a/1.png", "b/1.png", "b/1.jpg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         photo.save(tmp_path / name)

@@ -28,13 +28,6 @@ from jaxdet.train_step import make_train_step
 from tests.tiny import get_config as small_config
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """A finished run of four steps, with evaluations and checkpoints after two and four."""
-    experiment = Experiment(small_config(), tmp_path_factory.mktemp("run") / "work")
-    return experiment, train(experiment)
-
-
 def lines(workdir):
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from jaxdet.data.dataset import Picture
 from jaxdet.errors import UserError
 
 LARGEST_IMAGE = 80_000_000
@@ -20,6 +21,10 @@ LARGEST_IMAGE = 80_000_000
 JPEG_END = b"\xff\xd9"
 
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+
+
+Source = str | Path | Image.Image | np.ndarray
+"""A picture as people have it: its file, or Pillow's or NumPy's (uint8 [height, width, 3], RGB)."""
 
 
 class ArrayPicture:
@@ -94,6 +99,68 @@ class EncodedPicture:
                 f"{self.annotations} lists {self.hw[0]} x {self.hw[1]}; replace the file or "
                 f"correct the annotations{turned}"
             )
+
+
+def open_picture(path: Path) -> Picture:
+    """An image file that no annotations list.
+
+    It is turned upright where the camera noted that it lies (EXIF), as nobody refers to its stored
+    pixels. Of an animation it is the first frame. Other damage than that of the header is found
+    when the picture is decoded.
+
+    Raises:
+        UserError: the file cannot be read as an image, or has more than LARGEST_IMAGE pixels.
+    """
+    try:
+        content = path.read_bytes()
+        with Image.open(io.BytesIO(content), formats=IMAGE_FORMATS) as image:
+            hw = (image.height, image.width)
+            is_small = hw[0] * hw[1] <= LARGEST_IMAGE
+            if is_small and _orientation(image) != 1:
+                return ArrayPicture(np.asarray(_to_rgb(ImageOps.exif_transpose(image))))
+    except UnidentifiedImageError as error:
+        raise UserError(f"{path} is no image of {', '.join(IMAGE_FORMATS)}") from error
+    except Exception as error:  # as in EncodedPicture
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(f"{path} cannot be read as an image ({reason})") from error
+    if not is_small:
+        raise UserError(
+            f"{path} has {hw[0]} x {hw[1]} pixels, more than the {LARGEST_IMAGE} that are decoded; "
+            "scale it down"
+        )
+    return EncodedPicture(hw, content, str(path), "the pictures given")
+
+
+def as_picture(source: Source | Picture) -> Picture:
+    """A picture of what people have; files as by `open_picture`.
+
+    Raises:
+        UserError: it is no picture.
+    """
+    if isinstance(source, str | Path):
+        return open_picture(Path(source))
+    if isinstance(source, Image.Image):
+        return ArrayPicture(np.asarray(_to_rgb(ImageOps.exif_transpose(source))))
+    if isinstance(source, np.ndarray):
+        if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3 or not source.size:
+            raise UserError(
+                f"an array of {source.dtype} {list(source.shape)} is no picture; give uint8 "
+                "[height, width, 3], RGB"
+            )
+        return ArrayPicture(source)
+    if isinstance(source, ArrayPicture | EncodedPicture):
+        return source
+    raise UserError(
+        f"a {type(source).__name__} is no picture; give a path, an array or Pillow's image"
+    )
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF's note of how the image lies, 1 for upright or where there is no readable note."""
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # the note is damaged, which need not concern the pixels
+        return 1
 
 
 def _decode_jpeg(content: bytes) -> np.ndarray | None:

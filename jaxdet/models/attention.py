@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
@@ -39,6 +40,24 @@ def attend(
     else:
         bias = position(query)
     return jax.nn.dot_product_attention(query, key, value, bias, implementation=implementation)
+
+
+def attention_weights(
+    query: Float[Array, "n tokens heads channels"],
+    key: Float[Array, "n tokens heads channels"],
+    bias: Float[Array, "heads tokens tokens"] | None,
+    position: DecomposedRelativePosition | None,
+) -> Float[Array, "n heads tokens tokens"]:
+    """What `attend` weighs the values with, to look at: of each query the share of every key.
+
+    Args:
+        bias, position: as `attend` takes them.
+    """
+    logits = jnp.einsum("nqhc,nkhc->nhqk", query, key, preferred_element_type=jnp.float32)
+    logits /= np.sqrt(query.shape[-1])
+    if position is not None:
+        bias = position(query)
+    return jax.nn.softmax(logits if bias is None else logits + bias)
 
 
 def attend_with_position_channels(

@@ -17,7 +17,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from jaxdet.models.attention import attend
+from jaxdet.models.attention import attend, attention_weights
 from jaxdet.models.layers import (
     LayerNorm,
     drop_path,
@@ -92,15 +92,28 @@ class Attention(nnx.Module):
         x: Float[Array, "n tokens width"],
         bias: Float[Array, "heads tokens tokens"] | None = None,
     ) -> Float[Array, "n tokens width"]:
-        n, tokens, width = x.shape
+        q, k, v = self._queries_keys_values(x)
+        function = jax.checkpoint(attend, static_argnums=5) if self.remat else attend
+        y = function(q, k, v, bias, self.rel_pos, self.implementation)
+        return self.proj(y.reshape(x.shape))
+
+    def weights(
+        self,
+        x: Float[Array, "n tokens width"],
+        bias: Float[Array, "heads tokens tokens"] | None = None,
+    ) -> Float[Array, "n heads tokens tokens"]:
+        """Of each token (third axis) the share of every token (last) in what it is given."""
+        q, k, _ = self._queries_keys_values(x)
+        return attention_weights(q, k, bias, self.rel_pos)
+
+    def _queries_keys_values(self, x: Array) -> tuple[Array, Array, Array]:
+        n, tokens, _ = x.shape
         qkv = self.qkv(x)
         if self.qkv_bias == "qv":
             q_bias, v_bias = self.q_bias[...], self.v_bias[...]
             qkv += jnp.concatenate([q_bias, jnp.zeros_like(q_bias), v_bias]).astype(qkv.dtype)
         q, k, v = jnp.moveaxis(qkv.reshape(n, tokens, 3, self.heads, -1), 2, 0)
-        function = jax.checkpoint(attend, static_argnums=5) if self.remat else attend
-        y = function(q, k, v, bias, self.rel_pos, self.implementation)
-        return self.proj(y.reshape(n, tokens, width))
+        return q, k, v
 
 
 class Mlp(nnx.Module):
@@ -201,13 +214,23 @@ class Block(nnx.Module):
         y = self.mlp(self.norm2(x))
         return x + drop_path(self._scale(y, 2), self.drop_path, second)
 
+    def attention_weights(
+        self, x: Float[Array, "n h w c"], bias: Array | None
+    ) -> Float[Array, "windows heads tokens tokens"]:
+        """`Attention.weights` in every window, in the order of `partition_windows`; the whole map
+        is the only window of a global block."""
+        return self.attn.weights(self._windows(self.norm1(x)), bias)
+
     def _attend(self, x: Array, bias: Array | None) -> Array:
-        n, height, width, channels = x.shape
+        y = self.attn(self._windows(x), bias)
         if self.window is None:
-            return self.attn(x.reshape(n, height * width, channels), bias).reshape(x.shape)
-        windows = partition_windows(x, self.window)
-        y = self.attn(windows, bias)
-        return merge_windows(y, self.window, (height, width))
+            return y.reshape(x.shape)
+        return merge_windows(y, self.window, x.shape[1:3])
+
+    def _windows(self, x: Array) -> Array:
+        if self.window is None:
+            return x.reshape(x.shape[0], -1, x.shape[-1])
+        return partition_windows(x, self.window)
 
     def _scale(self, y: Array, branch: int) -> Array:
         if self.layer_scale is None:
@@ -379,6 +402,19 @@ class ViT(nnx.Module):
             if i in self.taps:
                 maps.append(self._without_class_token(x, grid))
         return maps
+
+    def attention_weights(
+        self, images: Float[Array, "n s s 3"], index: int
+    ) -> Float[Array, "windows heads tokens tokens"]:
+        """See `Block.attention_weights`; of the block at a 0-based position, in evaluation."""
+        x = self._embed(images)
+        for i, block in enumerate(self.blocks):
+            table = self.rel_pos_global if block.window is None else self.rel_pos_window
+            bias = None if table is None else table().astype(self.dtype)
+            if i == index:
+                return block.attention_weights(x, bias)
+            x = block(x, bias, None)
+        raise IndexError(index)
 
     def _embed(self, images: Array) -> Array:
         n, height, width, _ = images.shape

@@ -193,6 +193,35 @@ def test_a_windowed_block_sees_its_window_and_a_global_one_everything(rng):
         assert (change[~seen] == 0).all()
 
 
+@pytest.mark.parametrize("window", [3, None])
+@pytest.mark.parametrize("qkv_bias", ["qkv", "qv"])
+@pytest.mark.parametrize("position", ["none", "shared", "decomposed"])
+def test_attention_weights_are_those_that_the_values_are_weighed_with(
+    rng, window, qkv_bias, position
+):
+    """Times the values and projected, they are what the block's attention gives."""
+    side = window or 5
+    grid = (side, side) if position == "decomposed" else None
+    block = new_block(window=window, qkv_bias=qkv_bias, decomposed_grid=grid)
+    block = randomise(block, rng)
+    block.attn.qkv.kernel[...] *= 4  # else all weights would be nearly the same
+    bias = array(rng, HEADS, side**2, side**2) if position == "shared" else None
+    x = array(rng, 2, 5, 5, WIDTH)
+    tokens = block.norm1(x)
+    tokens = tokens.reshape(2, 25, WIDTH) if window is None else partition_windows(tokens, window)
+    weights = block.attention_weights(x, bias)
+    np.testing.assert_allclose(weights.sum(-1), 1, atol=1e-5)
+    assert weights.std() > 0.3 * weights.mean()
+
+    attention = block.attn
+    values = attention.qkv(tokens)[..., 2 * WIDTH :]
+    if qkv_bias == "qv":
+        values += attention.v_bias[...]
+    values = values.reshape(*tokens.shape[:2], HEADS, -1)
+    weighed = jnp.einsum("nhqk,nkhc->nqhc", weights, values).reshape(tokens.shape)
+    np.testing.assert_allclose(attention.proj(weighed), attention(tokens, bias), atol=1e-5)
+
+
 def test_padding_of_a_window_takes_part_in_attention(rng):
     """As in ViTDet: zeros put in after the norm, whose keys are not masked."""
     block = randomise(new_block(window=3), rng)
@@ -318,6 +347,23 @@ def test_taps_follow_the_blocks_asked_for(rng):
         found = maps(jnp.eye(8)[block])
         changes = [bool((x != y).any()) for x, y in zip(found, nothing, strict=True)]
         assert changes == [block <= tap for tap in (1, 3, 5, 7)]
+
+
+@pytest.mark.parametrize("relative_position", ["shared", "decomposed"])
+def test_attention_weights_are_of_the_block_asked_for(rng, relative_position):
+    """Those that a block by itself has of what the blocks before it made."""
+    functional = a_vit(depth=3, taps=(0, 1, 2), relative_position=relative_position)
+    vit = functional.bind(random_params(functional, rng), {})
+    images = array(rng, 2, 20, 20, 3)
+    maps = vit(images)
+    for i in (1, 2):
+        block = vit.blocks[i]
+        table = vit.rel_pos_global if block.window is None else vit.rel_pos_window
+        bias = None if table is None else table()
+        expected = block.attention_weights(maps[i - 1], bias)
+        np.testing.assert_allclose(vit.attention_weights(images, i), expected, atol=1e-6)
+    with pytest.raises(IndexError):
+        vit.attention_weights(images, 3)
 
 
 def test_patches_are_a_strided_convolution(rng):

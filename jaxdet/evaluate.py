@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -16,7 +18,7 @@ from PIL import Image
 from pycocotools import mask as rle
 
 from jaxdet import __version__, parallel
-from jaxdet.checkpoint import Checkpoints, abstract
+from jaxdet.checkpoint import Checkpoints, abstract, digest
 from jaxdet.data.loader import eval_batches
 from jaxdet.data.source import multiscale_of
 from jaxdet.errors import UserError
@@ -36,6 +38,43 @@ PICTURED_IMAGES = 8
 PICTURED_SCORE = 0.5
 
 
+class Evaluation(NamedTuple):
+    """What an evaluation found.
+
+    Attributes:
+        metrics: COCO's numbers for boxes and masks, under "tide" what each type of error costs
+            them, in few-shot detection the APs of base and novel classes under "few_shot".
+        results: the detections they were computed from, in COCO's result layout.
+        seconds: how long it took to "detect" (images read, detected on, masks encoded; without the
+            compilation) and to "score" the detections; None where nothing was detected.
+    """
+
+    metrics: Metrics
+    results: Results
+    seconds: dict[str, float | None]
+
+
+class Subject(NamedTuple):
+    """What was evaluated.
+
+    Attributes:
+        step, epochs: of its training; epochs None where they are not known.
+        train_images: that it was trained on, None where that is not known.
+        path: the checkpoint or file it came from.
+        sha256: of its arrays (`jaxdet.checkpoint.digest`), or of a file of detections.
+        config: the complete config it was trained with.
+        init: name and SHA-256 of the original of the weights it started from.
+    """
+
+    step: int
+    epochs: float | None
+    train_images: int | None
+    path: Path
+    sha256: str
+    config: dict[str, Any]
+    init: dict[str, str] | None
+
+
 class Evaluator:
     """Runs an experiment's detector over its validation set; compiled once, called often."""
 
@@ -47,34 +86,17 @@ class Evaluator:
 
         self._detect = jax.jit(detect, out_shardings=parallel.split_batch(mesh))
         self._experiment = experiment
+        self._is_compiled = False
 
-    def __call__(self, params: Tree, stats: Tree) -> tuple[Metrics, Results]:
-        """COCO's numbers for boxes and masks, under "tide" what each type of error costs them, in
-        few-shot detection the APs of base and novel classes under "few_shot"; and the detections
-        they were computed from.
-        """
-        results = self.detect(params, stats)
-        ground_truth = self._experiment.val_set.ground_truth()
-        config = self._experiment.config
-        limits = {
-            "iou_types": IOU_TYPES if config.model.heads.mask else ("bbox",),
-            "max_detections": config.model.detector.detections,
-        }
-        metrics = evaluate_coco(ground_truth, results, **limits)
-        tide = evaluate_tide(ground_truth, results, **limits)
-        if config.few_shot.novel:
-            metrics["few_shot"] = {
-                f"{classes}_{kind}": ap
-                for kind in limits["iou_types"]
-                for classes, ap in split_ap(
-                    metrics[kind]["per_category"], config.few_shot.novel
-                ).items()
-            }
-        metrics["tide"] = tide
-        return metrics, results
+    def __call__(self, params: Tree, stats: Tree) -> Evaluation:
+        results, detecting = self.detect(params, stats)
+        started = time.monotonic()
+        metrics = score(self._experiment, results)
+        scoring = time.monotonic() - started
+        return Evaluation(metrics, results, {"detect": detecting, "score": scoring})
 
-    def detect(self, params: Tree, stats: Tree) -> Results:
-        """Detections on every validation image, in COCO's result layout.
+    def detect(self, params: Tree, stats: Tree) -> tuple[Results, float]:
+        """Detections on every validation image, in COCO's result layout, and the seconds they took.
 
         Masks are pasted and encoded in threads while the device works on the next batches.
         """
@@ -84,22 +106,29 @@ class Evaluator:
             host, detections = item
             return coco_results(parallel.local_rows(detections), host, category_ids)
 
-        results = []
+        results, compiling = [], 0.0
+        started = time.monotonic()
         with ThreadPoolExecutor(max_workers=2) as pool:
             pending = []
-            for item in self._batches(params, stats):
-                pending.append(pool.submit(encode, item))
+            for host, batch in self._batches():
+                called = time.monotonic()
+                detections = self._detect(params, stats, batch)
+                if not self._is_compiled:
+                    # The device works on its own time: the first call lasts as long as compilation.
+                    compiling, self._is_compiled = time.monotonic() - called, True
+                pending.append(pool.submit(encode, (host, detections)))
                 if len(pending) > 4:
                     results += pending.pop(0).result()
             for future in pending:
                 results += future.result()
+        seconds = time.monotonic() - started - compiling
         # In the dataset's order, however many processes found them.
         place = {image_id: i for i, image_id in enumerate(self._experiment.val_set.image_ids)}
-        return sorted(parallel.gather(results), key=lambda result: place[result["image_id"]])
+        results = sorted(parallel.gather(results), key=lambda result: place[result["image_id"]])
+        return results, seconds
 
-    def _batches(
-        self, params: Tree, stats: Tree
-    ) -> Iterator[tuple[dict[str, np.ndarray], Detections]]:
+    def _batches(self) -> Iterator[tuple[dict[str, np.ndarray], dict[str, jax.Array]]]:
+        """Batches of this process as they are on the host, and their images on the devices."""
         config = self._experiment.config
         for host in eval_batches(
             self._experiment.val_set,
@@ -112,8 +141,27 @@ class Evaluator:
             process_count=jax.process_count(),
         ):
             inputs = {name: host[name] for name in ("image", "image_hw")}
-            batch = parallel.place_batch(inputs, self._experiment.mesh)
-            yield host, self._detect(params, stats, batch)
+            yield host, parallel.place_batch(inputs, self._experiment.mesh)
+
+
+def score(experiment: Experiment, results: Results) -> Metrics:
+    """The numbers of detections on an experiment's validation set, see `Evaluation`."""
+    ground_truth, config = experiment.val_set.ground_truth(), experiment.config
+    limits = {
+        "iou_types": IOU_TYPES if config.model.heads.mask else ("bbox",),
+        "max_detections": config.model.detector.detections,
+    }
+    metrics = evaluate_coco(ground_truth, results, **limits)
+    if config.few_shot.novel:
+        metrics["few_shot"] = {
+            f"{classes}_{kind}": ap
+            for kind in limits["iou_types"]
+            for classes, ap in split_ap(
+                metrics[kind]["per_category"], config.few_shot.novel
+            ).items()
+        }
+    metrics["tide"] = evaluate_tide(ground_truth, results, **limits)
+    return metrics
 
 
 def evaluate(experiment: Experiment) -> Metrics:
@@ -150,10 +198,40 @@ def evaluate(experiment: Experiment) -> Metrics:
         params, stats = experiment.functional.abstract
         target = abstract({"params": params, "stats": stats}, parallel.replicated(experiment.mesh))
         state = checkpoints.restore(step, target)
-    metrics, results = Evaluator(experiment)(state["params"], state["stats"])
+    evaluation = Evaluator(experiment)(state["params"], state["stats"])
+    subject = trained_subject(experiment, stored, state["params"], state["stats"])
     if parallel.is_main():
-        report(experiment, step, metrics, results, stored["config"])
-    return metrics
+        report(experiment, subject, evaluation)
+    return evaluation.metrics
+
+
+def trained_subject(
+    experiment: Experiment, record: dict[str, Any], params: Tree, stats: Tree
+) -> Subject:
+    """A checkpoint of the experiment's workdir as the subject of an evaluation.
+
+    Args:
+        record: what is stored beside its arrays (`jaxdet.train`).
+    """
+    position, trained_images = record["position"], record["train_images"]
+    return Subject(
+        step=position["step"],
+        epochs=position["images"] / trained_images,
+        train_images=trained_images,
+        path=experiment.checkpoint_folder / str(position["step"]),
+        sha256=digest(params, stats),
+        config=record["config"],
+        init=_origin(experiment.workdir) if record["config"]["init"] is not None else None,
+    )
+
+
+def _origin(workdir: Path) -> dict[str, str] | None:
+    """Name and SHA-256 of the original that a run's init.json tells of, None where none does."""
+    try:
+        report = json.loads((workdir / "init.json").read_text(encoding="utf-8"))
+        return {word: report["source"][word] for word in ("file", "sha256")}
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
 
 
 def _evaluate_converted(experiment: Experiment) -> Metrics:
@@ -163,42 +241,46 @@ def _evaluate_converted(experiment: Experiment) -> Metrics:
     params, stats = jax.device_put((params, stats), parallel.replicated(experiment.mesh))
     if parallel.is_main():
         print(experiment.val_set.summary())
-    metrics, results = Evaluator(experiment)(params, stats)
+    evaluation = Evaluator(experiment)(params, stats)
+    sha256 = digest(params, stats)
     if parallel.is_main():
         try:
             experiment.workdir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"{experiment.workdir} cannot be made ({error})") from error
         write_json(experiment.workdir / "init.json", origin, indent=2)
-        report(experiment, 0, metrics, results, experiment.plain_config, path)
-    return metrics
+        subject = Subject(
+            step=0,
+            epochs=None,
+            train_images=None,
+            path=path,
+            sha256=sha256,
+            config=experiment.plain_config,
+            init=_origin(experiment.workdir),
+        )
+        report(experiment, subject, evaluation)
+    return evaluation.metrics
 
 
-def report(
-    experiment: Experiment,
-    step: int,
-    metrics: Metrics,
-    results: Results,
-    trained_config: dict[str, Any],
-    converted: Path | None = None,
-) -> None:
-    """Writes result.json, detections.json and detections.png, and says what and where they are.
-
-    Args:
-        step: of the checkpoint that was evaluated.
-        metrics, results: what an `Evaluator` returned.
-        trained_config: the complete config the checkpoint was trained with.
-        converted: the file that was evaluated in place of a checkpoint.
-    """
-    workdir = experiment.workdir
+def report(experiment: Experiment, subject: Subject, evaluation: Evaluation) -> None:
+    """Writes result.json, detections.json and detections.png, and says what and where they are."""
+    workdir, images = experiment.workdir, len(experiment.val_set)
+    metrics, results, seconds = evaluation
+    config_text = json.dumps(subject.config, sort_keys=True, separators=(",", ":"))
     result = {
-        "step": step,
+        "step": subject.step,
+        "epochs": subject.epochs,
+        "images": {"train": subject.train_images, "val": images},
         "metrics": without_nan(metrics),
         "parameters": parameter_count(experiment.functional.abstract[0]),
-        "checkpoint": str(converted or experiment.checkpoint_folder / str(step)),
+        "checkpoint": str(subject.path),
+        "checkpoint_sha256": subject.sha256,
+        "init": subject.init,
         "versions": versions(),
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-        "config": trained_config,
+        "evaluation": {"seconds": seconds, "images_per_second": images / seconds["detect"]},
+        "config": subject.config,
+        "config_sha256": hashlib.sha256(config_text.encode()).hexdigest(),
         "evaluated_on": experiment.plain_config["data"],
     }
     write_json(workdir / "result.json", result, indent=2)
@@ -211,7 +293,7 @@ def report(
         numbers = metrics[kind]
         print(
             f"{name:4} AP {100 * numbers['AP']:5.1f}   AP50 {100 * numbers['AP50']:5.1f}   "
-            f"AP75 {100 * numbers['AP75']:5.1f}   ({len(experiment.val_set)} images)"
+            f"AP75 {100 * numbers['AP75']:5.1f}   ({images} images)"
         )
         if "few_shot" in metrics:
             print(f"{name:4} AP of {few_shot_summary(metrics['few_shot'], kind)}")

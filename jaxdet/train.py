@@ -51,6 +51,7 @@ NEUTRAL_WORDS = tuple(
         "model.vit.remat",
         "model.vit.attention",
         "eval_batch_size",
+        "eval_workers",
         "log_every_steps",
         "log_every_seconds",
         "on_nonfinite",

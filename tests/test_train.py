@@ -118,7 +118,11 @@ def test_evaluation_of_the_newest_checkpoint_gives_the_run_s_numbers(finished, t
     workdir = tmp_path / "work"
     shutil.copytree(experiment.workdir, workdir)
     trained = json.loads((workdir / "result.json").read_text())
-    np.testing.assert_equal(evaluate(Experiment(small_config(), workdir)), metrics)
+    detections = (workdir / "detections.json").read_bytes()
+    config = small_config()
+    config.eval_workers = 2
+    np.testing.assert_equal(evaluate(Experiment(config, workdir)), metrics)
+    assert (workdir / "detections.json").read_bytes() == detections
     evaluated = json.loads((workdir / "result.json").read_text())
     changed = {name for name in trained if trained[name] != evaluated[name]}
     assert changed == {"evaluation", "checkpoint"}  # how long it took, and where it lies

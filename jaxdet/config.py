@@ -308,6 +308,8 @@ RANGES = {
     "model.detector.canonical_size": (TINY, 1e6),
     "model.detector.score_threshold": (0, 1),
     "model.detector.nms_threshold": (0, 1),
+    "model.detector.nms_sigma": (TINY, 1e6),
+    "model.detector.nms_min_score": (0, 1),
     "model.detector.detections": (1, 10_000),
     "model.detector.pixel_mean": (-1e6, 1e6),
     "model.detector.pixel_std": (TINY, 1e6),
@@ -353,6 +355,7 @@ CHOICES = {
     "model.heads.box": ("convs", "decoder"),
     "model.heads.box_features": ("pyramid", "encoder", "modulated"),
     "model.detector.box_loss": ("l1", "giou"),
+    "model.detector.nms": ("hard", "soft_linear", "soft_gaussian"),
     "optim.schedule": ("cosine", "step"),
 }
 

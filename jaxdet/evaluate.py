@@ -43,7 +43,10 @@ TEST_WORDS = (
     "test_pre_nms",
     "test_post_nms",
     "score_threshold",
+    "nms",
     "nms_threshold",
+    "nms_sigma",
+    "nms_min_score",
     "detections",
     "max_candidates",
 )

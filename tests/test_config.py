@@ -226,7 +226,7 @@ def test_a_wrong_word_is_named(config, word, value):
 
 
 def test_a_config_file_cannot_invent_words(config):
-    for section, word in ((config, "epoch"), (config.optim, "lrr"), (config.model.detector, "nms")):
+    for section, word in ((config, "epoch"), (config.optim, "lrr"), (config.model.detector, "iou")):
         with pytest.raises((AttributeError, KeyError)):
             setattr(section, word, 1)
         with pytest.raises((AttributeError, KeyError)):

@@ -25,7 +25,7 @@ from jaxdet.ops import losses
 from jaxdet.ops.anchors import pyramid_anchors
 from jaxdet.ops.masks import mask_targets
 from jaxdet.ops.matching import match, match_boxes, sample, sample_indices
-from jaxdet.ops.nms import nms
+from jaxdet.ops.nms import nms, soft_nms
 
 Batch = dict[str, Array]
 
@@ -317,11 +317,23 @@ class MaskRCNN(nnx.Module):
         ranked, pair = jax.lax.top_k(ranked, min(s.max_candidates, ranked.size))
         boxes = boxes.reshape(-1, 4)[pair]
         labels = pair % s.num_classes
-        keep = nms(boxes, ranked, ranked > -jnp.inf, s.nms_threshold, groups=labels)
-        ranked, best = jax.lax.top_k(
-            jnp.where(keep, ranked, -jnp.inf), min(s.detections, ranked.size)
-        )
-        valid = ranked > -jnp.inf
+        count = min(s.detections, ranked.size)
+        if s.nms == "hard":
+            keep = nms(boxes, ranked, ranked > -jnp.inf, s.nms_threshold, groups=labels)
+            ranked, best = jax.lax.top_k(jnp.where(keep, ranked, -jnp.inf), count)
+            valid = ranked > -jnp.inf
+        else:
+            best, ranked, valid = soft_nms(
+                boxes,
+                ranked,
+                ranked > -jnp.inf,
+                count=count,
+                method=s.nms.removeprefix("soft_"),
+                iou_threshold=s.nms_threshold,
+                sigma=s.nms_sigma,
+                min_score=s.nms_min_score,
+                groups=labels,
+            )
         return boxes[best], jnp.where(valid, ranked, 0.0), labels[best], valid
 
 

@@ -18,6 +18,9 @@ class Settings:
         *_pre_nms, *_post_nms: proposals per level before and per image after NMS.
         box_loss: of the box head: "l1" on the deltas, or "giou" on the decoded boxes.
         box_loss_weight: factor on it.
+        nms: of the final boxes, "hard", "soft_linear" or "soft_gaussian": see
+            `jaxdet.ops.nms.soft_nms`, whose `iou_threshold` is `nms_threshold`.
+        nms_sigma, nms_min_score: its `sigma` and `min_score`; hard NMS has none.
         max_candidates: (box, class) pairs that enter the final NMS; exact unless fewer than
             `detections` of the best `max_candidates` survive.
     """
@@ -45,7 +48,10 @@ class Settings:
     sampling_ratio: int = 0
     canonical_size: float = 224.0
     score_threshold: float = 0.05
+    nms: str = "hard"
     nms_threshold: float = 0.5
+    nms_sigma: float = 0.5
+    nms_min_score: float = 0.001
     detections: int = 100
     max_candidates: int = 2000
     pixel_mean: tuple[float, float, float] = (123.675, 116.28, 103.53)

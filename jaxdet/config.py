@@ -349,7 +349,7 @@ CHOICES = {
     "model.vit.relative_start": ("pretrained", "zero"),
     "model.vit.attention": ("xla", "cudnn"),
     "model.vit.remat": ("none", "attention", "block"),
-    "model.pyramid.kind": ("fpn", "simple", "imted"),
+    "model.pyramid.kind": ("fpn", "simple", "imted", "single"),
     "model.heads.norm": ("batch", "layer", "none"),
     "model.decoder.start": ("pretrained", "random"),
     "model.heads.box": ("convs", "decoder"),
@@ -385,8 +385,10 @@ def check(config: ConfigDict) -> None:
         )
 
     vit, detector, heads = config.model.vit, config.model.detector, config.model.heads
-    taps = 4 if config.model.pyramid.kind == "fpn" else len(vit.taps)
+    kind = config.model.pyramid.kind
+    taps = 4 if kind == "fpn" else len(vit.taps)
     strides = tuple(vit.patch // 4 * 2**level for level in range(5))
+    strides = (vit.patch,) if kind == "single" else strides
     rules = {
         "data.scale_range": (
             config.data.scale_range[0] <= config.data.scale_range[1],
@@ -428,7 +430,7 @@ def check(config: ConfigDict) -> None:
             "is a multiple of 4 for an embedding of sines and cosines",
         ),
         "model.pyramid.groups": (
-            config.model.pyramid.kind != "fpn" or vit.width % config.model.pyramid.groups == 0,
+            kind != "fpn" or vit.width % config.model.pyramid.groups == 0,
             "divides the width",
         ),
         "canvas": (
@@ -437,7 +439,11 @@ def check(config: ConfigDict) -> None:
         ),
         "model.detector.strides": (
             tuple(detector.strides) == strides,
-            f"is {strides} for this patch",
+            f"is {strides} for this patch and kind of pyramid",
+        ),
+        "model.heads.box_features": (
+            kind != "single" or heads.box_features == "pyramid",
+            "is 'pyramid' where config.model.pyramid.kind is 'single'",
         ),
         "model.decoder.heads": (
             config.model.decoder.width % config.model.decoder.heads == 0,

@@ -56,7 +56,7 @@ class MaskRCNN(nnx.Module):
 
     Args:
         backbone: images [n, s, s, 3] -> token maps, the transformer's last one at the end.
-        pyramid: token maps -> P2 ... P6.
+        pyramid: token maps -> P2 ... P6, or a single map.
         box_features: what the box head sees of a RoI, see `jaxdet.models.roi_features`.
         rpn, box_head, mask_head: see their classes; without a mask head this is Faster R-CNN.
         roi_chunks: an image's RoIs go through a box head without batch norm in so many chunks, one
@@ -167,7 +167,7 @@ class MaskRCNN(nnx.Module):
         """Anchors of every level, float32 [h * w * shapes, 4]."""
         grids = [x.shape[1:3] for x in pyramid]
         s = self.settings
-        return pyramid_anchors(grids, s.strides, s.anchor_sizes, s.aspect_ratios)
+        return pyramid_anchors(grids, s.strides, s.level_anchor_sizes, s.aspect_ratios)
 
     def _per_image(self, function):
         return per_image(function, self.mesh)

@@ -10,8 +10,8 @@ class Settings:
     """The numbers of Mask R-CNN that are not learned; the defaults are Detectron2's.
 
     Attributes:
-        strides: of P2 ... P6 in pixels.
-        anchor_sizes: side of the square anchor per level, in pixels.
+        strides: of P2 ... P6 in pixels, or of the only level.
+        anchor_sizes: side of the square anchor per level, in pixels; all of them on an only level.
         canonical_size: a box of this side, in pixels, is pooled from the level of stride 16.
         rpn_batch, rpn_positive: anchors per image in the RPN loss, and the share of foreground.
         roi_batch, roi_positive: RoIs per image in the head losses, and the share of foreground.
@@ -56,3 +56,15 @@ class Settings:
     max_candidates: int = 2000
     pixel_mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
     pixel_std: tuple[float, float, float] = (58.395, 57.12, 57.375)
+
+    @property
+    def level_anchor_sizes(self) -> tuple[tuple[float, ...], ...]:
+        """The sizes of the anchors on each level."""
+        if len(self.strides) == 1:
+            return (self.anchor_sizes,)
+        return tuple((size,) for size in self.anchor_sizes)
+
+    @property
+    def anchors_per_cell(self) -> int:
+        """How many anchors a location of a level has."""
+        return len(self.level_anchor_sizes[0]) * len(self.aspect_ratios)

@@ -61,6 +61,9 @@ def tiny_config(norm: str = "batch"):
     )
     if norm == "imted":
         _as_imted(config)
+    elif norm == "single":
+        config.model.pyramid.kind = "single"
+        config.model.detector.strides = (16,)
     else:
         config.model.heads.norm = norm
         config.model.pyramid.kind = "fpn" if norm == "batch" else "simple"
@@ -505,3 +508,16 @@ def test_selection_by_soft_suppression(reference):
     assert (scores <= everything[1]).all()
     assert (scores[valid] > 0.05).all()
     assert (scores < everything[1]).any()
+
+
+def test_a_single_scale_learns_in_every_part():
+    """Without a pyramid: all anchors and RoIs on the transformer's last map."""
+    functional = tiny_functional("single")
+    params, stats = initial(functional)
+    assert params["rpn"]["objectness"]["kernel"].shape[-1] == 5 * 3
+    batch = random_batch(objects=[2, 1])
+    compute = jax.jit(gradient_function(functional))
+    gradients, metrics, _ = jax.device_get(compute(params, stats, batch, image_keys(0, 2)))
+    assert all(metrics[name] > 0 for name in metrics if name.startswith("loss_"))
+    assert all_finite((metrics, gradients))
+    assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradients))

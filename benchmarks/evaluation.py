@@ -39,8 +39,8 @@ Ratios by the clock need idle cores: at a load of many times the number of cores
 
 The plain way computes the whole image, and BLAS's waiting threads count as CPU time. The code that
 `encode_mask` replaced computed the box alone by matrix products and encoded the whole image; on 300
-such masks it took 2.7 ms each, 0.74 ms with OPENBLAS_NUM_THREADS=1, against 0.29 and 0.34 ms of
-what is now in its place, with equal codes (2026-11-24, by a script that is not kept).
+such masks it took 2.7 ms each, 0.74 ms with OPENBLAS_NUM_THREADS=1, a draft of `encode_mask` 0.29
+and 0.34 ms, with equal codes (2026-11-24, by a script that is not kept).
 
 Encoding runs beside the detector and is hidden where it keeps pace with it; scoring comes after it
 and remains, in the main process alone.

@@ -32,8 +32,8 @@ from ml_collections import ConfigDict
 
 from jaxdet import parallel
 from jaxdet.benchmark.attention_agreement import disagreement
+from jaxdet.benchmark.complexity import COCO_CLASSES
 from jaxdet.benchmark.step import (
-    COCO_CLASSES,
     compile_step,
     full_batch,
     needed_flops,

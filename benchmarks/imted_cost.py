@@ -17,8 +17,8 @@ import jax
 from ml_collections import ConfigDict
 
 from jaxdet import parallel
-from jaxdet.benchmark.complexity import Cost, forward_cost
-from jaxdet.benchmark.step import COCO_CLASSES, compile_step
+from jaxdet.benchmark.complexity import COCO_CLASSES, Cost, forward_cost
+from jaxdet.benchmark.step import compile_step
 from jaxdet.config import check
 from jaxdet.main import load_config
 

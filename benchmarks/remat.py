@@ -19,8 +19,9 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from jaxdet import parallel
+from jaxdet.benchmark.complexity import COCO_CLASSES
 from jaxdet.benchmark.kept import kept_bytes
-from jaxdet.benchmark.step import COCO_CLASSES, compile_step, resized_config
+from jaxdet.benchmark.step import compile_step, resized_config
 from jaxdet.config import CHOICES, check
 from jaxdet.main import load_config
 from jaxdet.models.build import Functional, build_detector

@@ -21,7 +21,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxdet.benchmark.step import COCO_CLASSES
+from jaxdet.benchmark.complexity import COCO_CLASSES
 from jaxdet.benchmark.xla_cost import xla_cost
 from jaxdet.main import load_config
 from jaxdet.models.build import Functional, build_detector

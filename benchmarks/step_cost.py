@@ -23,8 +23,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxdet import parallel
-from jaxdet.benchmark.complexity import forward_cost, total
-from jaxdet.benchmark.step import COCO_CLASSES, full_batch
+from jaxdet.benchmark.complexity import COCO_CLASSES, forward_cost, total
+from jaxdet.benchmark.step import full_batch
 from jaxdet.benchmark.xla_cost import XlaCost, xla_cost
 from jaxdet.config import check
 from jaxdet.main import load_config

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +16,9 @@ from orbax.checkpoint.checkpoint_managers import (
     LatestN,
 )
 
+from jaxdet import parallel
 from jaxdet.errors import UserError
+from jaxdet.optim import path_name
 
 ARRAYS = ("params", "stats", "opt_state")
 
@@ -169,3 +172,21 @@ def abstract(tree: Any, placement: Any) -> Any:
         tree,
         placement,
     )
+
+
+def digest(*trees: Any) -> str:
+    """SHA-256 of arrays: of each, in the order of their names, name, dtype, shape and bytes.
+
+    It does not depend on how the arrays are spread over devices; every process must ask for it.
+    """
+    arrays = {
+        path_name(path): leaf
+        for tree in trees
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+    found = hashlib.sha256()
+    for name in sorted(arrays):
+        array = parallel.whole(arrays[name])
+        found.update(f"{name} {array.dtype} {array.shape}".encode())
+        found.update(array.tobytes())
+    return found.hexdigest()

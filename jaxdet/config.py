@@ -184,6 +184,7 @@ def benchmark(
                 "keep_deltas": False,
             },
             "eval_batch_size": 8,
+            "eval_workers": 0,
             "eval_every": 5.0,
             "checkpoint_every": 1.0,
             "log_every_steps": 20,
@@ -243,6 +244,7 @@ RANGES = {
     "batch_size": (1, INFINITY),
     "accumulate": (1, INFINITY),
     "eval_batch_size": (1, INFINITY),
+    "eval_workers": (0, 1024),
     "epochs": (TINY, 1e6),
     "eval_every": (TINY, 1e6),
     "checkpoint_every": (TINY, 1e6),
@@ -306,6 +308,8 @@ RANGES = {
     "model.detector.canonical_size": (TINY, 1e6),
     "model.detector.score_threshold": (0, 1),
     "model.detector.nms_threshold": (0, 1),
+    "model.detector.nms_sigma": (TINY, 1e6),
+    "model.detector.nms_min_score": (0, 1),
     "model.detector.detections": (1, 10_000),
     "model.detector.pixel_mean": (-1e6, 1e6),
     "model.detector.pixel_std": (TINY, 1e6),
@@ -345,12 +349,13 @@ CHOICES = {
     "model.vit.relative_start": ("pretrained", "zero"),
     "model.vit.attention": ("xla", "cudnn"),
     "model.vit.remat": ("none", "attention", "block"),
-    "model.pyramid.kind": ("fpn", "simple", "imted"),
+    "model.pyramid.kind": ("fpn", "simple", "imted", "single"),
     "model.heads.norm": ("batch", "layer", "none"),
     "model.decoder.start": ("pretrained", "random"),
     "model.heads.box": ("convs", "decoder"),
     "model.heads.box_features": ("pyramid", "encoder", "modulated"),
     "model.detector.box_loss": ("l1", "giou"),
+    "model.detector.nms": ("hard", "soft_linear", "soft_gaussian"),
     "optim.schedule": ("cosine", "step"),
 }
 
@@ -380,8 +385,10 @@ def check(config: ConfigDict) -> None:
         )
 
     vit, detector, heads = config.model.vit, config.model.detector, config.model.heads
-    taps = 4 if config.model.pyramid.kind == "fpn" else len(vit.taps)
+    kind = config.model.pyramid.kind
+    taps = 4 if kind == "fpn" else len(vit.taps)
     strides = tuple(vit.patch // 4 * 2**level for level in range(5))
+    strides = (vit.patch,) if kind == "single" else strides
     rules = {
         "data.scale_range": (
             config.data.scale_range[0] <= config.data.scale_range[1],
@@ -423,7 +430,7 @@ def check(config: ConfigDict) -> None:
             "is a multiple of 4 for an embedding of sines and cosines",
         ),
         "model.pyramid.groups": (
-            config.model.pyramid.kind != "fpn" or vit.width % config.model.pyramid.groups == 0,
+            kind != "fpn" or vit.width % config.model.pyramid.groups == 0,
             "divides the width",
         ),
         "canvas": (
@@ -432,7 +439,11 @@ def check(config: ConfigDict) -> None:
         ),
         "model.detector.strides": (
             tuple(detector.strides) == strides,
-            f"is {strides} for this patch",
+            f"is {strides} for this patch and kind of pyramid",
+        ),
+        "model.heads.box_features": (
+            kind != "single" or heads.box_features == "pyramid",
+            "is 'pyramid' where config.model.pyramid.kind is 'single'",
         ),
         "model.decoder.heads": (
             config.model.decoder.width % config.model.decoder.heads == 0,

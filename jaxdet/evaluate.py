@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -16,24 +21,78 @@ from PIL import Image
 from pycocotools import mask as rle
 
 from jaxdet import __version__, parallel
-from jaxdet.checkpoint import Checkpoints, abstract
+from jaxdet.checkpoint import Checkpoints, abstract, digest
 from jaxdet.data.loader import eval_batches
+from jaxdet.data.rle import compressed_rle
 from jaxdet.data.source import multiscale_of
 from jaxdet.errors import UserError
 from jaxdet.experiment import Experiment, difference
 from jaxdet.initialise import load_detector
 from jaxdet.metrics.coco import IOU_TYPES, evaluate_coco, split_ap
+from jaxdet.metrics.table import KINDS, category_table, points, tide_lines
 from jaxdet.metrics.tide import evaluate_tide
 from jaxdet.models.build import Tree, parameter_count
 from jaxdet.models.mask_rcnn import Detections
-from jaxdet.ops.masks import paste
+from jaxdet.results import Results, coco_results, result_workers
+from jaxdet.submission import read_detections
 from jaxdet.visualize import contact_sheet, draw_detections
 
 Metrics = dict[str, Any]
-Results = list[dict[str, Any]]
+
+TEST_WORDS = (
+    "test_pre_nms",
+    "test_post_nms",
+    "score_threshold",
+    "nms",
+    "nms_threshold",
+    "nms_sigma",
+    "nms_min_score",
+    "detections",
+    "max_candidates",
+)
+"""Words of config.model.detector that a trained detector may be evaluated with others of."""
 
 PICTURED_IMAGES = 8
 PICTURED_SCORE = 0.5
+
+
+class Evaluation(NamedTuple):
+    """What an evaluation found.
+
+    Attributes:
+        metrics: COCO's numbers for boxes and masks, under "tide" what each type of error costs
+            them, in few-shot detection the APs of base and novel classes under "few_shot".
+        results: the detections they were computed from, in COCO's result layout.
+        seconds: how long it took to "detect" (images read, detected on, masks encoded; without the
+            compilation) and to "score" the detections; None where nothing was detected.
+    """
+
+    metrics: Metrics
+    results: Results
+    seconds: dict[str, float | None]
+
+
+class Subject(NamedTuple):
+    """What was evaluated.
+
+    Attributes:
+        kind: one of "checkpoint", "converted detector" and "file of detections".
+        step, epochs: of its training; epochs None where they are not known.
+        train_images: that it was trained on, None where that is not known.
+        path: the checkpoint or file it came from.
+        sha256: of its arrays (`jaxdet.checkpoint.digest`), or of a file of detections.
+        config: the complete config it was trained with, its TEST_WORDS as evaluated.
+        init: name and SHA-256 of the original of the weights it started from.
+    """
+
+    kind: str
+    step: int
+    epochs: float | None
+    train_images: int | None
+    path: Path
+    sha256: str
+    config: dict[str, Any]
+    init: dict[str, str] | None
 
 
 class Evaluator:
@@ -47,59 +106,73 @@ class Evaluator:
 
         self._detect = jax.jit(detect, out_shardings=parallel.split_batch(mesh))
         self._experiment = experiment
+        self._is_compiled = False
 
-    def __call__(self, params: Tree, stats: Tree) -> tuple[Metrics, Results]:
-        """COCO's numbers for boxes and masks, under "tide" what each type of error costs them, in
-        few-shot detection the APs of base and novel classes under "few_shot"; and the detections
-        they were computed from.
+    def __call__(self, params: Tree, stats: Tree) -> Evaluation:
+        """Every process gets the same numbers; the main one works them out."""
+        results, detecting = self.detect(params, stats)
+        started = time.monotonic()
+        iou_types = IOU_TYPES if self._experiment.config.model.heads.mask else ("bbox",)
+        metrics = [score(self._experiment, results, iou_types)] if parallel.is_main() else []
+        metrics = parallel.gather(metrics)[0]
+        scoring = time.monotonic() - started
+        return Evaluation(metrics, results, {"detect": detecting, "score": scoring})
+
+    def detect(self, params: Tree, stats: Tree) -> tuple[Results, float]:
+        """Detections on every validation image, in COCO's result layout, and the seconds they took.
+
+        Masks are pasted and encoded while the device works on the next batches: by two threads, or
+        by config.eval_workers processes.
+
+        Raises:
+            UserError: a worker process came to its end.
         """
-        results = self.detect(params, stats)
-        ground_truth = self._experiment.val_set.ground_truth()
-        config = self._experiment.config
-        limits = {
-            "iou_types": IOU_TYPES if config.model.heads.mask else ("bbox",),
-            "max_detections": config.model.detector.detections,
-        }
-        metrics = evaluate_coco(ground_truth, results, **limits)
-        tide = evaluate_tide(ground_truth, results, **limits)
-        if config.few_shot.novel:
-            metrics["few_shot"] = {
-                f"{classes}_{kind}": ap
-                for kind in limits["iou_types"]
-                for classes, ap in split_ap(
-                    metrics[kind]["per_category"], config.few_shot.novel
-                ).items()
-            }
-        metrics["tide"] = tide
-        return metrics, results
-
-    def detect(self, params: Tree, stats: Tree) -> Results:
-        """Detections on every validation image, in COCO's result layout.
-
-        Masks are pasted and encoded in threads while the device works on the next batches.
-        """
-        category_ids = [category.id for category in self._experiment.val_set.categories]
-
-        def encode(item: tuple[dict[str, np.ndarray], Detections]) -> Results:
-            host, detections = item
-            return coco_results(parallel.local_rows(detections), host, category_ids)
-
-        results = []
-        with ThreadPoolExecutor(max_workers=2) as pool:
-            pending = []
-            for item in self._batches(params, stats):
-                pending.append(pool.submit(encode, item))
-                if len(pending) > 4:
-                    results += pending.pop(0).result()
+        workers = self._experiment.config.eval_workers
+        results, compiling = [], 0.0
+        started = time.monotonic()
+        with ExitStack() as stack:
+            processes = stack.enter_context(result_workers(workers)) if workers else None
+            count = workers + 1 if workers else 2
+            threads = stack.enter_context(ThreadPoolExecutor(count))
+            pending = deque()
+            for host, batch in self._batches():
+                called = time.monotonic()
+                detections = self._detect(params, stats, batch)
+                if not self._is_compiled:
+                    # The device works on its own time: the first call lasts as long as compilation.
+                    compiling, self._is_compiled = time.monotonic() - called, True
+                pending.append(threads.submit(self._encode, host, detections, processes))
+                if len(pending) > 2 * count:
+                    results += pending.popleft().result()
             for future in pending:
                 results += future.result()
+            seconds = time.monotonic() - started - compiling
         # In the dataset's order, however many processes found them.
         place = {image_id: i for i, image_id in enumerate(self._experiment.val_set.image_ids)}
-        return sorted(parallel.gather(results), key=lambda result: place[result["image_id"]])
+        results = sorted(parallel.gather(results), key=lambda result: place[result["image_id"]])
+        return results, seconds
 
-    def _batches(
-        self, params: Tree, stats: Tree
-    ) -> Iterator[tuple[dict[str, np.ndarray], Detections]]:
+    def _encode(
+        self,
+        host: dict[str, np.ndarray],
+        detections: Detections,
+        processes: ProcessPoolExecutor | None,
+    ) -> Results:
+        rows = parallel.local_rows(detections)._asdict()
+        known = {name: values for name, values in host.items() if name != "image"}
+        category_ids = [category.id for category in self._experiment.val_set.categories]
+        if processes is None:
+            return coco_results(rows, known, category_ids)
+        try:
+            return processes.submit(coco_results, rows, known, category_ids).result()
+        except BrokenProcessPool as error:
+            raise UserError(
+                "a process that encodes masks came to its end, as for want of memory; give a "
+                "smaller --config.eval_workers, 0 for none"
+            ) from error
+
+    def _batches(self) -> Iterator[tuple[dict[str, np.ndarray], dict[str, jax.Array]]]:
+        """Batches of this process as they are on the host, and their images on the devices."""
         config = self._experiment.config
         for host in eval_batches(
             self._experiment.val_set,
@@ -112,8 +185,24 @@ class Evaluator:
             process_count=jax.process_count(),
         ):
             inputs = {name: host[name] for name in ("image", "image_hw")}
-            batch = parallel.place_batch(inputs, self._experiment.mesh)
-            yield host, self._detect(params, stats, batch)
+            yield host, parallel.place_batch(inputs, self._experiment.mesh)
+
+
+def score(experiment: Experiment, results: Results, iou_types: Sequence[str]) -> Metrics:
+    """The numbers of detections on an experiment's validation set, see `Evaluation`."""
+    ground_truth, config = experiment.val_set.ground_truth(), experiment.config
+    limits = {"iou_types": iou_types, "max_detections": config.model.detector.detections}
+    metrics = evaluate_coco(ground_truth, results, **limits)
+    if config.few_shot.novel:
+        metrics["few_shot"] = {
+            f"{classes}_{kind}": ap
+            for kind in iou_types
+            for classes, ap in split_ap(
+                metrics[kind]["per_category"], config.few_shot.novel
+            ).items()
+        }
+    metrics["tide"] = evaluate_tide(ground_truth, results, **limits)
+    return metrics
 
 
 def evaluate(experiment: Experiment) -> Metrics:
@@ -135,8 +224,9 @@ def evaluate(experiment: Experiment) -> Metrics:
         if step is None:
             raise UserError(f"{folder} holds no checkpoint yet; train first")
         stored, given = checkpoints.meta(step), experiment.identity
+        free = {f"config.model.detector.{word}" for word in TEST_WORDS}
         changed = (
-            difference(stored["config"]["model"], given["config"]["model"], "config.model")
+            difference(stored["config"]["model"], given["config"]["model"], "config.model", free)
             or difference(stored["config"]["canvas"], given["config"]["canvas"], "config.canvas")
             or difference(stored["categories"], given["categories"], "categories")
         )
@@ -150,10 +240,43 @@ def evaluate(experiment: Experiment) -> Metrics:
         params, stats = experiment.functional.abstract
         target = abstract({"params": params, "stats": stats}, parallel.replicated(experiment.mesh))
         state = checkpoints.restore(step, target)
-    metrics, results = Evaluator(experiment)(state["params"], state["stats"])
+    evaluation = Evaluator(experiment)(state["params"], state["stats"])
+    for word in TEST_WORDS:
+        stored["config"]["model"]["detector"][word] = given["config"]["model"]["detector"][word]
+    subject = trained_subject(experiment, stored, state["params"], state["stats"])
     if parallel.is_main():
-        report(experiment, step, metrics, results, stored["config"])
-    return metrics
+        report(experiment, subject, evaluation)
+    return evaluation.metrics
+
+
+def trained_subject(
+    experiment: Experiment, record: dict[str, Any], params: Tree, stats: Tree
+) -> Subject:
+    """A checkpoint of the experiment's workdir as the subject of an evaluation.
+
+    Args:
+        record: what is stored beside its arrays (`jaxdet.train`).
+    """
+    position, trained_images = record["position"], record["train_images"]
+    return Subject(
+        kind="checkpoint",
+        step=position["step"],
+        epochs=position["images"] / trained_images,
+        train_images=trained_images,
+        path=experiment.checkpoint_folder / str(position["step"]),
+        sha256=digest(params, stats),
+        config=record["config"],
+        init=_origin(experiment.workdir) if record["config"]["init"] is not None else None,
+    )
+
+
+def _origin(workdir: Path) -> dict[str, str] | None:
+    """Name and SHA-256 of the original that a run's init.json tells of, None where none does."""
+    try:
+        report = json.loads((workdir / "init.json").read_text(encoding="utf-8"))
+        return {word: report["source"][word] for word in ("file", "sha256")}
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
 
 
 def _evaluate_converted(experiment: Experiment) -> Metrics:
@@ -163,62 +286,118 @@ def _evaluate_converted(experiment: Experiment) -> Metrics:
     params, stats = jax.device_put((params, stats), parallel.replicated(experiment.mesh))
     if parallel.is_main():
         print(experiment.val_set.summary())
-    metrics, results = Evaluator(experiment)(params, stats)
+    evaluation = Evaluator(experiment)(params, stats)
+    sha256 = digest(params, stats)
     if parallel.is_main():
-        try:
-            experiment.workdir.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"{experiment.workdir} cannot be made ({error})") from error
+        _make(experiment.workdir)
         write_json(experiment.workdir / "init.json", origin, indent=2)
-        report(experiment, 0, metrics, results, experiment.plain_config, path)
+        subject = Subject(
+            kind="converted detector",
+            step=0,
+            epochs=None,
+            train_images=None,
+            path=path,
+            sha256=sha256,
+            config=experiment.plain_config,
+            init=_origin(experiment.workdir),
+        )
+        report(experiment, subject, evaluation)
+    return evaluation.metrics
+
+
+def evaluate_detections(experiment: Experiment, path: Path) -> Metrics:
+    """Scores a file in COCO's result format, from any detector, on the config's validation set.
+
+    Raises:
+        UserError: the file is not of that format, does not fit the data, or the workdir is a run's.
+    """
+    if experiment.checkpoint_folder.is_dir():
+        raise UserError(
+            f"{experiment.workdir} holds a run, whose result.json would be lost; give another "
+            "--workdir for the result of --detections"
+        )
+    results, iou_types, sha256 = read_detections(path)
+    print(experiment.val_set.summary())
+    started = time.monotonic()
+    try:
+        metrics = score(experiment, results, iou_types)
+    except UserError as error:
+        raise UserError(
+            f"{path}: {str(error).rstrip('.')}; mend that entry, or give the data that the file "
+            "was made for (config.data)"
+        ) from error
+    seconds = {"detect": None, "score": time.monotonic() - started}
+    subject = Subject(
+        kind="file of detections",
+        step=0,
+        epochs=None,
+        train_images=None,
+        path=path,
+        sha256=sha256,
+        config=experiment.plain_config,
+        init=None,
+    )
+    _make(experiment.workdir)
+    report(experiment, subject, Evaluation(metrics, results, seconds))
     return metrics
 
 
-def report(
-    experiment: Experiment,
-    step: int,
-    metrics: Metrics,
-    results: Results,
-    trained_config: dict[str, Any],
-    converted: Path | None = None,
-) -> None:
-    """Writes result.json, detections.json and detections.png, and says what and where they are.
+def _make(workdir: Path) -> None:
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{workdir} cannot be made ({error}); give another --workdir") from error
 
-    Args:
-        step: of the checkpoint that was evaluated.
-        metrics, results: what an `Evaluator` returned.
-        trained_config: the complete config the checkpoint was trained with.
-        converted: the file that was evaluated in place of a checkpoint.
-    """
-    workdir = experiment.workdir
+
+def report(experiment: Experiment, subject: Subject, evaluation: Evaluation) -> None:
+    """Writes result.json, detections.json and detections.png, and says what and where they are."""
+    workdir, images = experiment.workdir, len(experiment.val_set)
+    metrics, results, seconds = evaluation
+    is_ours = subject.kind != "file of detections"
+    config_text = json.dumps(subject.config, sort_keys=True, separators=(",", ":"))
     result = {
-        "step": step,
+        "evaluated": subject.kind,
+        "step": subject.step,
+        "epochs": subject.epochs,
+        "images": {"train": subject.train_images, "val": images},
         "metrics": without_nan(metrics),
-        "parameters": parameter_count(experiment.functional.abstract[0]),
-        "checkpoint": str(converted or experiment.checkpoint_folder / str(step)),
+        "parameters": parameter_count(experiment.functional.abstract[0]) if is_ours else None,
+        "checkpoint": str(subject.path),
+        "checkpoint_sha256": subject.sha256,
+        "init": subject.init,
         "versions": versions(),
-        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-        "config": trained_config,
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}" if is_ours else None,
+        "evaluation": {
+            "seconds": seconds,
+            "images_per_second": images / seconds["detect"] if is_ours else None,
+        },
+        "config": subject.config,
+        "config_sha256": hashlib.sha256(config_text.encode()).hexdigest(),
         "evaluated_on": experiment.plain_config["data"],
     }
     write_json(workdir / "result.json", result, indent=2)
-    write_json(workdir / "detections.json", results)
+    if is_ours:
+        write_json(workdir / "detections.json", results)
     draw_samples(experiment, results, workdir / "detections.png")
 
-    for kind, name in (("bbox", "box"), ("segm", "mask")):
+    print(*category_table(metrics), *tide_lines(metrics["tide"]), sep="\n")
+    for kind, name in KINDS:
         if kind not in metrics:
             continue
         numbers = metrics[kind]
         print(
-            f"{name:4} AP {100 * numbers['AP']:5.1f}   AP50 {100 * numbers['AP50']:5.1f}   "
-            f"AP75 {100 * numbers['AP75']:5.1f}   ({len(experiment.val_set)} images)"
+            f"{name:4} AP {points(numbers['AP'])}   AP50 {points(numbers['AP50'])}   "
+            f"AP75 {points(numbers['AP75'])}   ({images} images)"
         )
         if "few_shot" in metrics:
             print(f"{name:4} AP of {few_shot_summary(metrics['few_shot'], kind)}")
+    detections = workdir / "detections.json" if is_ours else subject.path
     print(f"result      {workdir / 'result.json'}")
-    print(f"detections  {workdir / 'detections.json'}, pictures in {workdir / 'detections.png'}")
-    print(f"curves      {workdir / 'metrics.jsonl'}, or: tensorboard --logdir {workdir}")
-    print(f"checkpoint  {result['checkpoint']}")
+    print(f"detections  {detections}, pictures in {workdir / 'detections.png'}")
+    if subject.kind == "checkpoint":
+        print(f"curves      {workdir / 'metrics.jsonl'}, or: tensorboard --logdir {workdir}")
+    if is_ours:
+        print(f"{subject.kind:11} {subject.path}")
 
 
 def few_shot_summary(numbers: dict[str, float], kind: str) -> str:
@@ -250,16 +429,22 @@ def draw_samples(experiment: Experiment, results: Results, path: Path) -> None:
             for result in results
             if result["image_id"] == example.image_id and result["score"] >= PICTURED_SCORE
         ]
-        x, y, w, h = np.array([r["bbox"] for r in found]).reshape(-1, 4).T
+        masks = [
+            compressed_rle(r["segmentation"], *example.picture.hw)
+            for r in found
+            if "segmentation" in r
+        ]
+        boxes = [r.get("bbox") for r in found]
+        if masks and None in boxes:
+            boxes = rle.toBbox(masks)
+        x, y, w, h = np.array(boxes, float).reshape(-1, 4).T
         pictures.append(
             draw_detections(
                 example.image,
                 np.stack([x, y, x + w, y + h], -1),
                 np.array([label_of[r["category_id"]] for r in found], int),
                 np.array([r["score"] for r in found]),
-                [rle.decode(r["segmentation"]).astype(bool) for r in found]
-                if experiment.config.model.heads.mask
-                else None,
+                [rle.decode(mask).astype(bool) for mask in masks] if masks else None,
                 names,
             )
         )
@@ -287,42 +472,3 @@ def without_nan(tree: Any) -> Any:
     if isinstance(tree, dict):
         return {name: without_nan(value) for name, value in tree.items()}
     return None if isinstance(tree, float) and not math.isfinite(tree) else tree
-
-
-def coco_results(
-    detections: Detections, batch: dict[str, np.ndarray], category_ids: list[int]
-) -> list[dict[str, Any]]:
-    """Detections of one batch, mapped from the canvas to the original images.
-
-    Args:
-        detections: arrays on the host, boxes in canvas pixels.
-        batch: the evaluation batch they were made from.
-        category_ids: the dataset's category id of each label.
-
-    Returns:
-        One dictionary a detection: image_id, category_id, bbox (x, y, width, height), score, and
-        from a detector with masks segmentation (RLE whose counts are text).
-    """
-    results = []
-    for i in np.flatnonzero(batch["is_real"]):
-        height, width = (int(side) for side in batch["original_hw"][i])
-        # Per axis, because the resized sides were rounded to whole pixels one by one.
-        scale = np.array([height, width]) / batch["image_hw"][i]
-        boxes = detections.boxes[i] * np.tile(scale[::-1], 2)
-        boxes = np.clip(boxes, 0, [width, height, width, height])
-        for j in np.flatnonzero(detections.valid[i]):
-            x1, y1, x2, y2 = boxes[j]
-            if x2 <= x1 or y2 <= y1:
-                continue
-            result = {
-                "image_id": int(batch["image_id"][i]),
-                "category_id": category_ids[detections.labels[i, j]],
-                "bbox": [float(x1), float(y1), float(x2 - x1), float(y2 - y1)],
-                "score": float(detections.scores[i, j]),
-            }
-            if detections.masks is not None:
-                mask = paste(detections.masks[i, j], boxes[j], height, width)
-                encoded = rle.encode(np.asfortranarray(mask, dtype=np.uint8))
-                result["segmentation"] = {**encoded, "counts": encoded["counts"].decode("ascii")}
-            results.append(result)
-    return results

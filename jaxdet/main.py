@@ -2,11 +2,12 @@
 
     python -m jaxdet.main --config=configs/vitb_mae.py --workdir=runs/vitb_mae
     python -m jaxdet.main --config=... --workdir=... --mode=eval
+    python -m jaxdet.main --config=... --workdir=... --mode=eval --detections=results.json
     python -m jaxdet.main --config=... --mode=plan
 
-The last one only compiles, and says what training takes: memory, FLOPs, the largest batch. Every
-word of the config can be set: --config.optim.lr=1e-4. The same command resumes a run that was
-interrupted.
+The third scores a file in COCO's result format, whatever made it. The last one only compiles, and
+says what training takes: memory, FLOPs, the largest batch. Every word of the config can be set:
+--config.optim.lr=1e-4. The same command resumes a run that was interrupted.
 """
 
 from __future__ import annotations
@@ -39,6 +40,12 @@ def parse(arguments: list[str]) -> flags.FlagValues:
         flag_values=values,
     )
     flags.DEFINE_enum("mode", "train", ["train", "eval", "plan"], "What to do.", flag_values=values)
+    flags.DEFINE_string(
+        "detections",
+        None,
+        "Eval: a file in COCO's result format to score in place of a checkpoint.",
+        flag_values=values,
+    )
     flags.DEFINE_float(
         "device_memory_gb",
         None,
@@ -146,11 +153,13 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         config = values.config
         check(config)
+        if values.detections is not None and values.mode != "eval":
+            raise UserError("--detections names a file to score; add --mode=eval")
         name = _config_path(arguments).stem
         workdir = Path(values.workdir or Path("runs") / name)
         # Imported late: jax takes seconds, and a mistyped flag should not.
         from jaxdet import parallel
-        from jaxdet.evaluate import evaluate
+        from jaxdet.evaluate import evaluate, evaluate_detections
         from jaxdet.experiment import Experiment
         from jaxdet.plan import make_plan, report
         from jaxdet.train import train
@@ -166,6 +175,8 @@ def main(arguments: list[str] | None = None) -> int:
                 utilisation=values.utilisation,
             )
             print(report(found))
+        elif values.detections is not None:
+            evaluate_detections(experiment, Path(values.detections))
         else:
             {"train": train, "eval": evaluate}[values.mode](experiment)
     except UserError as error:

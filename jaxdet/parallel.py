@@ -124,6 +124,13 @@ def local_rows(tree: Any) -> Any:
     return jax.tree.map(rows, tree)
 
 
+def whole(array: jax.Array) -> np.ndarray:
+    """All of an array on the host, wherever its parts lie; every process must ask for it."""
+    if array.is_fully_addressable or array.is_fully_replicated:
+        return np.asarray(array)
+    return multihost_utils.process_allgather(array, tiled=True)
+
+
 def gather(items: list[Any]) -> list[Any]:
     """The lists of all processes joined, in the order of the processes; items are JSON values."""
     if jax.process_count() == 1:

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import jax
 from ml_collections import ConfigDict
 
+from jaxdet.benchmark.complexity import COCO_CLASSES
 from jaxdet.benchmark.step import (
-    COCO_CLASSES,
     CompiledStep,
     compile_step,
     needed_flops,

@@ -17,7 +17,14 @@ from jaxdet.checkpoint import Checkpoints, abstract
 from jaxdet.data.loader import train_batches
 from jaxdet.data.source import multiscale_of
 from jaxdet.errors import PreemptedError, UserError
-from jaxdet.evaluate import Evaluator, few_shot_summary, report, versions, write_json
+from jaxdet.evaluate import (
+    Evaluator,
+    few_shot_summary,
+    report,
+    trained_subject,
+    versions,
+    write_json,
+)
 from jaxdet.experiment import Experiment, difference
 from jaxdet.few_shot import start_from_base_run
 from jaxdet.initialise import initialise
@@ -44,6 +51,7 @@ NEUTRAL_WORDS = tuple(
         "model.vit.remat",
         "model.vit.attention",
         "eval_batch_size",
+        "eval_workers",
         "log_every_steps",
         "log_every_seconds",
         "on_nonfinite",
@@ -122,11 +130,11 @@ def train(experiment: Experiment) -> dict[str, Any]:
                 score = None
                 if step in eval_steps:
                     evaluation = evaluator(state["params"], state["stats"])
-                    score = evaluation[0]["bbox"]["AP"]
+                    score = evaluation.metrics["bbox"]["AP"]
                     score = None if math.isnan(score) else score
                     if parallel.is_main():
-                        writer.write(step, _flat(evaluation[0]))
-                        progress.note(f"step {step}: {_summary(evaluation[0])}")
+                        writer.write(step, _flat(evaluation.metrics))
+                        progress.note(f"step {step}: {_summary(evaluation.metrics)}")
                 checkpoints.save(state, step, _record(experiment, step), score)
             if is_stopping and step < total_steps:
                 checkpoints.wait()
@@ -134,10 +142,12 @@ def train(experiment: Experiment) -> dict[str, Any]:
                     f"asked to stop; saved step {step} of {total_steps} in "
                     f"{experiment.checkpoint_folder}, and the same command goes on from there"
                 )
-        metrics, results = evaluation or evaluator(state["params"], state["stats"])
+        evaluation = evaluation or evaluator(state["params"], state["stats"])
+    record = _record(experiment, total_steps)
+    subject = trained_subject(experiment, record, state["params"], state["stats"])
     if parallel.is_main():
-        report(experiment, total_steps, metrics, results, experiment.plain_config)
-    return metrics
+        report(experiment, subject, evaluation)
+    return evaluation.metrics
 
 
 def _record(experiment: Experiment, step: int) -> dict[str, Any]:
@@ -296,14 +306,18 @@ class Profile(AbstractContextManager):
             self._stop()
 
 
-def _flat(metrics: dict[str, Any]) -> dict[str, float]:
-    """Evaluation numbers under names such as "val/bbox/AP"; those without ground truth left out."""
-    return {
-        f"val/{kind}/{name}": value
-        for kind, numbers in metrics.items()
-        for name, value in numbers.items()
-        if isinstance(value, float) and math.isfinite(value)
-    }
+def _flat(metrics: dict[str, Any], prefix: str = "val") -> dict[str, float]:
+    """Evaluation numbers under names such as "val/bbox/AP" and "val/tide/bbox/main/Loc".
+
+    Those without ground truth and those of single categories are left out.
+    """
+    flat = {}
+    for name, value in metrics.items():
+        if isinstance(value, dict) and name != "per_category":
+            flat |= _flat(value, f"{prefix}/{name}")
+        elif isinstance(value, float) and math.isfinite(value):
+            flat[f"{prefix}/{name}"] = value
+    return flat
 
 
 def _summary(metrics: dict[str, Any]) -> str:

@@ -170,6 +170,9 @@ WRONG = [
     ("model.vit.absolute_position", "learned"),
     ("model.vit.activation", "relu"),
     ("model.pyramid.kind", "bifpn"),
+    ("model.detector.nms", "soft"),
+    ("model.detector.nms_sigma", 0.0),
+    ("eval_workers", -1),
     ("model.heads.norm", "group"),
     ("optim.schedule", "linear"),
     ("optim.milestones", (0.5, 1.5)),
@@ -225,8 +228,21 @@ def test_a_wrong_word_is_named(config, word, value):
     assert f"config.{word}={value!r}" in str(raised.value)
 
 
+def test_a_single_scale_takes_two_words(config):
+    words = {"model.pyramid.kind": "single", "model.detector.strides": (16,)}
+    config.update_from_flattened_dict(words)
+    check(config)
+    config.model.heads.box_features = "encoder"
+    with pytest.raises(UserError, match=r"box_features='encoder' cannot be: it is 'pyramid'"):
+        check(config)
+    config.model.heads.box_features = "pyramid"
+    config.model.detector.strides = (4, 8, 16, 32, 64)
+    with pytest.raises(UserError, match=r"strides=.* cannot be: it is \(16,\)"):
+        check(config)
+
+
 def test_a_config_file_cannot_invent_words(config):
-    for section, word in ((config, "epoch"), (config.optim, "lrr"), (config.model.detector, "nms")):
+    for section, word in ((config, "epoch"), (config.optim, "lrr"), (config.model.detector, "iou")):
         with pytest.raises((AttributeError, KeyError)):
             setattr(section, word, 1)
         with pytest.raises((AttributeError, KeyError)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 
@@ -14,7 +15,7 @@ from PIL import Image
 
 from checkpoints_convert.cli import main as convert_main
 from jaxdet import parallel
-from jaxdet.checkpoint import Checkpoints
+from jaxdet.checkpoint import Checkpoints, digest
 from jaxdet.config import check
 from jaxdet.data.dataset import Category
 from jaxdet.data.loader import train_batches
@@ -51,12 +52,23 @@ def test_a_run_leaves_its_numbers_config_and_pictures(finished):
     assert result["step"] == experiment.total_steps == 4
     assert result["metrics"]["bbox"]["AP"] == metrics["bbox"]["AP"]
     assert result["config"] == experiment.plain_config
+    plain = json.dumps(result["config"], sort_keys=True, separators=(",", ":"))
+    assert result["config_sha256"] == hashlib.sha256(plain.encode()).hexdigest()
+    assert result["epochs"] == 4 * 8 / experiment.trained_images
+    assert result["images"] == {"train": experiment.trained_images, "val": 9}
+    assert result["init"] is None
+    seconds = result["evaluation"]["seconds"]
+    assert seconds["detect"] > 0
+    assert seconds["score"] > 0
+    assert result["evaluation"]["images_per_second"] == 9 / seconds["detect"]
     assert (workdir / "detections.png").read_bytes().startswith(b"\x89PNG")
     assert isinstance(json.loads((workdir / "detections.json").read_text()), list)
     assert list(workdir.glob("events.out.tfevents.*"))
     steps = [line["step"] for line in lines(workdir) if "loss" in line]
     assert steps == [1, 2, 3, 4]
-    assert [line["step"] for line in lines(workdir) if "val/bbox/AP" in line] == [2, 4]
+    evaluated = [line for line in lines(workdir) if "val/bbox/AP" in line]
+    assert [line["step"] for line in evaluated] == [2, 4]
+    assert evaluated[-1]["val/tide/segm/main/Bkg"] == metrics["tide"]["segm"]["main"]["Bkg"]
 
 
 def test_an_interrupted_run_goes_on_to_the_same_end(finished, tmp_path, monkeypatch):
@@ -98,7 +110,24 @@ def test_evaluation_of_the_newest_checkpoint_gives_the_run_s_numbers(finished, t
     experiment, metrics = finished
     workdir = tmp_path / "work"
     shutil.copytree(experiment.workdir, workdir)
-    np.testing.assert_equal(evaluate(Experiment(small_config(), workdir)), metrics)
+    trained = json.loads((workdir / "result.json").read_text())
+    detections = (workdir / "detections.json").read_bytes()
+    config = small_config()
+    config.eval_workers = 2
+    np.testing.assert_equal(evaluate(Experiment(config, workdir)), metrics)
+    assert (workdir / "detections.json").read_bytes() == detections
+    evaluated = json.loads((workdir / "result.json").read_text())
+    changed = {name for name in trained if trained[name] != evaluated[name]}
+    assert changed == {"evaluation", "checkpoint"}  # how long it took, and where it lies
+
+
+def test_a_digest_is_of_names_and_numbers_alone():
+    state = {"b": jnp.arange(8.0), "a": {"c": jnp.ones(3)}}
+    split = jax.device_put(state["b"], parallel.split_batch(parallel.data_mesh(8, 8)))
+    assert digest({"b": split}, {"a": state["a"]}) == digest(state)
+    assert digest({"b": state["b"], "a": {"d": state["a"]["c"]}}) != digest(state)
+    assert digest({**state, "b": state["b"].at[3].add(1e-6)}) != digest(state)
+    assert digest({**state, "b": state["b"].reshape(2, 4)}) != digest(state)
 
 
 def test_a_changed_config_is_refused_with_the_difference(finished):
@@ -124,9 +153,13 @@ def test_evaluation_keeps_the_config_the_checkpoint_was_trained_with(finished, t
     config = small_config()
     config.optim.lr = 0.5
     config.data.shapes.val_images = 3
+    config.model.detector.nms = "soft_linear"  # a word for test time may differ
     evaluate(Experiment(config, workdir))
     result = json.loads((workdir / "result.json").read_text())
-    assert result["config"] == experiment.plain_config
+    assert result["config"]["model"]["detector"].pop("nms") == "soft_linear"
+    trained = experiment.plain_config
+    assert trained["model"]["detector"].pop("nms") == "hard"
+    assert result["config"] == trained
     assert result["evaluated_on"]["shapes"]["val_images"] == 3
 
 

@@ -18,8 +18,6 @@ from jaxdet.models.build import Functional, build_detector, parameter_count
 from jaxdet.optim import build_optimizer, frozen_parameters
 from jaxdet.train_step import abstract_state, make_train_step
 
-COCO_CLASSES = 80
-
 
 class CompiledStep(NamedTuple):
     """A compiled training step. All bytes are of one device.

@@ -12,12 +12,8 @@ worker is needed.
 from __future__ import annotations
 
 import math
-import multiprocessing
-import os
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from multiprocessing import connection
 
 import grain
 import numpy as np
@@ -28,6 +24,7 @@ from jaxdet.data.lsj import fit_placement, place_image, place_objects, sample_pl
 from jaxdet.data.multiscale import Multiscale
 from jaxdet.data.picture import ArrayPicture
 from jaxdet.errors import UserError
+from jaxdet.processes import leave_with_parent
 
 Batch = dict[str, np.ndarray]
 
@@ -253,7 +250,7 @@ def _batches(
         batches = rows.batch(local_batch, drop_remainder=True, batch_fn=_stack)
         batches = batches.to_iter_dataset(options).mp_prefetch(
             grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1),
-            worker_init_fn=_leave_with_parent,
+            worker_init_fn=leave_with_parent,
         )
     else:
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=local_batch + threads)
@@ -274,17 +271,6 @@ def _declare_flags_parsed() -> None:
     # grain's workers are told the values of its absl flags, which may only be read once parsed.
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()
-
-
-def _leave_with_parent(_worker: int, _workers: int) -> None:
-    """Ends this worker when the process that started it is gone, as after SIGKILL."""
-
-    def watch(sentinel: int) -> None:
-        connection.wait([sentinel])
-        os._exit(1)
-
-    sentinel = multiprocessing.parent_process().sentinel
-    threading.Thread(target=watch, args=(sentinel,), daemon=True).start()
 
 
 def _stack(examples: list[Batch]) -> Batch:

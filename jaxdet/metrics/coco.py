@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+import sys
 from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any
@@ -250,7 +251,8 @@ def _result(
 
 
 def _is_finite(value: Any) -> bool:
-    return isinstance(value, Real) and math.isfinite(value)
+    # Whole numbers beyond the range of floats are none to compute with.
+    return isinstance(value, Real) and abs(value) <= sys.float_info.max
 
 
 def _is_box(bbox: Any) -> bool:
@@ -259,4 +261,5 @@ def _is_box(bbox: Any) -> bool:
         and len(bbox) == 4
         and all(_is_finite(value) for value in bbox)
         and min(bbox[2], bbox[3]) >= 0
+        and _is_finite(float(bbox[2]) * float(bbox[3]))
     )

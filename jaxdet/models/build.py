@@ -16,7 +16,7 @@ from jaxdet.models.box_head import BoxHead
 from jaxdet.models.decoder_head import DecoderHead
 from jaxdet.models.mask_head import MaskHead
 from jaxdet.models.mask_rcnn import MaskRCNN, Settings
-from jaxdet.models.pyramid import FPN, ImTEDPyramid, SimplePyramid
+from jaxdet.models.pyramid import FPN, ImTEDPyramid, SimplePyramid, SingleScale
 from jaxdet.models.roi_features import EncoderRoIs, ModulatedRoIs, PyramidRoIs
 from jaxdet.models.rpn import RPNHead
 from jaxdet.models.vit import ViT
@@ -59,7 +59,7 @@ def build_detector(
         pyramid=_pyramid(model, part),
         rpn=RPNHead(
             channels,
-            num_anchors=len(settings.aspect_ratios),
+            num_anchors=settings.anchors_per_cell,
             num_convs=model.heads.rpn_convs,
             **part,
         ),
@@ -85,7 +85,7 @@ def _pyramid(model: ConfigDict, part: dict[str, Any]) -> nnx.Module:
     width, channels = model.vit.width, model.pyramid.channels
     if model.pyramid.kind == "fpn":
         return FPN(width, channels, groups=model.pyramid.groups, **part)
-    kinds = {"simple": SimplePyramid, "imted": ImTEDPyramid}
+    kinds = {"simple": SimplePyramid, "imted": ImTEDPyramid, "single": SingleScale}
     return kinds[model.pyramid.kind](width, channels, **part)
 
 

@@ -25,7 +25,7 @@ from jaxdet.ops import losses
 from jaxdet.ops.anchors import pyramid_anchors
 from jaxdet.ops.masks import mask_targets
 from jaxdet.ops.matching import match, match_boxes, sample, sample_indices
-from jaxdet.ops.nms import nms
+from jaxdet.ops.nms import nms, soft_nms
 
 Batch = dict[str, Array]
 
@@ -56,7 +56,7 @@ class MaskRCNN(nnx.Module):
 
     Args:
         backbone: images [n, s, s, 3] -> token maps, the transformer's last one at the end.
-        pyramid: token maps -> P2 ... P6.
+        pyramid: token maps -> P2 ... P6, or a single map.
         box_features: what the box head sees of a RoI, see `jaxdet.models.roi_features`.
         rpn, box_head, mask_head: see their classes; without a mask head this is Faster R-CNN.
         roi_chunks: an image's RoIs go through a box head without batch norm in so many chunks, one
@@ -167,7 +167,7 @@ class MaskRCNN(nnx.Module):
         """Anchors of every level, float32 [h * w * shapes, 4]."""
         grids = [x.shape[1:3] for x in pyramid]
         s = self.settings
-        return pyramid_anchors(grids, s.strides, s.anchor_sizes, s.aspect_ratios)
+        return pyramid_anchors(grids, s.strides, s.level_anchor_sizes, s.aspect_ratios)
 
     def _per_image(self, function):
         return per_image(function, self.mesh)
@@ -317,11 +317,23 @@ class MaskRCNN(nnx.Module):
         ranked, pair = jax.lax.top_k(ranked, min(s.max_candidates, ranked.size))
         boxes = boxes.reshape(-1, 4)[pair]
         labels = pair % s.num_classes
-        keep = nms(boxes, ranked, ranked > -jnp.inf, s.nms_threshold, groups=labels)
-        ranked, best = jax.lax.top_k(
-            jnp.where(keep, ranked, -jnp.inf), min(s.detections, ranked.size)
-        )
-        valid = ranked > -jnp.inf
+        count = min(s.detections, ranked.size)
+        if s.nms == "hard":
+            keep = nms(boxes, ranked, ranked > -jnp.inf, s.nms_threshold, groups=labels)
+            ranked, best = jax.lax.top_k(jnp.where(keep, ranked, -jnp.inf), count)
+            valid = ranked > -jnp.inf
+        else:
+            best, ranked, valid = soft_nms(
+                boxes,
+                ranked,
+                ranked > -jnp.inf,
+                count=count,
+                method=s.nms.removeprefix("soft_"),
+                iou_threshold=s.nms_threshold,
+                sigma=s.nms_sigma,
+                min_score=s.nms_min_score,
+                groups=labels,
+            )
         return boxes[best], jnp.where(valid, ranked, 0.0), labels[best], valid
 
 

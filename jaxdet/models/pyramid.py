@@ -1,4 +1,4 @@
-"""From the transformer's single-scale maps to the feature pyramid P2 ... P6."""
+"""From the transformer's single-scale maps to the feature pyramid P2 ... P6, or to one map."""
 
 from __future__ import annotations
 
@@ -119,6 +119,33 @@ class SimplePyramid(nnx.Module):
     def merge(self, projected: list[Array], *, train: bool, parts: int = 1) -> list[Array]:
         """The same maps: nothing here depends on other images or on training."""
         return projected
+
+
+class SingleScale(nnx.Module):
+    """No pyramid: the last map alone, at the stride of the patch (arXiv 2111.11429, Table 2).
+
+    The paper does not say what lies between the map and the heads. Here it is what the FPN has on
+    each level, a 1 x 1 and a 3 x 3 convolution with batch norm, so that the heads stay the same.
+    """
+
+    def __init__(self, width: int, channels: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        options = {"norm": "batch", "activation": False, "kernel_init": c2_xavier}
+        options |= {"dtype": dtype, "rngs": rngs}
+        self.lateral = ConvNorm(width, channels, 1, **options)
+        self.output = ConvNorm(channels, channels, 3, **options)
+
+    def project(
+        self, taps: Sequence[Float[Array, "n g g width"]]
+    ) -> list[Float[Array, "n g g channels"]]:
+        """The map after the first convolution: all that treats images apart."""
+        return [self.lateral.conv(taps[-1])]
+
+    def merge(
+        self, projected: Sequence[Float[Array, "n g g channels"]], *, train: bool, parts: int = 1
+    ) -> list[Float[Array, "n g g channels"]]:
+        """The only level. Batch norms lie all along the way: it cannot be computed in `parts`."""
+        (x,) = projected
+        return [self.output(self.lateral.normalise(x, train=train), train=train)]
 
 
 class ImTEDPyramid(nnx.Module):

@@ -19,14 +19,16 @@ from jaxdet.ops.roi_align import roi_align
 
 
 class Features(NamedTuple):
-    """What RoIs are pooled from: P2 ... P6 [..., h, w, channels] and the transformer's last map."""
+    """What RoIs are pooled from: P2 ... P6 [..., h, w, channels] or the only level, and the
+    transformer's last map."""
 
     pyramid: list[Float[Array, "*n h w channels"]]
     encoded: Float[Array, "*n g g width"]
 
 
 class PyramidRoIs(nnx.Module):
-    """From P2 ... P5, each RoI from the level that fits its size (Mask R-CNN's rule)."""
+    """From P2 ... P5 (or the only level), each RoI from the level that fits its size (Mask R-CNN's
+    rule)."""
 
     def __init__(self, settings: Settings):
         self.settings = settings

@@ -10,14 +10,17 @@ class Settings:
     """The numbers of Mask R-CNN that are not learned; the defaults are Detectron2's.
 
     Attributes:
-        strides: of P2 ... P6 in pixels.
-        anchor_sizes: side of the square anchor per level, in pixels.
+        strides: of P2 ... P6 in pixels, or of the only level.
+        anchor_sizes: side of the square anchor per level, in pixels; all of them on an only level.
         canonical_size: a box of this side, in pixels, is pooled from the level of stride 16.
         rpn_batch, rpn_positive: anchors per image in the RPN loss, and the share of foreground.
         roi_batch, roi_positive: RoIs per image in the head losses, and the share of foreground.
         *_pre_nms, *_post_nms: proposals per level before and per image after NMS.
         box_loss: of the box head: "l1" on the deltas, or "giou" on the decoded boxes.
         box_loss_weight: factor on it.
+        nms: of the final boxes, "hard", "soft_linear" or "soft_gaussian": see
+            `jaxdet.ops.nms.soft_nms`, whose `iou_threshold` is `nms_threshold`.
+        nms_sigma, nms_min_score: its `sigma` and `min_score`; hard NMS has none.
         max_candidates: (box, class) pairs that enter the final NMS; exact unless fewer than
             `detections` of the best `max_candidates` survive.
     """
@@ -45,8 +48,23 @@ class Settings:
     sampling_ratio: int = 0
     canonical_size: float = 224.0
     score_threshold: float = 0.05
+    nms: str = "hard"
     nms_threshold: float = 0.5
+    nms_sigma: float = 0.5
+    nms_min_score: float = 0.001
     detections: int = 100
     max_candidates: int = 2000
     pixel_mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
     pixel_std: tuple[float, float, float] = (58.395, 57.12, 57.375)
+
+    @property
+    def level_anchor_sizes(self) -> tuple[tuple[float, ...], ...]:
+        """The sizes of the anchors on each level."""
+        if len(self.strides) == 1:
+            return (self.anchor_sizes,)
+        return tuple((size,) for size in self.anchor_sizes)
+
+    @property
+    def anchors_per_cell(self) -> int:
+        """How many anchors a location of a level has."""
+        return len(self.level_anchor_sizes[0]) * len(self.aspect_ratios)

@@ -1,10 +1,9 @@
-"""Masks between the frames of their boxes and of the image."""
+"""Masks between the frames of boxes."""
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 
@@ -47,34 +46,3 @@ def mask_targets(
         precision=jax.lax.Precision.HIGHEST,
     )
     return masks >= 0.5
-
-
-def paste(
-    mask: Float[np.ndarray, "side side"],
-    box: Float[np.ndarray, " 4"],
-    height: int,
-    width: int,
-    threshold: float = 0.5,
-) -> Bool[np.ndarray, "height width"]:
-    """A predicted mask, resampled from its box into an image of height x width pixels.
-
-    Bilinear at pixel centers, zero outside the box, true from `threshold` up: Detectron2's
-    paste_masks_in_image. Runs on the host and touches only the box's part of the image.
-    """
-
-    def weights(start, end, size, length):
-        first = max(int(np.floor(start)) - 1, 0)
-        last = max(min(int(np.ceil(end)) + 1, length), first)
-        pixels = np.arange(first, last, dtype=np.float32) + np.float32(0.5)
-        positions = (pixels - start) / (end - start) * size - 0.5
-        distance = np.abs(positions[:, None] - np.arange(size, dtype=np.float32))
-        return slice(first, last), np.maximum(1 - distance, 0).astype(np.float32)
-
-    image = np.zeros((height, width), bool)
-    x1, y1, x2, y2 = np.asarray(box, np.float32)
-    if not (x2 > x1 and y2 > y1):
-        return image
-    rows, vertical = weights(y1, y2, mask.shape[0], height)
-    columns, horizontal = weights(x1, x2, mask.shape[1], width)
-    image[rows, columns] = vertical @ np.asarray(mask, np.float32) @ horizontal.T >= threshold
-    return image

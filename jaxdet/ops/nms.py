@@ -1,4 +1,4 @@
-"""Exact greedy non-maximum suppression with static shapes."""
+"""Greedy non-maximum suppression, hard and soft, with static shapes."""
 
 from __future__ import annotations
 
@@ -79,3 +79,47 @@ def suppress_to_fixed_point(
         return new_keep, jnp.any(new_keep != keep)
 
     return jax.lax.while_loop(unsettled, apply_rule, (valid, jnp.any(valid)))[0]
+
+
+def soft_nms(
+    boxes: Float[Array, "n 4"],
+    scores: Float[Array, " n"],
+    valid: Bool[Array, " n"],
+    *,
+    count: int,
+    method: str,
+    iou_threshold: float,
+    sigma: float,
+    min_score: float,
+    groups: Int[Array, " n"] | None = None,
+) -> tuple[Int[Array, " count"], Float[Array, " count"], Bool[Array, " count"]]:
+    """The best boxes by soft non-maximum suppression (Bodla et al., arXiv 1704.04503).
+
+    The box of highest score (equal scores: the earlier) is picked, the scores of its own group fall
+    by their IoU with it, and so on.
+
+    Args:
+        boxes, valid, groups: as `nms` takes them.
+        scores: not negative.
+        count: how many boxes are picked. Scores only fall, so these are the best of all.
+        method: "linear", a factor of 1 - IoU where that is above `iou_threshold`, or "gaussian", a
+            factor of exp(-IoU ** 2 / sigma) everywhere.
+        min_score: boxes whose score has fallen to this are gone.
+
+    Returns:
+        Position, fallen score and validity of each picked box, best first.
+    """
+
+    def pick(left, _):
+        best = jnp.argmax(left)
+        overlap = box_ops.iou(boxes[best][None], boxes)[0]
+        if groups is not None:
+            overlap = jnp.where(groups == groups[best], overlap, 0.0)
+        if method == "linear":
+            factor = jnp.where(overlap > iou_threshold, 1 - overlap, 1.0)
+        else:
+            factor = jnp.exp(-jnp.square(overlap) / sigma)
+        return (left * factor).at[best].set(0.0), (best, left[best])
+
+    _, (index, picked) = jax.lax.scan(pick, jnp.where(valid, scores, 0.0), length=count)
+    return index, picked, picked > min_score

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import pytest
 
 from jaxdet import parallel
-from jaxdet.benchmark.complexity import Cost, forward_cost, total
+from jaxdet.benchmark.complexity import Cost, forward_cost, main, total
 from jaxdet.benchmark.kept import kept_bytes
 from jaxdet.benchmark.xla_cost import cost_of, xla_cost
 from jaxdet.config import benchmark, check, vitdet
@@ -34,10 +34,30 @@ def test_the_paper_s_detectors_cost_what_was_counted_for_them(name, expected):
     assert (costs[1] - costs[0]) / 1e9 == pytest.approx(0.53, abs=0.005)
 
 
+def test_the_command_prints_every_part_and_what_is_published(capsys):
+    assert main([str(CONFIGS / "vitb_mae.py"), str(CONFIGS / "shapes_tiny.py")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "| vitb_mae | 115.68 | 116 | 852.7 | 853 |" in lines
+    rows = [line for line in lines if line.startswith("| shapes_tiny |")]
+    assert len(rows) == 3
+    for row in rows:
+        *parts, whole = map(float, row.split("|")[2:-1])
+        assert len(parts) == 6
+        assert sum(parts) == pytest.approx(whole, abs=0.04)
+
+
+def test_the_command_names_a_config_that_is_none(capsys):
+    assert main(["configs/nothing.py"]) == 2
+    assert capsys.readouterr().err.startswith("error: config file configs/nothing.py")
+
+
 def tiny_config(kind: str):
     recipe = {"lr": 1e-3, "weight_decay": 0.1, "drop_path": 0.0, "epochs": 1.0}
-    if kind == "fpn":
+    if kind in ("fpn", "single"):
         config = benchmark("b", "random", **recipe)
+        if kind == "single":
+            config.model.pyramid.kind = "single"
+            config.model.detector.strides = (16,)
     elif kind == "simple":
         config = vitdet("b", "random", layer_decay=0.7, **recipe)
     else:
@@ -79,7 +99,7 @@ def products(jaxpr) -> Cost:
     return cost
 
 
-@pytest.mark.parametrize("kind", ["fpn", "simple", "modulated", "baseline"])
+@pytest.mark.parametrize("kind", ["fpn", "simple", "single", "modulated", "baseline"])
 def test_parts_cost_what_they_compute(kind):
     config, classes, rois = tiny_config(kind), 5, 6
     functional = Functional(lambda rngs: build_detector(config, classes, rngs))
@@ -101,7 +121,7 @@ def test_parts_cost_what_they_compute(kind):
     taps = [(1, grid, grid, 32)] * 4
     inputs = 32 if config.model.heads.box_features == "modulated" else 8
     pooled = [(rois, 7, 7, 32), (rois, 7, 7, 8)] if inputs == 32 else (rois, 7, 7, 8)
-    maps = [(1, side, side, 8) for side in (32, 16, 8, 4, 2)]
+    maps = [(1, 128 // stride, 128 // stride, 8) for stride in config.model.detector.strides]
     found = {
         "backbone": count(lambda m, x: m.backbone(x), (1, 128, 128, 3)),
         "pyramid": count(lambda m, x: m.pyramid.merge(m.pyramid.project(x), train=True), taps),

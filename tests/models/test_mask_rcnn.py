@@ -61,6 +61,9 @@ def tiny_config(norm: str = "batch"):
     )
     if norm == "imted":
         _as_imted(config)
+    elif norm == "single":
+        config.model.pyramid.kind = "single"
+        config.model.detector.strides = (16,)
     else:
         config.model.heads.norm = norm
         config.model.pyramid.kind = "fpn" if norm == "batch" else "simple"
@@ -481,3 +484,40 @@ def test_selection_agrees_with_reference(reference, padding):
     np.testing.assert_allclose(found, stored["det_boxes"], atol=1e-3)
     np.testing.assert_allclose(scores, stored["det_scores"], atol=1e-5)
     np.testing.assert_array_equal(labels, stored["det_classes"])
+
+
+def test_selection_by_soft_suppression(reference):
+    stored = reference("roi_heads.npz")
+    boxes, logits, deltas, hw = (
+        jnp.asarray(stored[name])
+        for name in ("proposal_boxes", "class_logits", "box_deltas", "image_size")
+    )
+    proposals = Proposals(boxes, jnp.zeros(len(boxes)), jnp.ones(len(boxes), bool))
+
+    def select(**words):
+        settings = Settings(logits.shape[1] - 1, detections=30, **words)
+        stub = SimpleNamespace(settings=settings)
+        return jax.device_get(MaskRCNN._select(stub, proposals, logits, deltas, hw))
+
+    # No IoU is above 1: nothing is suppressed either way.
+    everything = select(nms="hard", nms_threshold=1.0)
+    assert_equal_trees(select(nms="soft_linear", nms_threshold=1.0), everything)
+    _, scores, _, valid = select(nms="soft_gaussian", nms_min_score=0.05)
+    assert scores[0] == everything[1][0]
+    assert (np.diff(scores) <= 0).all()
+    assert (scores <= everything[1]).all()
+    assert (scores[valid] > 0.05).all()
+    assert (scores < everything[1]).any()
+
+
+def test_a_single_scale_learns_in_every_part():
+    """Without a pyramid: all anchors and RoIs on the transformer's last map."""
+    functional = tiny_functional("single")
+    params, stats = initial(functional)
+    assert params["rpn"]["objectness"]["kernel"].shape[-1] == 5 * 3
+    batch = random_batch(objects=[2, 1])
+    compute = jax.jit(gradient_function(functional))
+    gradients, metrics, _ = jax.device_get(compute(params, stats, batch, image_keys(0, 2)))
+    assert all(metrics[name] > 0 for name in metrics if name.startswith("loss_"))
+    assert all_finite((metrics, gradients))
+    assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradients))

@@ -31,3 +31,10 @@ def test_locations_run_by_row_then_column_then_shape():
 def test_levels_must_agree():
     with pytest.raises(ValueError, match="zip"):
         pyramid_anchors([(2, 3)], [16, 32], [32, 64], [1.0])
+
+
+def test_a_level_of_several_sizes_has_them_one_after_the_other_at_each_location():
+    ratios, sizes = (0.5, 1.0), (8.0, 32.0)
+    (both,) = pyramid_anchors([(2, 3)], [16], [sizes], ratios)
+    each = [pyramid_anchors([(2, 3)], [16], [size], ratios)[0].reshape(6, 2, 4) for size in sizes]
+    np.testing.assert_array_equal(both.reshape(6, 4, 4), np.concatenate(each, 1))

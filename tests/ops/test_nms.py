@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdet.ops.nms import nms, suppress_in_sequence, suppress_to_fixed_point
+from jaxdet.ops.nms import nms, soft_nms, suppress_in_sequence, suppress_to_fixed_point
 
 
 def greedy(boxes, scores, valid, threshold, groups=None):
@@ -120,3 +120,72 @@ def test_no_exchange_between_devices(collectives):
     batch = [np.stack(arrays) for arrays in zip(*map(clustered_boxes, range(8)), strict=True)]
     batched = jax.vmap(lambda b, s, v, g: nms(b, s, v, 0.5, g))
     assert collectives(batched, *batch) == set()
+
+
+def soft_greedy(boxes, scores, valid, groups, *, method, iou_threshold, sigma, min_score):
+    """The definition, one box at a time: (position, score) of the boxes that stay."""
+    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    left = {i: scores[i] for i in range(len(boxes)) if valid[i]}
+    kept = []
+    while left:
+        best = max(left, key=lambda i: (left[i], -i))
+        score = left.pop(best)
+        if score <= min_score:
+            break
+        kept.append((best, score))
+        for i in left:
+            if groups is not None and groups[i] != groups[best]:
+                continue
+            size = np.minimum(boxes[i, 2:], boxes[best, 2:])
+            size = np.maximum(size - np.maximum(boxes[i, :2], boxes[best, :2]), 0)
+            intersection = size[0] * size[1]
+            iou = intersection / (area[i] + area[best] - intersection)
+            if method == "gaussian":
+                left[i] *= np.exp(-(iou**2) / np.float32(sigma))
+            elif iou > iou_threshold:
+                left[i] *= 1 - iou
+    return kept
+
+
+def soft(boxes, scores, valid, groups, **words):
+    """`soft_nms` of host arrays."""
+    groups = None if groups is None else jnp.asarray(groups)
+    return jax.device_get(
+        soft_nms(*map(jnp.asarray, (boxes, scores, valid)), groups=groups, **words)
+    )
+
+
+SOFT = {"iou_threshold": 0.3, "sigma": 0.5, "min_score": 0.05}
+
+
+@pytest.mark.parametrize("method", ["linear", "gaussian"])
+@pytest.mark.parametrize("per_class", [False, True])
+@pytest.mark.parametrize("seed", range(2))
+def test_soft_suppression_is_the_greedy_one(method, per_class, seed):
+    boxes, scores, valid, groups = clustered_boxes(seed)
+    groups = groups if per_class else None
+    expected = soft_greedy(boxes, scores, valid, groups, method=method, **SOFT)
+    index, fallen, stays = soft(boxes, scores, valid, groups, count=200, method=method, **SOFT)
+    assert 20 < len(expected) < 200
+    np.testing.assert_array_equal(np.arange(200) < len(expected), stays)
+    np.testing.assert_array_equal(index[: len(expected)], [i for i, _ in expected])
+    np.testing.assert_allclose(fallen[: len(expected)], [score for _, score in expected], rtol=2e-6)
+
+
+def test_soft_suppression_of_everything_that_overlaps_is_hard_suppression():
+    boxes, scores, valid, groups = clustered_boxes(1)
+    limit = SOFT | {"sigma": 1e-12, "min_score": 0.0}
+    index, fallen, stays = soft(boxes, scores, valid, groups, count=250, method="gaussian", **limit)
+    keep = nms(boxes, scores, valid, 0.0, groups)
+    np.testing.assert_array_equal(index[stays], in_score_order(keep, scores))
+    np.testing.assert_array_equal(fallen[stays], scores[index[stays]])
+
+
+def test_few_picks_are_the_first_of_many():
+    boxes, scores, valid, groups = clustered_boxes(2)
+    few = soft(boxes, scores, valid, groups, count=7, method="linear", **SOFT)
+    many = soft(boxes, scores, valid, groups, count=100, method="linear", **SOFT)
+    for a, b in zip(few, many, strict=True):
+        np.testing.assert_array_equal(a, b[:7])
+    none = np.zeros_like(valid)
+    assert not soft(boxes, scores, none, groups, count=7, method="linear", **SOFT)[2].any()

@@ -24,12 +24,12 @@ from jaxdet.data.loader import Batch, eval_batches
 from jaxdet.data.picture import Source, as_picture
 from jaxdet.data.source import multiscale_of
 from jaxdet.errors import UserError
-from jaxdet.evaluate import Results, coco_results
 from jaxdet.experiment import difference
 from jaxdet.initialise import load_detector, read_weights
 from jaxdet.models.build import Functional, Tree, build_detector
 from jaxdet.models.mask_rcnn import Detections
 from jaxdet.prediction import Prediction
+from jaxdet.results import Results, coco_results
 
 
 class Detector:
@@ -96,7 +96,8 @@ class Detector:
             inputs = {name: host[name] for name in ("image", "image_hw")}
             batch = parallel.place_batch(inputs, self.mesh)
             detections = self._detect(self.params, self.stats, batch)
-            yield from coco_results(parallel.local_rows(detections), host, category_ids)
+            rows = parallel.local_rows(detections)._asdict()
+            yield from coco_results(rows, host, category_ids)
 
     def _batches(self, pictures: list[Picture], batch: int) -> Iterator[Batch]:
         """The pictures as evaluation prepares them."""

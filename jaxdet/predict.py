@@ -35,10 +35,11 @@ from jaxdet.data.dataset import Category, Picture
 from jaxdet.data.picture import open_picture
 from jaxdet.detector import Detector, load, load_converted
 from jaxdet.errors import UserError
-from jaxdet.evaluate import Results, write_json
+from jaxdet.evaluate import write_json
 from jaxdet.export import write_exported
 from jaxdet.main import load_config
 from jaxdet.prediction import DRAWN_SCORE, Prediction
+from jaxdet.results import Results
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 """Names of a folder's files that are taken for pictures."""

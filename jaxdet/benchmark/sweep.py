@@ -17,17 +17,19 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
+from ml_collections import ConfigDict
+
 from jaxdet.benchmark import comparison, options
 from jaxdet.benchmark.reference import published_for
 from jaxdet.benchmark.trial_cost import (
     Data,
-    PlannedTrials,
     Speed,
     data_of,
     device_hours,
@@ -203,11 +205,10 @@ def foreseen(protocol: Protocol) -> list[tuple[str, list[Point]]]:
     return stages
 
 
-def most_extensions(protocol: Protocol) -> int:
-    """How many trials the grid grows by at most."""
-    sides = [len(protocol.lrs), len(protocol.weight_decays)]
-    grown = [side + protocol.max_extensions if side > 1 else side for side in sides]
-    return grown[0] * grown[1] - sides[0] * sides[1]
+def most_trials(protocol: Protocol) -> int:
+    """How many trials a grid has that grows on both sides each time it may."""
+    sides = (len(protocol.lrs), len(protocol.weight_decays))
+    return math.prod(side + protocol.max_extensions if side > 1 else 1 for side in sides)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -324,11 +325,11 @@ def _plan(
     protocol: Protocol, stages: Sequence[tuple[str, Sequence[Trial]]], data: Data, speed: Speed
 ) -> str:
     """What is known beforehand, and what is not."""
-    rows: list[PlannedTrials] = []
+    alike: dict[tuple[str, float], list[ConfigDict]] = {}
     for stage, trials in stages:
-        for epochs in dict.fromkeys(trial.config.epochs for trial in trials):
-            configs = [trial.config for trial in trials if trial.config.epochs == epochs]
-            rows.append(planned(stage, configs, data, speed))
+        for trial in trials:
+            alike.setdefault((stage, trial.config.epochs), []).append(trial.config)
+    rows = [planned(stage, configs, data, speed) for (stage, _), configs in alike.items()]
     lines = [
         f"  {name}: {', '.join(f'{value:g}' for value in values)}"
         for name, values in (
@@ -339,15 +340,15 @@ def _plan(
         )
     ]
     lines += ["", plan_text(rows, data, speed)]
-    most = most_extensions(protocol)
-    if most:
-        grid = stages[0][1][0].config
-        hours = device_hours(grid, data, speed)
+    grid = alike.get((GRID, protocol.epochs_short), [])
+    most = most_trials(protocol) - len(grid)
+    if grid and most:
+        hours = device_hours(grid[0], data, speed)
         more = "" if hours is None else f", {hours_text(most * hours)} device-hours,"
         lines.append(
-            f"not known beforehand: while the best of the grid lies on its border, the grid grows "
-            f"by a value on that side, at most {protocol.max_extensions} time(s); that is up to "
-            f"{most} trials of {grid.epochs:g} epochs{more} more"
+            "not known beforehand: while the best of the grid lies on its border, the grid grows "
+            f"by a value on that side, at most {protocol.max_extensions} time(s) in all; that is "
+            f"up to {most} trial(s) of {protocol.epochs_short:g} epochs{more} beyond those above"
         )
     return "\n".join(lines)
 

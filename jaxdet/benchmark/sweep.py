@@ -238,10 +238,17 @@ def _sweep(arguments: list[str] | None) -> None:
         print(f"{finished} trial(s) in {given.workdir} have a result and do not run again")
     if given.dry_run:
         return
+    try:
+        given.workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{given.workdir} cannot be made ({error}); give another") from error
 
     summary = {"initialisation": config.initialisation, "arguments": base, "stages": {}}
     execute = options.executor_of(given)
     finals: list[tuple[Point, Trial, Outcome]] = []
+
+    def write_summary() -> None:
+        write_json(given.workdir / SUMMARY, summary, indent=2)
 
     def run(stage: str, points: Sequence[Point]) -> list[float | None]:
         print(f"\n{stage}", flush=True)
@@ -253,11 +260,12 @@ def _sweep(arguments: list[str] | None) -> None:
             (point.name, {**point._asdict(), **outcome._asdict()})
             for point, outcome in zip(points, outcomes, strict=True)
         )
-        write_json(given.workdir / SUMMARY, summary, indent=2)
+        write_summary()
         return [outcome.box_ap for outcome in outcomes]
 
     def decide(chosen: dict[str, float], remark: str | None) -> None:
         summary.update(chosen=chosen, remark=remark)
+        write_summary()
         print(f"\nchosen: {', '.join(f'{word} {value:g}' for word, value in chosen.items())}")
         if remark and "drop_path" not in chosen:
             print(f"note: {remark}")

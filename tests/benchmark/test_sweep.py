@@ -236,6 +236,17 @@ def test_the_same_command_goes_on(tmp_path, trainer, capsys, stop):
     assert f"{len(ALL)} trial(s) in " in capsys.readouterr().out
 
 
+def test_what_the_grid_chose_is_known_before_drop_path_is(tmp_path, trainer, capsys):
+    trainer.score = lambda config: (
+        "interrupted" if config.model.vit.drop_path > 0 else score(config)
+    )
+    assert sweep(tmp_path) == 130
+    trainer.score = score
+    flags = [flag for flag in TINY if not flag.startswith(("--lrs", "--weight-decays"))]
+    assert main([*flags, f"--from={tmp_path / 'sweep'}", f"--workdir={tmp_path / 'large'}"]) == 0
+    assert "chosen: lr 0.0005, weight_decay 0.05" in capsys.readouterr().out
+
+
 def test_a_diverged_trial_is_kept_and_the_sweep_goes_on(tmp_path, trainer, capsys):
     trainer.score = lambda config: "diverged" if config.optim.lr > 3e-3 else score(config)
     assert sweep(tmp_path) == 0
@@ -346,6 +357,12 @@ def test_a_mistake_ends_in_one_sentence(tmp_path, trainer, capsys, flags, messag
     assert said.count("\n") == 1
     assert not trainer.ran
     assert not (tmp_path / "sweep").exists()
+
+
+def test_a_workdir_that_cannot_be_made_is_named(tmp_path, trainer, capsys):
+    (tmp_path / "sweep").touch()
+    assert sweep(tmp_path, "--drop-paths=0") == 2
+    assert "sweep cannot be made" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("flag", ["--fly", "--lrs=a", "--lrs=-1", "--utilisation=2", "--cpus=0"])

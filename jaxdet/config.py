@@ -47,6 +47,10 @@ SHAPES_DETECTOR = {
 """The detector's numbers for the built-in shapes: patches of 8 pixels on a canvas of 64."""
 
 INITIALISATIONS = ("random", "supervised", "mocov3", "beit", "mae")
+"""Those that arXiv 2111.11429 compares. A config may name another: one's own pre-training."""
+
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
+"""What an initialisation may be called."""
 
 POSITION = {
     "random": {"absolute_position": "random", "relative_start": "zero"},
@@ -72,9 +76,15 @@ def benchmark(
 
     Args:
         size: one of VIT_SIZES.
-        initialisation: one of INITIALISATIONS; all but "random" need `config.init` to train.
+        initialisation: one of INITIALISATIONS, or a name of one's own (see NAME), whose weights are
+            taken as MAE's are; all but "random" need `config.init` to train.
         lr, weight_decay, drop_path, epochs: what the paper tunes per initialisation.
+
+    Raises:
+        UserError: there is no such size.
     """
+    if size not in VIT_SIZES:
+        raise UserError(f"there is no size {size!r} of ViT; give one of {', '.join(VIT_SIZES)}")
     return ConfigDict(
         {
             "seed": 0,
@@ -335,7 +345,6 @@ LENGTHS = {
 }
 
 CHOICES = {
-    "initialisation": INITIALISATIONS,
     "batch_statistics": ("batch", "part"),
     "sharding": ("replicated", "fsdp"),
     "on_nonfinite": ("stop", "skip"),
@@ -390,6 +399,11 @@ def check(config: ConfigDict) -> None:
     strides = tuple(vit.patch // 4 * 2**level for level in range(5))
     strides = (vit.patch,) if kind == "single" else strides
     rules = {
+        "initialisation": (
+            NAME.fullmatch(config.initialisation) is not None,
+            f"is {', '.join(INITIALISATIONS)} or a name of your own, of small letters, digits, "
+            "dots, hyphens and underscores",
+        ),
         "data.scale_range": (
             config.data.scale_range[0] <= config.data.scale_range[1],
             "has the smaller scale first",

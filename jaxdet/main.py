@@ -23,7 +23,7 @@ from ml_collections import ConfigDict, config_flags
 from jaxdet.config import check, unknown_word
 from jaxdet.errors import PreemptedError, UserError
 
-DEFAULT_CONFIG = Path("configs") / "shapes_tiny.py"
+DEFAULT_CONFIG = "shapes_tiny"
 
 
 def parse(arguments: list[str]) -> flags.FlagValues:
@@ -83,7 +83,7 @@ def parse(arguments: list[str]) -> flags.FlagValues:
         # Defining the flag already looks for the config's words and can fail, hence inside.
         config_flags.DEFINE_config_file(
             "config",
-            str(_default_config()),
+            str(shipped_config(DEFAULT_CONFIG)),
             "The experiment: a Python file with get_config().",
             lock_config=True,
             flag_values=values,
@@ -97,11 +97,10 @@ def parse(arguments: list[str]) -> flags.FlagValues:
     return values
 
 
-def _default_config() -> Path:
-    """configs/shapes_tiny.py of the current folder, else of the clone jaxdet is installed from."""
-    if DEFAULT_CONFIG.is_file():
-        return DEFAULT_CONFIG
-    return Path(__file__).resolve().parent.parent / DEFAULT_CONFIG
+def shipped_config(name: str) -> Path:
+    """configs/NAME.py of the current folder, else of the clone jaxdet is installed from."""
+    path = Path("configs") / f"{name}.py"
+    return path if path.is_file() else Path(__file__).resolve().parent.parent / path
 
 
 def _explain(error: Exception, config: ConfigDict, arguments: list[str]) -> str:
@@ -123,7 +122,7 @@ def _config_path(arguments: list[str]) -> Path:
         if name == "config":
             following = arguments[i + 1] if i + 1 < len(arguments) else ""
             return Path((value if equals else following).partition(":")[0])
-    return _default_config()
+    return shipped_config(DEFAULT_CONFIG)
 
 
 def load_config(path: Path) -> ConfigDict:

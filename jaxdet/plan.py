@@ -150,17 +150,27 @@ def describe_device(
     else:
         memory, memory_source = 1e9 * ASSUMED_MEMORY_GB, "assumed; --device_memory_gb sets it"
 
-    known = [name for name in PEAK_TFLOPS if kind.startswith(name)]
+    return Device(memory, memory_source, *peak_of(kind, dtype, peak_tflops))
+
+
+def peak_of(kind: str | None, dtype: str, peak_tflops: float | None) -> tuple[float | None, str]:
+    """The peak FLOP/s of a kind of device, and where the number is from; None if not known.
+
+    Args:
+        kind: as JAX calls it; None where the device is not at hand.
+        peak_tflops: 10^12 FLOP/s, instead of PEAK_TFLOPS.
+    """
+    known = [name for name in PEAK_TFLOPS if kind is not None and kind.startswith(name)]
     if peak_tflops is not None:
-        peak, peak_source = peak_tflops, "--peak_tflops"
-    elif dtype != "bfloat16":
-        peak, peak_source = None, f"no peak is listed for {dtype}; --peak_tflops sets it"
-    elif known:
-        peak, peak_source = PEAK_TFLOPS[max(known, key=len)], f"this {kind}'s"
-    else:
-        peak = PEAK_TFLOPS[ASSUMED_DEVICE]
-        peak_source = f"assumed, {ASSUMED_DEVICE}'s; --peak_tflops sets it"
-    return Device(memory, memory_source, None if peak is None else 1e12 * peak, peak_source)
+        return 1e12 * peak_tflops, "--peak_tflops"
+    if dtype != "bfloat16":
+        return None, f"no peak is listed for {dtype}; --peak_tflops sets it"
+    if known:
+        return 1e12 * PEAK_TFLOPS[max(known, key=len)], f"this {kind}'s"
+    return (
+        1e12 * PEAK_TFLOPS[ASSUMED_DEVICE],
+        f"assumed, {ASSUMED_DEVICE}'s; --peak_tflops sets it",
+    )
 
 
 def report(plan: Plan) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from jaxdet import parallel
 from jaxdet.checkpoint import Checkpoints, abstract
@@ -169,11 +170,8 @@ def _claim_workdir(experiment: Experiment, checkpoints: Checkpoints) -> None:
     workdir = experiment.workdir
     if checkpoints.latest is not None:
         stored, given = checkpoints.meta(checkpoints.latest), experiment.identity
-        ignored = NEUTRAL_WORDS
-        if experiment.config.batch_statistics == "batch":
-            ignored += ("config.accumulate",)
         changed = (
-            difference(stored["config"], given["config"], ignored=ignored)
+            difference(stored["config"], given["config"], ignored=neutral_words(experiment.config))
             or difference(stored["categories"], given["categories"], "categories")
             or difference(
                 stored["train_images"], experiment.trained_images, "the number of training images"
@@ -186,6 +184,13 @@ def _claim_workdir(experiment: Experiment, checkpoints: Checkpoints) -> None:
             )
     if parallel.is_main():
         write_json(workdir / "config.json", experiment.plain_config, indent=2)
+
+
+def neutral_words(config: ConfigDict) -> tuple[str, ...]:
+    """The words that a resumed run of this config may change, each with "config." before it."""
+    if config.batch_statistics == "batch":
+        return (*NEUTRAL_WORDS, "config.accumulate")
+    return NEUTRAL_WORDS
 
 
 def _marks(experiment: Experiment, every: float) -> set[int]:

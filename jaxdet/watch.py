@@ -15,6 +15,9 @@ from jaxdet.experiment import Experiment
 from jaxdet.metric_writer import MetricWriter, Progress
 from jaxdet.train_step import Metrics
 
+DIVERGED = "training diverged"
+"""How the error of a loss or gradient that is not finite begins."""
+
 SHOWN_IDS = 16
 """As many image ids an error names."""
 
@@ -104,7 +107,7 @@ class Watch:
         last, folder = self._checkpoints.latest, self._experiment.checkpoint_folder
         kept = f"{folder / str(last)} is the last checkpoint" if last else "none was saved yet"
         raise UserError(
-            f"training diverged: {what}; lower config.optim.lr and use a new --workdir, or go on "
+            f"{DIVERGED}: {what}; lower config.optim.lr and use a new --workdir, or go on "
             f"with --config.on_nonfinite=skip ({kept})"
         )
 

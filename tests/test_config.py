@@ -146,7 +146,9 @@ def config() -> ConfigDict:
 
 WRONG = [
     ("data.name", "cifar"),
-    ("initialisation", "clip"),
+    ("initialisation", "My MAE"),
+    ("initialisation", "../mae"),
+    ("initialisation", ""),
     ("batch_size", 0),
     ("eval_batch_size", 0),
     ("epochs", 0.0),
@@ -369,6 +371,24 @@ def test_a_config_says_where_its_weights_come_from(name):
         assert config.weights.source.split(",")[0].endswith(config.weights.file)
         options = config.weights.options or ""
         assert f"checkpoints_convert {options}".strip() in docstring
+
+
+def test_an_initialisation_may_have_a_name_of_its_own():
+    config = load_config(CONFIGS / "own.py")
+    config.initialisation = "clip-b.v2"
+    check(config)
+    vit = config.model.vit
+    assert (vit.absolute_position, vit.relative_start) == ("pretrained", "zero")
+    assert set(config.weights.values()) == {None}
+
+
+@pytest.mark.parametrize("name", ["own", "vitb_mae"])
+def test_nothing_is_said_to_be_published_of_an_own_initialisation(name, tmp_path):
+    config = load_config(CONFIGS / f"{name}.py")
+    config.initialisation = "my_mae"
+    sentence = how_to_get(config)
+    assert sentence.startswith("no published file belongs to this config: convert one with")
+    assert "1600" not in sentence
 
 
 def test_a_missing_file_of_weights_is_explained(config):

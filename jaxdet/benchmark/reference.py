@@ -13,12 +13,13 @@ from importlib.resources import files
 
 from ml_collections import ConfigDict
 
-from jaxdet.config import VIT_SIZES, quarter_ends
+from jaxdet.config import POSITION, VIT_SIZES, quarter_ends
 
 CERTAINTIES = ("verified", "derived", "memory")
 
 _RECIPES = {
     ("fpn", "batch"): ("benchmark", "shared"),
+    ("single", "batch"): ("benchmark", "shared"),
     ("simple", "layer"): ("ViTDet", "decomposed"),
 }
 """System and relative position by the kind of pyramid and the norm of the heads."""
@@ -33,7 +34,7 @@ class Published:
             "ViTDet", "imTED" or "Detectron2".
         detector: "Mask R-CNN", "Cascade Mask R-CNN" or "Faster R-CNN".
         backbone: such as "ViT-B".
-        initialisation: as in `jaxdet.config.INITIALISATIONS`, or "supervised-21k" (ImageNet-21k).
+        initialisation: one of `jaxdet.config.INITIALISATIONS`, or "supervised-21k" (ImageNet-21k).
         epochs: of fine-tuning.
         variant: "default", or what differs from the system's recipe.
         box_ap, mask_ap: in points (0..100).
@@ -128,13 +129,25 @@ def published_for(config: ConfigDict) -> Published | None:
 def _variant(config: ConfigDict, relative_position: str) -> str | None:
     """What differs from the system's recipe in at most one way; None if more or other things do."""
     vit = config.model.vit
+    start = {
+        "absolute_position": "pretrained",
+        "relative_start": "zero",
+        **POSITION.get(config.initialisation, {}),
+    }
+    if vit.relative_position == "none":
+        del start["relative_start"]
+    if any(vit[word] != value for word, value in start.items()):
+        return None
     attention = {
-        quarter_ends(vit.depth): "default",
+        quarter_ends(vit.depth): None,
         (): "windowed only",
         tuple(range(vit.depth)): "all global",
-    }.get(tuple(vit.global_blocks))
-    if vit.relative_position == relative_position:
-        return attention
-    if vit.relative_position == "none" and attention == "default":
-        return "no relative position"
-    return None
+    }.get(tuple(vit.global_blocks), "other")
+    position = {relative_position: None, "none": "no relative position"}.get(
+        vit.relative_position, "other"
+    )
+    scales = "single scale" if config.model.pyramid.kind == "single" else None
+    differences = [variant for variant in (attention, position, scales) if variant]
+    if len(differences) > 1 or "other" in differences:
+        return None
+    return differences[0] if differences else "default"

@@ -139,6 +139,30 @@ def test_configs_of_ablations_find_their_row():
     assert published_for(config).box_ap == 53.0
 
 
+def test_a_single_scale_finds_its_row():
+    config = load_config(CONFIGS / "vitb_mae.py")
+    config.update_from_flattened_dict({"epochs": 50.0, "model.pyramid.kind": "single"})
+    assert published_for(config).box_ap == 48.4
+    config.model.vit.relative_position = "none"
+    assert published_for(config) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("vitb_mae", {"model.vit.absolute_position": "random"}),
+        ("vitb_mae", {"model.vit.absolute_position": "none"}),
+        ("vitb_mae", {"initialisation": "my_mae"}),
+        ("vitb_beit", {"model.vit.relative_start": "zero"}),
+        ("vitb_beit", {"model.vit.absolute_position": "pretrained"}),
+    ],
+)
+def test_another_start_has_no_published_number(name, change):
+    config = load_config(CONFIGS / f"{name}.py")
+    config.update_from_flattened_dict(change)
+    assert published_for(config) is None
+
+
 @pytest.mark.parametrize(
     "change",
     [

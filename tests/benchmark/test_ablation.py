@@ -1,0 +1,191 @@
+"""The paper's tables: the words of each row, shared rows, and what they are compared with."""
+
+from __future__ import annotations
+
+import pytest
+
+from jaxdet.benchmark.ablation import _parser as parser
+from jaxdet.benchmark.ablation import attention, main, plans, position, scales
+from jaxdet.benchmark.options import read_arguments
+from jaxdet.config import check
+from jaxdet.main import load_config, shipped_config
+
+WORKDIR = "/nowhere/ablations"
+
+
+def planned(*arguments: str):
+    """What a command line plans, by name of folder."""
+    given = read_arguments(parser(), [*arguments, f"--workdir={WORKDIR}"])
+    return {plan.trial.name: plan for plan in plans(*given)}
+
+
+def box_aps(*arguments: str):
+    """The published box AP of each row, None without one."""
+    return [plan.published and plan.published.box_ap for plan in planned(*arguments).values()]
+
+
+def words(rows):
+    return [row.words for row in rows]
+
+
+def test_rows_of_attention():
+    assert words(attention(load_config(shipped_config("vitl_mae")))) == [
+        {"model.vit.global_blocks": ()},
+        {},
+        {"model.vit.global_blocks": tuple(range(24)), "model.vit.remat": "block"},
+    ]
+
+
+def test_rows_of_scales():
+    assert words(scales(load_config(shipped_config("vitl_mae")))) == [
+        {"model.pyramid.kind": "single", "model.detector.strides": (16,)},
+        {},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("mae", ["default", "norel", "absrandom", "abssincos", "absnone"]),
+        ("beit", ["default", "relzero", "norel", "abssincos", "absnone"]),
+        ("random", ["default", "norel", "abssincos", "absnone"]),
+    ],
+)
+def test_rows_of_position(name, expected):
+    assert [row.name for row in position(load_config(shipped_config(f"vitl_{name}")))] == expected
+
+
+@pytest.mark.parametrize("table", ["attention", "position", "epochs"])
+@pytest.mark.parametrize("name", ["mae", "beit", "random", "my_mae"])
+def test_every_row_is_a_config_that_can_be(table, name):
+    for plan in planned(table, f"--init={name}").values():
+        check(plan.trial.config)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["attention", "--init=mae"], [50.7, 53.3, 53.1]),
+        (["attention", "--init=mae", "--epochs=25"], [None, 53.3, None]),
+        (["scales", "--init=mae"], [52.0, 53.3]),
+        (["scales", "--init=mae", "--size=b"], [48.4, 50.1]),
+        (["position", "--init=mae"], [53.3, 53.0, None, None, None]),
+        (["position", "--init=beit"], [53.3, None, None, None, None]),
+        (["epochs", "--init=mae", "--size=b"], [48.1, 50.1, 50.3]),
+        (["epochs", "--init=my_mae", "--size=b"], [None] * 3),
+        (
+            [
+                "pretraining",
+                "--init=mae",
+                *(f"--checkpoint={n}=/{n}.npz" for n in (400, 800, 1600)),
+            ],
+            [None, 53.1, 53.3],
+        ),
+        (["pretraining", "--init=my_mae", "--checkpoint=800=/a.npz"], [None]),
+        (["initialisations"], [50.7]),
+        (
+            ["initialisations", "--checkpoint=mae=/m.npz", "--checkpoint=beit=/b.npz"],
+            [50.7, 53.3, 53.3],
+        ),
+        (["attention", "--config=tests/tiny.py"], [None] * 3),
+    ],
+)
+def test_rows_are_compared_with_what_is_published_of_them(arguments, expected):
+    assert box_aps(*arguments) == expected
+
+
+def test_lengths():
+    assert {plan.trial.config.epochs for plan in planned("attention", "--init=mae").values()} == {
+        50
+    }
+    found = planned("epochs", "--init=random")
+    assert [plan.trial.config.epochs for plan in found.values()] == [100, 200, 400]
+    found = planned("epochs", "--init=mae", "--epochs=5,10")
+    assert [plan.trial.config.epochs for plan in found.values()] == [5, 10]
+    found = planned("initialisations", "--checkpoint=mae=/m.npz")
+    assert [plan.text for plan in found.values()] == ["random, 200 epochs", "mae, 50 epochs"]
+
+
+def test_checkpoints_are_what_rows_start_from():
+    found = planned("pretraining", "--init=mae", "--checkpoint=800=/a.npz", "--checkpoint=x=/x.npz")
+    assert {name: plan.trial.config.init for name, plan in found.items()} == {
+        "vitl_mae_from_800_50ep": "/a.npz",
+        "vitl_mae_from_x_50ep": "/x.npz",
+    }
+    found = planned("initialisations", "--checkpoint=my=/my.npz", "--checkpoint=mae=/mae.npz")
+    starts = [(plan.trial.config.initialisation, plan.trial.config.init) for plan in found.values()]
+    assert starts == [("random", None), ("mae", "/mae.npz"), ("my", "/my.npz")]
+
+
+TINY = ["--config=tests/tiny.py", "--peak-tflops=1", "--epochs=1"]
+
+
+def test_a_table_is_trained_printed_and_shares_its_rows(tmp_path, trainer, capsys):
+    trainer.score = lambda config: 0.1 + 0.1 * len(config.model.vit.global_blocks)
+    flags = [*TINY, f"--workdir={tmp_path}"]
+    assert main(["attention", *flags]) == 0
+    assert trainer.ran == ["tiny_windowed_1ep", "tiny_default_1ep", "tiny_global_1ep"]
+    said = capsys.readouterr().out
+    assert said.index("device-hours") < said.index("running, see")
+    assert said.rstrip().splitlines()[-3:] == [
+        "| windowed only | 10.0 | - | - | 5.0 | - | - |",
+        "| windowed and 2 global | 30.0 | - | - | 15.0 | - | - |",
+        "| all global, rematerialised | 50.0 | - | - | 25.0 | - | - |",
+    ]
+    trainer.ran.clear()
+    assert main(["position", "--rows=1,2", *flags]) == 0
+    assert trainer.ran == ["tiny_norel_1ep"]
+    assert (
+        "tiny_default_1ep: box AP 30.0, mask AP 15.0 (finished before)" in capsys.readouterr().out
+    )
+
+
+def test_a_diverged_row_is_in_the_table(tmp_path, trainer, capsys):
+    trainer.score = lambda config: 0.1 if config.model.vit.global_blocks else "diverged"
+    assert main(["attention", *TINY, f"--workdir={tmp_path}"]) == 0
+    assert "| windowed only | diverged | - | - |" in capsys.readouterr().out
+
+
+def test_a_dry_run_only_prints(trainer, capsys):
+    flags = ["--init=mae", "--images-per-second=10", "--dry-run", f"--workdir={WORKDIR}"]
+    assert main(["attention", *flags]) == 0
+    said = capsys.readouterr().out
+    assert "windowed and 4 global" in said
+    assert not trainer.ran
+    assert "10 images/s a device, as given" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["attention"], "--init names what to start from"),
+        (["attention", "--init=mae"], "the weights to start mae from are not given"),
+        (["attention", "--init=mae", "--checkpoint=a=/b"], "attention takes --weights=FILE"),
+        (["pretraining", "--init=mae"], "give --checkpoint=NAME=FILE for each"),
+        (["initialisations", "--weights=/a.npz"], "takes --checkpoint=NAME=FILE for each"),
+        (["initialisations", "--init=mae"], "not by --init"),
+        (["initialisations", "--checkpoint=random=/a"], "random initialisation has no weights"),
+        (
+            ["initialisations", "--checkpoint=a=/a", "--checkpoint=a=/b"],
+            "two of --checkpoint=NAME=FILE have the same name",
+        ),
+        (["attention", "--init=random", "--epochs=1,2"], "give a single number to --epochs"),
+        (["attention", "--init=random", "--rows=9"], "--rows=9 takes numbers of these rows: 1 win"),
+        (["attention", "--init=random", "--rows=a"], "--rows=a takes numbers of these rows"),
+        (["attention", "--init=random", "--config.epochs=2"], "--config.epochs=2 cannot be given"),
+    ],
+)
+def test_a_mistake_ends_in_one_sentence(trainer, capsys, arguments, message):
+    assert main([*arguments, f"--workdir={WORKDIR}", "--peak-tflops=1"]) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.startswith("error: ")
+    assert said.count("\n") == 1
+    assert not trainer.ran
+
+
+@pytest.mark.parametrize("arguments", [["--checkpoint=mae"], ["--checkpoint=A=/a"], ["nothing"]])
+def test_a_wrong_flag_is_named(capsys, arguments):
+    with pytest.raises(SystemExit):
+        main(["initialisations", *arguments, f"--workdir={WORKDIR}"])
+    assert arguments[0].removeprefix("--checkpoint=") in capsys.readouterr().err

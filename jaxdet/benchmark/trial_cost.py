@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from jaxdet.benchmark.step import COCO_CLASSES, needed_flops
+from jaxdet.benchmark.complexity import COCO_CLASSES
+from jaxdet.benchmark.step import needed_flops
 from jaxdet.errors import UserError
 from jaxdet.experiment import Experiment
 from jaxdet.plan import peak_of

@@ -32,12 +32,6 @@ def parse(arguments: list[str]) -> flags.FlagValues:
         UserError: an unknown flag or config word, a value of the wrong type, an unusable config.
     """
     values = flags.FlagValues()
-    flags.DEFINE_string(
-        "workdir",
-        None,
-        "Where the run writes; default runs/<config's name>.",
-        flag_values=values,
-    )
     flags.DEFINE_enum("mode", "train", ["train", "eval", "plan"], "What to do.", flag_values=values)
     flags.DEFINE_float(
         "device_memory_gb",
@@ -67,8 +61,28 @@ def parse(arguments: list[str]) -> flags.FlagValues:
         "This is one of several processes of a run (SLURM, Kubernetes, TPU pods; see the README).",
         flag_values=values,
     )
+    return parse_with_config(values, arguments, DEFAULT_CONFIG)
+
+
+def parse_with_config(
+    values: flags.FlagValues, arguments: list[str], default: Path
+) -> flags.FlagValues:
+    """Reads a command line into the flags given and --config, --workdir and --help.
+
+    Args:
+        default: the config file where none is named, in the clone.
+
+    Raises:
+        UserError: see `parse`.
+    """
+    flags.DEFINE_string(
+        "workdir",
+        None,
+        "Where the run writes; default runs/<config's name>.",
+        flag_values=values,
+    )
     flags.DEFINE_bool("help", False, "Show this help.", short_name="h", flag_values=values)
-    path = _config_path(arguments)
+    path = config_path(arguments, default)
     if not path.is_file():
         raise UserError(f"config file {path} does not exist; --config takes a Python file's path")
     config = load_config(path)  # because the flag below hides what is wrong with a file
@@ -76,7 +90,7 @@ def parse(arguments: list[str]) -> flags.FlagValues:
         # Defining the flag already looks for the config's words and can fail, hence inside.
         config_flags.DEFINE_config_file(
             "config",
-            str(_default_config()),
+            str(_in_clone(default)),
             "The experiment: a Python file with get_config().",
             lock_config=True,
             flag_values=values,
@@ -90,11 +104,9 @@ def parse(arguments: list[str]) -> flags.FlagValues:
     return values
 
 
-def _default_config() -> Path:
-    """configs/shapes_tiny.py of the current folder, else of the clone jaxdet is installed from."""
-    if DEFAULT_CONFIG.is_file():
-        return DEFAULT_CONFIG
-    return Path(__file__).resolve().parent.parent / DEFAULT_CONFIG
+def _in_clone(config: Path) -> Path:
+    """A config file of the current folder, else of the clone jaxdet is installed from."""
+    return config if config.is_file() else Path(__file__).resolve().parent.parent / config
 
 
 def _explain(error: Exception, config: ConfigDict, arguments: list[str]) -> str:
@@ -110,13 +122,14 @@ def _explain(error: Exception, config: ConfigDict, arguments: list[str]) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def _config_path(arguments: list[str]) -> Path:
+def config_path(arguments: list[str], default: Path = DEFAULT_CONFIG) -> Path:
+    """The config file that a command line names, else the default."""
     for i, argument in enumerate(arguments):
         name, equals, value = argument.lstrip("-").partition("=")
         if name == "config":
             following = arguments[i + 1] if i + 1 < len(arguments) else ""
             return Path((value if equals else following).partition(":")[0])
-    return _default_config()
+    return _in_clone(default)
 
 
 def load_config(path: Path) -> ConfigDict:
@@ -146,7 +159,7 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         config = values.config
         check(config)
-        name = _config_path(arguments).stem
+        name = config_path(arguments).stem
         workdir = Path(values.workdir or Path("runs") / name)
         # Imported late: jax takes seconds, and a mistyped flag should not.
         from jaxdet import parallel

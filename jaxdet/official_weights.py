@@ -104,6 +104,8 @@ def official_weights(initialisation: str, size: str) -> dict[str, Any]:
 def how_to_get(config: ConfigDict) -> str:
     """One sentence on where the weights a config starts from come from and how they are made."""
     weights = config.weights
+    if weights.file is None and weights.source is not None:
+        return f"make it: {weights.source}"
     if weights.file is None:
         about = f" ({weights.training})" if weights.training else ""
         return (

@@ -43,8 +43,8 @@ def shapes_detector(initialisation: str, *, epochs: float) -> ConfigDict:
 
 def mini(initialisation: str) -> ConfigDict:
     """A detector of the miniature benchmark: 400 images with objects, the same recipe for all."""
-    config = shapes_detector(initialisation, epochs=32.0)
-    config.eval_every = config.checkpoint_every = 8.0
+    config = shapes_detector(initialisation, epochs=24.0)
+    config.eval_every = config.checkpoint_every = 6.0
     config.data.shapes.update(train_images=400, val_images=200)
     if initialisation == "mae":
         _name_weights(config)
@@ -69,7 +69,7 @@ def _name_weights(config: ConfigDict) -> None:
 
 def pretraining() -> ConfigDict:
     """MAE for the detectors of `mini`, with the decoder of `jaxdet.config_imted`'s on shapes."""
-    config = mae("s", epochs=30.0)
+    config = mae("s", epochs=16.0)
     config.image_size = 64
     config.batch_size = 64
     config.data.shapes.update(images=10_000, image_size=96)
@@ -77,7 +77,7 @@ def pretraining() -> ConfigDict:
     config.model.dtype = "float32"
     config.model.vit.update(ENCODER)
     config.model.decoder.update(width=64, depth=2, heads=2)
-    config.optim.update(lr=4e-3, warmup_epochs=2.0)
-    config.checkpoint_every = 5.0
+    config.optim.update(lr=4e-3, warmup_epochs=1.0)
+    config.checkpoint_every = 4.0
     config.log_every_seconds = 15.0
     return config

@@ -242,6 +242,10 @@ def test_the_miniature_compares_one_recipe_from_two_starts():
     assert random["model"]["vit"].pop("absolute_position") == "random"
     assert mae["model"]["vit"].pop("absolute_position") == "pretrained"
     assert random["model"] == mae["model"]
+    mae_config = mini("mae")
+    mae_config.init = "absent.npz"
+    with pytest.raises(UserError, match=r"is not a file; make it: python -m jaxdet\.pretrain"):
+        check(mae_config)
     given = load_config(CONFIG)
     encoder = {word: given.model.vit[word] for word in ("width", "depth", "heads", "patch")}
     assert encoder.items() <= mae["model"]["vit"].items()

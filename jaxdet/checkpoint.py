@@ -93,7 +93,8 @@ class Checkpoints:
         Raises:
             UserError: this checkpoint or the one before it cannot be written.
         """
-        items = {name: ocp.args.StandardSave(state[name]) for name in ARRAYS}
+        # The storage library refuses what is empty, as batch statistics are without a batch norm.
+        items = {name: ocp.args.StandardSave(state[name]) for name in ARRAYS if state[name]}
         try:
             self._manager.save(
                 step,
@@ -136,9 +137,9 @@ class Checkpoints:
             UserError: the checkpoint holds other shapes than `target`, or cannot be read.
         """
         names = [name for name in ARRAYS if name in target]
-        arguments = {name: ocp.args.StandardRestore(target[name]) for name in names}
+        arguments = {name: ocp.args.StandardRestore(target[name]) for name in names if target[name]}
         restored = self._read(step, arguments)
-        return {name: restored[name] for name in names}
+        return {name: restored[name] if name in arguments else {} for name in names}
 
     def meta(self, step: int) -> dict[str, Any]:
         """What was stored as `meta` with the checkpoint of `step`.

@@ -12,6 +12,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -371,20 +372,7 @@ CHOICES = {
 
 def check(config: ConfigDict) -> None:
     """Raises UserError naming the first word of a config that cannot be, and what it may be."""
-    for word, (low, high) in RANGES.items():
-        value = word_of(config, word)
-        elements = value if isinstance(value, tuple | list) else (value,)
-        _demand(
-            config,
-            word,
-            all(_is_number(element) and low <= element <= high for element in elements),
-            f"lies between {_readable(low)} and {_readable(high)}",
-        )
-    for word, length in LENGTHS.items():
-        _demand(config, word, len(word_of(config, word)) == length, f"has {length} numbers")
-    for word, choices in CHOICES.items():
-        _demand(config, word, word_of(config, word) in choices, f"is one of {', '.join(choices)}")
-
+    check_words(config, RANGES, LENGTHS, CHOICES)
     if config.init is not None and not Path(config.init).is_file():
         raise UserError(f"config.init={config.init!r} is not a file; {how_to_get(config)}")
     if config.init is not None and config.initialisation == "random":
@@ -497,8 +485,34 @@ def check(config: ConfigDict) -> None:
             "is a tuple of category names",
         ),
     }
-    for word, (holds, demand) in rules.items():
-        _demand(config, word, holds, demand)
+    for word, (holds, reason) in rules.items():
+        demand(config, word, holds, reason)
+
+
+def check_words(
+    config: ConfigDict,
+    ranges: Mapping[str, tuple[float, float]],
+    lengths: Mapping[str, int],
+    choices: Mapping[str, Sequence[str]],
+) -> None:
+    """Raises UserError for a word that is missing, out of its range, too long or no choice."""
+    for word in (*ranges, *lengths, *choices):
+        missing = unknown_word(config, word)
+        if missing:
+            raise UserError(f"this config is for another command: {missing}")
+    for word, (low, high) in ranges.items():
+        value = word_of(config, word)
+        elements = value if isinstance(value, tuple | list) else (value,)
+        demand(
+            config,
+            word,
+            all(_is_number(element) and low <= element <= high for element in elements),
+            f"lies between {_readable(low)} and {_readable(high)}",
+        )
+    for word, length in lengths.items():
+        demand(config, word, len(word_of(config, word)) == length, f"has {length} numbers")
+    for word, values in choices.items():
+        demand(config, word, word_of(config, word) in values, f"is one of {', '.join(values)}")
 
 
 def word_of(config: ConfigDict, dotted: str) -> Any:
@@ -508,9 +522,10 @@ def word_of(config: ConfigDict, dotted: str) -> Any:
     return config
 
 
-def _demand(config: ConfigDict, word: str, holds: bool, demand: str) -> None:
+def demand(config: ConfigDict, word: str, holds: bool, rule: str) -> None:
+    """Raises UserError with the rule for a word where it does not hold."""
     if not holds:
-        raise UserError(f"config.{word}={word_of(config, word)!r} cannot be: it {demand}")
+        raise UserError(f"config.{word}={word_of(config, word)!r} cannot be: it {rule}")
 
 
 def _is_number(value: object) -> bool:

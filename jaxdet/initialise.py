@@ -22,6 +22,8 @@ from jaxdet.optim import ABSOLUTE_POSITION, RELATIVE_POSITION, path_name
 DECODER = r"box_head\.(norm|embed|pos_embed|blocks)\b"
 """Paths of what a box head takes from the decoder of the pre-training."""
 
+CLASS_TOKEN = r"backbone\.class_(token|pos_embed)$"
+
 MENDS = {
     "backbone.pos_embed": "give --config.model.vit.pretrain_grid={side}",
     "backbone.rel_pos_window.table": "convert the original with --window={window}",
@@ -132,7 +134,8 @@ def initialise(
     if not weights.is_detector:
         left = started_anew(config, arrays)
         if left:
-            print(f"{weights.path}: {', '.join(left[:2])} not taken, as config.model says")
+            more = f" and {len(left) - 2} more" if len(left) > 2 else ""
+            print(f"{weights.path}: {', '.join(left[:2])}{more} not taken, as config.model says")
         arrays = {name: value for name, value in arrays.items() if name not in left}
     params, stats = place(weights, arrays, params, stats)
     _demand_whole(weights, config, arrays, params, stats)
@@ -178,7 +181,8 @@ def check_fit(weights: Weights, config: ConfigDict) -> None:
     differing = {
         word: value
         for word, value in report["config"].items()
-        if not _agree(word_of(config, word), value)
+        if (weights.is_detector or _is_taken(config, word))
+        and not _agree(word_of(config, word), value)
     }
     if differing:
         theirs = ", ".join(f"{word} {value}" for word, value in differing.items())
@@ -207,6 +211,17 @@ def check_fit(weights: Weights, config: ConfigDict) -> None:
         )
 
 
+def _is_taken(config: ConfigDict, word: str) -> bool:
+    """Whether a config takes from a pre-training what a word of its report is about."""
+    if word == "model.vit.class_token":
+        return config.model.vit.class_token
+    return not word.startswith("model.decoder.") or _takes_decoder(config)
+
+
+def _takes_decoder(config: ConfigDict) -> bool:
+    return config.model.heads.box == "decoder" and config.model.decoder.start == "pretrained"
+
+
 def _agree(ours: Any, theirs: Any) -> bool:
     if isinstance(theirs, bool) and not isinstance(ours, bool):
         return (ours is not None) == theirs  # layer scale, whose value is where it would start
@@ -216,8 +231,8 @@ def _agree(ours: Any, theirs: Any) -> bool:
 def started_anew(config: ConfigDict, names: Collection[str]) -> list[str]:
     """Those of some parameters that a config does not take from a pre-training."""
     vit, heads = config.model.vit, config.model.heads
-    patterns = []
-    if heads.box != "decoder" or config.model.decoder.start == "random":
+    patterns = [] if vit.class_token else [CLASS_TOKEN]
+    if not _takes_decoder(config):
         patterns.append(DECODER)
     elif heads.box_features == "pyramid":
         # They are of the encoder's width, and the pyramid's is another.

@@ -33,12 +33,6 @@ def parse(arguments: list[str]) -> flags.FlagValues:
         UserError: an unknown flag or config word, a value of the wrong type, an unusable config.
     """
     values = flags.FlagValues()
-    flags.DEFINE_string(
-        "workdir",
-        None,
-        "Where the run writes; default runs/<config's name>.",
-        flag_values=values,
-    )
     flags.DEFINE_enum("mode", "train", ["train", "eval", "plan"], "What to do.", flag_values=values)
     flags.DEFINE_string(
         "detections",
@@ -74,8 +68,28 @@ def parse(arguments: list[str]) -> flags.FlagValues:
         "This is one of several processes of a run (SLURM, Kubernetes, TPU pods; see the README).",
         flag_values=values,
     )
+    return parse_with_config(values, arguments, DEFAULT_CONFIG)
+
+
+def parse_with_config(
+    values: flags.FlagValues, arguments: list[str], default: str
+) -> flags.FlagValues:
+    """Reads a command line into the flags given and --config, --workdir and --help.
+
+    Args:
+        default: name of the config where none is given, see `shipped_config`.
+
+    Raises:
+        UserError: see `parse`.
+    """
+    flags.DEFINE_string(
+        "workdir",
+        None,
+        "Where the run writes; default runs/<config's name>.",
+        flag_values=values,
+    )
     flags.DEFINE_bool("help", False, "Show this help.", short_name="h", flag_values=values)
-    path = _config_path(arguments)
+    path = config_path(arguments, default)
     if not path.is_file():
         raise UserError(f"config file {path} does not exist; --config takes a Python file's path")
     config = load_config(path)  # because the flag below hides what is wrong with a file
@@ -83,7 +97,7 @@ def parse(arguments: list[str]) -> flags.FlagValues:
         # Defining the flag already looks for the config's words and can fail, hence inside.
         config_flags.DEFINE_config_file(
             "config",
-            str(shipped_config(DEFAULT_CONFIG)),
+            str(shipped_config(default)),
             "The experiment: a Python file with get_config().",
             lock_config=True,
             flag_values=values,
@@ -116,13 +130,14 @@ def _explain(error: Exception, config: ConfigDict, arguments: list[str]) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def _config_path(arguments: list[str]) -> Path:
+def config_path(arguments: list[str], default: str = DEFAULT_CONFIG) -> Path:
+    """The config file that a command line names, else the default."""
     for i, argument in enumerate(arguments):
         name, equals, value = argument.lstrip("-").partition("=")
         if name == "config":
             following = arguments[i + 1] if i + 1 < len(arguments) else ""
             return Path((value if equals else following).partition(":")[0])
-    return shipped_config(DEFAULT_CONFIG)
+    return shipped_config(default)
 
 
 def load_config(path: Path) -> ConfigDict:
@@ -154,7 +169,7 @@ def main(arguments: list[str] | None = None) -> int:
         check(config)
         if values.detections is not None and values.mode != "eval":
             raise UserError("--detections names a file to score; add --mode=eval")
-        name = _config_path(arguments).stem
+        name = config_path(arguments).stem
         workdir = Path(values.workdir or Path("runs") / name)
         # Imported late: jax takes seconds, and a mistyped flag should not.
         from jaxdet import parallel

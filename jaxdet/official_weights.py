@@ -104,6 +104,8 @@ def official_weights(initialisation: str, size: str) -> dict[str, Any]:
 def how_to_get(config: ConfigDict) -> str:
     """One sentence on where the weights a config starts from come from and how they are made."""
     weights = config.weights
+    if weights.file is None and weights.source is not None:
+        return f"make it: {weights.source}"
     # A config of a published pre-training may have been given another name on the command line.
     is_published = any(config.initialisation == name.split()[0] for name, _ in OFFICIAL)
     if not is_published or weights.file is None:

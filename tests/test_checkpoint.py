@@ -58,6 +58,17 @@ def kept(folder) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
+def test_a_model_without_batch_statistics_is_saved_too(tmp_path, replicated):
+    state = {**state_of(1), "stats": {}}
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state, 1, CONFIG)
+    target = abstract({name: state[name] for name in ("params", "stats", "opt_state")}, replicated)
+    with Checkpoints(tmp_path) as checkpoints:
+        restored = checkpoints.restore(1, target)
+    assert restored["stats"] == {}
+    jax.tree.map(np.testing.assert_array_equal, restored["params"], state["params"])
+
+
 def assert_same(one, two):
     assert jax.tree.structure(one) == jax.tree.structure(two)
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):

@@ -82,7 +82,6 @@ def train_batches(
         UserError: no image has an object, or the batch cannot be shared out evenly; from the
             iterator, whatever the dataset raises for an unreadable image.
     """
-    local_batch = _local_batch(batch_size, process_count)
     indices = _trainable_indices(dataset)
     if not len(indices):
         raise UserError(
@@ -96,6 +95,29 @@ def train_batches(
         .repeat()
         .random_map(_TrainingExample(canvas, slots, mask_size, scale_range, flip, multiscale))
     )
+    return endless_batches(
+        stream,
+        batch_size=batch_size,
+        start_step=start_step,
+        threads=threads,
+        workers=workers,
+        process_index=process_index,
+        process_count=process_count,
+    )
+
+
+def endless_batches(
+    stream: grain.MapDataset,
+    *,
+    batch_size: int,
+    start_step: int,
+    threads: int,
+    workers: int,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[Batch]:
+    """This host's rows of the batches of an endless stream of examples; see `train_batches`."""
+    local_batch = _local_batch(batch_size, process_count)
     rows = grain.MapDataset.range(start_step * local_batch, _ENDLESS).map(
         _HostRow(stream, batch_size, process_index, process_count)
     )

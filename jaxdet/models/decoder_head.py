@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float
 
 from jaxdet.models.layers import LayerNorm, torch_default, torch_default_bias
 from jaxdet.models.position import resize_embedding, sincos_embedding
-from jaxdet.models.vit import Block
+from jaxdet.models.vit import plain_blocks
 
 
 class DecoderHead(nnx.Module):
@@ -47,24 +47,7 @@ class DecoderHead(nnx.Module):
             inputs, width, kernel_init=nnx.initializers.glorot_uniform(), dtype=dtype, rngs=rngs
         )
         self.pos_embed = nnx.Param(jnp.asarray(sincos_embedding(pretrain_grid, width)))
-        self.blocks = nnx.List(
-            [
-                Block(
-                    width,
-                    heads,
-                    depth_index=i + 1,
-                    window=None,
-                    decomposed_grid=None,
-                    mlp_ratio=4.0,
-                    qkv_bias="qkv",
-                    drop_path=0.0,
-                    layer_scale=None,
-                    dtype=dtype,
-                    rngs=rngs,
-                )
-                for i in range(depth)
-            ]
-        )
+        self.blocks = plain_blocks(width, depth, heads, dtype=dtype, rngs=rngs)
         self.box_norm = LayerNorm(width, dtype=dtype, rngs=rngs)
         output = {"kernel_init": torch_default, "bias_init": torch_default_bias(width)}
         output |= {"dtype": dtype, "rngs": rngs}

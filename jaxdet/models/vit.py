@@ -239,6 +239,38 @@ class Block(nnx.Module):
         return y * gamma[...].astype(y.dtype)
 
 
+def plain_blocks(
+    width: int, depth: int, heads: int, *, dtype: DTypeLike, rngs: nnx.Rngs
+) -> nnx.List[Block]:
+    """Global blocks without drop path, as MAE's decoder has them."""
+    return nnx.List(
+        [
+            Block(
+                width,
+                heads,
+                depth_index=i + 1,
+                window=None,
+                decomposed_grid=None,
+                mlp_ratio=4.0,
+                qkv_bias="qkv",
+                drop_path=0.0,
+                layer_scale=None,
+                dtype=dtype,
+                rngs=rngs,
+            )
+            for i in range(depth)
+        ]
+    )
+
+
+def patchify(images: Float[Array, "n h w 3"], patch: int) -> Float[Array, "n rows columns pixels"]:
+    """Cuts images into patches, the pixels of each in row-major order, channels innermost."""
+    n, height, width, channels = images.shape
+    rows, columns = height // patch, width // patch
+    x = images.reshape(n, rows, patch, columns, patch, channels)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(n, rows, columns, -1)
+
+
 def partition_windows(x: Float[Array, "n h w c"], window: int) -> Float[Array, "windows tokens c"]:
     """Cuts a map into square windows, zero-padding bottom and right to a multiple of `window`.
 
@@ -385,7 +417,7 @@ class ViT(nnx.Module):
             images: normalised pixels.
             keys: one an image, the randomness of drop path in training; None in evaluation.
         """
-        x = self._embed(images)
+        x = self.embed(images)
         grid = (images.shape[1] // self.patch, images.shape[2] // self.patch)
         window_bias = self.rel_pos_window() if self.rel_pos_window is not None else None
         global_bias = self.rel_pos_global() if self.rel_pos_global is not None else None
@@ -407,7 +439,7 @@ class ViT(nnx.Module):
         self, images: Float[Array, "n s s 3"], index: int
     ) -> Float[Array, "windows heads tokens tokens"]:
         """See `Block.attention_weights`; of the block at a 0-based position, in evaluation."""
-        x = self._embed(images)
+        x = self.embed(images)
         for i, block in enumerate(self.blocks):
             table = self.rel_pos_global if block.window is None else self.rel_pos_window
             bias = None if table is None else table().astype(self.dtype)
@@ -416,14 +448,11 @@ class ViT(nnx.Module):
             x = block(x, bias, None)
         raise IndexError(index)
 
-    def _embed(self, images: Array) -> Array:
-        n, height, width, _ = images.shape
-        rows, columns = height // self.patch, width // self.patch
-        x = images.reshape(n, rows, self.patch, columns, self.patch, 3)
-        x = x.transpose(0, 1, 3, 2, 4, 5).reshape(n, rows, columns, -1)
-        x = self.patch_embed(x)
+    def embed(self, images: Float[Array, "n s s 3"]) -> Float[Array, "n h w width"]:
+        """What goes into the first block: a map of tokens, or one row behind a class token."""
+        x = self.patch_embed(patchify(images, self.patch))
         if self.pos_embed is not None:
-            position = resize_embedding(self.pos_embed[...], (rows, columns), self.resize_offset)
+            position = resize_embedding(self.pos_embed[...], x.shape[1:3], self.resize_offset)
             x += position.astype(self.dtype)
         x = self._with_class_token(x)
         return x if self.norm_pre is None else self.norm_pre(x)

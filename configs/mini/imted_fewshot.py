@@ -1,0 +1,21 @@
+"""configs/imted_shapes_fewshot.py after configs/mini/imted_base.py.
+
+    python -m jaxdet.main --config=configs/mini/imted_fewshot.py \
+        --workdir=runs/mini/imted_fewshot \
+        --config.few_shot.base_run=runs/mini/imted_base \
+        --config.data.root=/data/shapes_few/10shot_seed0
+"""
+
+from ml_collections import ConfigDict
+
+from jaxdet.config_imted import few_shot, shrink_for_shapes
+from jaxdet.config_mini import GRID
+
+
+def get_config() -> ConfigDict:
+    config = few_shot("s", shots=10, drop_path=0.0)
+    shrink_for_shapes(config)
+    config.epochs = config.eval_every = config.checkpoint_every = 60.0
+    config.optim.update(lr=1e-3, warmup_epochs=5.0)
+    config.model.decoder.pretrain_grid = GRID
+    return config

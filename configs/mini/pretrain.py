@@ -1,0 +1,15 @@
+"""The miniature benchmark, first step: MAE on drawn shapes.
+
+    python -m jaxdet.pretrain --config=configs/mini/pretrain.py --workdir=runs/mini/pretrain
+
+It learns from 10000 training images of the shapes, of which the detectors see 400 with their
+objects, and gives runs/mini/pretrain/weights.npz for configs/mini/mae.py and configs/mini/imted.py.
+"""
+
+from ml_collections import ConfigDict
+
+from jaxdet.config_mini import pretraining
+
+
+def get_config() -> ConfigDict:
+    return pretraining()

@@ -110,7 +110,7 @@ def scanned(vit: ViT, images: jax.Array, *, nested: bool) -> jax.Array:
 
     if nested:
         quarters = [[stack(blocks[:-1]), blocks[-1]] for blocks in quarters]
-    _, maps = jax.lax.scan(quarter, vit._embed(images), stack(quarters))
+    _, maps = jax.lax.scan(quarter, vit.embed(images), stack(quarters))
     return maps
 
 

@@ -121,7 +121,7 @@ def run(case, image: np.ndarray) -> list[np.ndarray]:
     @jax.jit
     def tokens(params, images):
         model = functional.bind(params, {})
-        x = model._embed(images)
+        x = model.embed(images)
         x = x.reshape(x.shape[0], -1, WIDTH)
         x = jnp.concatenate([jnp.broadcast_to(token, (x.shape[0], 1, WIDTH)), x], 1)[:, None]
         outputs = []

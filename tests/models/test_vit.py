@@ -374,7 +374,7 @@ def test_patches_are_a_strided_convolution(rng):
         images, kernel, (4, 4), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
     expected += params["patch_embed"]["bias"] + params["pos_embed"]
-    found = functional.bind(params, {})._embed(images)
+    found = functional.bind(params, {}).embed(images)
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
@@ -452,7 +452,7 @@ def test_absolute_position_of_every_kind(kind, rng):
         assert position.shape == (3, 3, 16)
         assert bool(position.any()) == (kind != "zero")
     images = array(rng, 1, 20, 20, 3)
-    embedded = jax.jit(lambda p, x: functional.bind(p, {})._embed(x))(params, images)
+    embedded = jax.jit(lambda p, x: functional.bind(p, {}).embed(x))(params, images)
     assert embedded.shape == (1, 5, 5, 16)
     assert np.isfinite(embedded).all()
 
@@ -509,6 +509,6 @@ def test_a_norm_before_the_blocks_normalises_what_enters_them(rng):
     functional = a_vit(pre_norm=True)
     params = random_params(functional, rng)
     params["norm_pre"] = {"scale": jnp.ones(WIDTH), "bias": jnp.zeros(WIDTH)}
-    embedded = functional.bind(params, {})._embed(array(rng, 1, 20, 20, 3))
+    embedded = functional.bind(params, {}).embed(array(rng, 1, 20, 20, 3))
     np.testing.assert_allclose(embedded.mean(-1), 0, atol=1e-5)
     np.testing.assert_allclose(embedded.std(-1), 1, atol=1e-3)

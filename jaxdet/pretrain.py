@@ -9,7 +9,6 @@ Images are the drawn shapes, or those of any folder: --config.data.root=/data/im
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import sys
@@ -31,7 +30,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from jaxdet import __version__, parallel
-from jaxdet.checkpoint import Checkpoints, abstract
+from jaxdet.checkpoint import Checkpoints, abstract, digest
 from jaxdet.config_mae import check_pretraining
 from jaxdet.data.dataset import Picture
 from jaxdet.data.unlabelled import crop_batches, open_pictures
@@ -315,10 +314,6 @@ def weights_report(run: Pretraining, params: Tree) -> dict[str, Any]:
     config, model = run.config, run.config.model
     grid = config.image_size // model.vit.patch
     named = _named(params)
-    digest = hashlib.sha256()
-    for name, _, value in sorted(named, key=lambda entry: entry[0]):
-        digest.update(f"{name} {value.dtype} {value.shape}".encode())
-        digest.update(np.ascontiguousarray(value).tobytes())
     used = {name: value for name, theirs, value in named if theirs is not None}
     reason = "paints masked patches, which no detector has"
     return {
@@ -326,7 +321,7 @@ def weights_report(run: Pretraining, params: Tree) -> dict[str, Any]:
         "source": {
             "file": "a pre-training by jaxdet.pretrain",
             "bytes": sum(value.nbytes for _, _, value in named),
-            "sha256": digest.hexdigest(),
+            "sha256": digest(params),
         },
         "layout": "MAE",
         "chosen": "pre-trained here",

@@ -16,6 +16,6 @@ from jaxdet.config_mini import start_from_pretraining
 def get_config() -> ConfigDict:
     config = few_shot_base("s", drop_path=0.0)
     shrink_for_shapes(config)
-    config.epochs = config.eval_every = 8.0
+    config.epochs = config.eval_every = 4.0
     start_from_pretraining(config)
     return config

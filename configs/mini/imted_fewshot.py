@@ -9,13 +9,15 @@
 from ml_collections import ConfigDict
 
 from jaxdet.config_imted import few_shot, shrink_for_shapes
-from jaxdet.config_mini import GRID
+from jaxdet.config_mini import start_from_pretraining
 
 
 def get_config() -> ConfigDict:
     config = few_shot("s", shots=10, drop_path=0.0)
     shrink_for_shapes(config)
-    config.epochs = config.eval_every = config.checkpoint_every = 60.0
+    config.epochs = config.checkpoint_every = 60.0
+    config.eval_every = 15.0
     config.optim.update(lr=1e-3, warmup_epochs=5.0)
-    config.model.decoder.pretrain_grid = GRID
+    start_from_pretraining(config)
+    config.init = None  # the base run gives all weights
     return config

@@ -31,13 +31,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxdet.command_line import load_config
 from jaxdet.data.dataset import Category, Picture
 from jaxdet.data.picture import open_picture
 from jaxdet.detector import Detector, load, load_converted
 from jaxdet.errors import UserError
 from jaxdet.evaluate import write_json
 from jaxdet.export import write_exported
-from jaxdet.main import load_config
 from jaxdet.prediction import DRAWN_SCORE, Prediction
 from jaxdet.results import Results
 

@@ -31,13 +31,13 @@ from PIL import Image
 
 from jaxdet import __version__, parallel
 from jaxdet.checkpoint import Checkpoints, abstract, digest
+from jaxdet.command_line import config_path, exit_status, parse_with_config
 from jaxdet.config_mae import check_pretraining
 from jaxdet.data.dataset import Picture
 from jaxdet.data.unlabelled import crop_batches, open_pictures
 from jaxdet.errors import UserError
 from jaxdet.evaluate import versions, write_json
 from jaxdet.experiment import difference
-from jaxdet.main import config_path, parse_with_config
 from jaxdet.metric_writer import MetricWriter, Progress
 from jaxdet.models.build import Functional, Tree, parameter_count
 from jaxdet.models.mae import FROZEN, MAE, patch_statistics, random_orders, unpatchify
@@ -360,24 +360,18 @@ def weights_report(run: Pretraining, params: Tree) -> dict[str, Any]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the command; returns its exit status (2 after an error of the user's)."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    try:
-        values = parse_with_config(flags.FlagValues(), arguments, DEFAULT_CONFIG)
-        if values.help:
-            print(__doc__ + "\n" + values.main_module_help())
-            return 0
-        check_pretraining(values.config)
-        name = config_path(arguments, DEFAULT_CONFIG).stem
-        path = pretrain(values.config, Path(values.workdir or Path("runs") / name))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
-        return 130
-    print(path)
-    return 0
+    """Runs the command; returns its exit status."""
+    return exit_status(lambda: _run(sys.argv[1:] if arguments is None else arguments))
+
+
+def _run(arguments: list[str]) -> None:
+    values = parse_with_config(flags.FlagValues(), arguments, DEFAULT_CONFIG)
+    if values.help:
+        print(__doc__ + "\n" + values.main_module_help())
+        return
+    check_pretraining(values.config)
+    name = config_path(arguments, DEFAULT_CONFIG).stem
+    print(pretrain(values.config, Path(values.workdir or Path("runs") / name)))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
+from jaxdet.command_line import load_config
+from jaxdet.config import check
 from jaxdet.errors import UserError
 
 PARTS = ("backbone", "pyramid", "rpn", "box_features", "box_head", "mask_head")
@@ -306,10 +308,6 @@ def _table(title: str, rows: dict[str, dict[str, float]]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the tables; returns the exit status."""
-    # Imported late: the command line's own modules import this one.
-    from jaxdet.config import check
-    from jaxdet.main import load_config
-
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

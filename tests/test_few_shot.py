@@ -19,6 +19,7 @@ from jaxdet.few_shot import move_classes
 from jaxdet.metrics.coco import split_ap
 from jaxdet.optim import is_frozen, path_name
 from jaxdet.train import train
+from tests.tiny import get_config
 
 
 @pytest.fixture(scope="module")

@@ -39,9 +39,9 @@ from jaxdet.benchmark.step import (
     needed_flops,
     resized_config,
 )
+from jaxdet.command_line import load_config
 from jaxdet.config import check
 from jaxdet.errors import UserError
-from jaxdet.main import load_config
 from jaxdet.models.build import Functional, build_detector
 from jaxdet.optim import build_optimizer
 from jaxdet.train_step import initial_state

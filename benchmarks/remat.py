@@ -22,8 +22,8 @@ from jaxdet import parallel
 from jaxdet.benchmark.complexity import COCO_CLASSES
 from jaxdet.benchmark.kept import kept_bytes
 from jaxdet.benchmark.step import compile_step, resized_config
+from jaxdet.command_line import load_config
 from jaxdet.config import CHOICES, check
-from jaxdet.main import load_config
 from jaxdet.models.build import Functional, build_detector
 
 WORDS = CHOICES["model.vit.remat"]

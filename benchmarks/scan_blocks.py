@@ -23,7 +23,7 @@ import jax.numpy as jnp
 
 from jaxdet.benchmark.complexity import COCO_CLASSES
 from jaxdet.benchmark.xla_cost import xla_cost
-from jaxdet.main import load_config
+from jaxdet.command_line import load_config
 from jaxdet.models.build import Functional, build_detector
 from jaxdet.models.vit import ViT
 

@@ -26,8 +26,8 @@ from jaxdet import parallel
 from jaxdet.benchmark.complexity import COCO_CLASSES, forward_cost, total
 from jaxdet.benchmark.step import full_batch
 from jaxdet.benchmark.xla_cost import XlaCost, xla_cost
+from jaxdet.command_line import load_config
 from jaxdet.config import check
-from jaxdet.main import load_config
 from jaxdet.models.build import Functional, build_detector
 from jaxdet.models.mask_rcnn import MaskRCNN
 from jaxdet.models.roi_features import Features, PyramidRoIs

@@ -19,8 +19,8 @@ from jax.sharding import AxisType, Mesh
 
 from jaxdet.benchmark.collectives import collectives
 from jaxdet.benchmark.step import CompiledStep, compile_step, resized_config
+from jaxdet.command_line import load_config
 from jaxdet.config import CHOICES, check
-from jaxdet.main import load_config
 from jaxdet.models.batching import BATCH_AXIS
 
 DEVICES = (1, 2, 4, 8)

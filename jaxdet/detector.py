@@ -36,7 +36,7 @@ class Detector:
     """A detector with its weights; compiled once, at the first picture.
 
     Args:
-        config: a complete config; of its data only how evaluation resizes images is used.
+        config: a complete config; of its data only how evaluation reads and resizes images is used.
         categories: what each label means.
         params, stats: parameters and batch statistics.
         functional, mesh: the model they belong to, and the devices that it is made for.
@@ -171,9 +171,14 @@ def load_converted(
     config.init = str(init)
     _without_gpu(config)
     check(config)
+    count = _class_count(Path(init))
     if categories is None:
-        count = _class_count(Path(init))
         categories = [Category(number, f"class {number}") for number in range(1, count + 1)]
+    if len(categories) != count:
+        raise UserError(
+            f"{init} knows {count} classes and {len(categories)} categories are given; give the "
+            "list that it was trained on"
+        )
     functional, mesh, batch = _build(config, len(categories), batch)
     params, stats, _ = load_detector(config, *functional.abstract)
     params, stats = jax.device_put((params, stats), parallel.replicated(mesh))
@@ -196,6 +201,10 @@ def _described(meta: Any, checkpoint: Path) -> tuple[ConfigDict, list[Category]]
     """The config and the categories that a checkpoint's meta tells of."""
     # Any complete config gives the words and their types.
     config = benchmark("tiny", "random", lr=1.0, weight_decay=0.0, drop_path=0.0, epochs=1.0)
+    if isinstance(meta, dict) and "images" in meta and "categories" not in meta:
+        raise UserError(
+            f"{checkpoint} holds a pre-training and no detector; train one from its weights.npz"
+        )
     try:
         config.update(meta["config"])
         changed = difference(meta["config"], json.loads(config.to_json()))

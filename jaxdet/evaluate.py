@@ -28,7 +28,7 @@ from jaxdet.data.source import multiscale_of
 from jaxdet.errors import UserError
 from jaxdet.experiment import Experiment, difference
 from jaxdet.initialise import load_detector
-from jaxdet.metrics.coco import IOU_TYPES, evaluate_coco, split_ap
+from jaxdet.metrics.coco import IOU_TYPES, check_novel, evaluate_coco, split_ap
 from jaxdet.metrics.table import KINDS, category_table, points, tide_lines
 from jaxdet.metrics.tide import evaluate_tide
 from jaxdet.models.build import Tree, parameter_count
@@ -36,6 +36,7 @@ from jaxdet.models.mask_rcnn import Detections
 from jaxdet.results import Results, coco_results, result_workers
 from jaxdet.submission import read_detections
 from jaxdet.visualize import contact_sheet, draw_detections
+from jaxdet.whole_file import whole_file
 
 Metrics = dict[str, Any]
 
@@ -104,6 +105,10 @@ class Evaluator:
         def detect(params: Tree, stats: Tree, batch: dict[str, jax.Array]) -> Detections:
             return functional.bind(params, stats).detect(batch)
 
+        check_novel(
+            {category.name for category in experiment.val_set.categories},
+            experiment.config.few_shot.novel,
+        )
         self._detect = jax.jit(detect, out_shardings=parallel.split_batch(mesh))
         self._experiment = experiment
         self._is_compiled = False
@@ -401,7 +406,7 @@ def report(experiment: Experiment, subject: Subject, evaluation: Evaluation) -> 
 
 
 def few_shot_summary(numbers: dict[str, float], kind: str) -> str:
-    """The APs of base, novel and all classes of one IoU type in a few words."""
+    """The APs of base and novel classes of one IoU type in a few words."""
     return ", ".join(
         f"{classes} classes {100 * numbers[f'{classes}_{kind}']:.1f}"
         for classes in ("base", "novel")
@@ -448,7 +453,8 @@ def draw_samples(experiment: Experiment, results: Results, path: Path) -> None:
                 names,
             )
         )
-    Image.fromarray(contact_sheet(pictures, columns=4)).save(path)
+    with whole_file(path) as partial:
+        Image.fromarray(contact_sheet(pictures, columns=4)).save(partial, "PNG")
 
 
 def write_json(path: Path, content: Any, indent: int | None = None) -> None:
@@ -457,14 +463,9 @@ def write_json(path: Path, content: Any, indent: int | None = None) -> None:
     Raises:
         UserError: the file cannot be written.
     """
-    partial = path.with_suffix(".partial")
-    try:
-        partial.write_text(
-            json.dumps(content, indent=indent, allow_nan=False) + "\n", encoding="utf-8"
-        )
-        partial.replace(path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error}); free space or rights") from error
+    text = json.dumps(content, indent=indent, allow_nan=False) + "\n"
+    with whole_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def without_nan(tree: Any) -> Any:

@@ -19,6 +19,10 @@ from jax import export
 from jaxdet.detector import Detector
 from jaxdet.errors import UserError
 from jaxdet.models.build import Functional, build_detector
+from jaxdet.whole_file import whole_file
+
+LARGEST_BYTES = 2**31
+"""What JAX writes through flatbuffers, whose sizes are signed 32-bit numbers."""
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -32,10 +36,16 @@ def export_detector(detector: Detector, batch: int) -> bytes:
     where the detector has none.
 
     Raises:
-        UserError: flatbuffers is not installed.
+        UserError: flatbuffers is not installed, or the weights are too large for the format.
     """
     config = detector.config
     params, stats = jax.device_get((detector.params, detector.stats))
+    weights = sum(leaf.nbytes for leaf in jax.tree.leaves((params, stats)))
+    if weights >= LARGEST_BYTES:
+        raise UserError(
+            f"the detector's weights take {weights / 1e9:.2f} GB, and a StableHLO file holds less "
+            f"than {LARGEST_BYTES / 1e9:.2f}; export a smaller detector"
+        )
     # Built anew, because the detector's own model is made for all devices of this machine.
     functional = Functional(lambda rngs: build_detector(config, len(detector.categories), rngs))
 
@@ -55,7 +65,7 @@ def export_detector(detector: Detector, batch: int) -> bytes:
         return bytes(exported.serialize())
     except ImportError as error:
         raise UserError(
-            f"JAX cannot write the file ({error}); pip install -c constraints.txt '.[export]'"
+            f"JAX cannot write the file ({error}); pip install -c constraints.txt -e '.[export]'"
         ) from error
 
 
@@ -66,12 +76,8 @@ def write_exported(detector: Detector, batch: int, path: Path) -> None:
         UserError: it cannot be written.
     """
     content = export_detector(detector, batch)
-    partial = path.with_name(f"{path.name}.partial")
-    try:
+    with whole_file(path) as partial:
         partial.write_bytes(content)
-        partial.replace(path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error}); free space or rights") from error
     side = detector.config.canvas
     print(
         f"{path}, {len(content) / 1e6:.1f} MB: call(image uint8 [{batch}, {side}, {side}, 3], "

@@ -31,45 +31,42 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxdet.command_line import load_config
 from jaxdet.data.dataset import Category, Picture
-from jaxdet.data.picture import open_picture
+from jaxdet.data.picture import is_named_image, open_picture
 from jaxdet.detector import Detector, load, load_converted
 from jaxdet.errors import UserError
 from jaxdet.evaluate import write_json
 from jaxdet.export import write_exported
-from jaxdet.main import load_config
 from jaxdet.prediction import DRAWN_SCORE, Prediction
 from jaxdet.results import Results
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
-"""Names of a folder's files that are taken for pictures."""
 
 
 def find_pictures(arguments: Sequence[str]) -> list[Path]:
     """The files that names of files, folders and patterns stand for, each once.
 
-    Of a folder, the files that SUFFIXES says are pictures, in the order of their names.
+    Of a folder, the files whose names say that they are pictures, in the order of their names.
 
     Raises:
-        UserError: one of them stands for nothing.
+        UserError: one of them stands for nothing, or is a folder that cannot be read.
     """
     paths: list[Path] = []
     for argument in arguments:
         path = Path(argument)
         if path.is_dir():
-            found = sorted(file for file in path.iterdir() if _is_named_picture(file))
+            try:
+                found = sorted(file for file in path.iterdir() if is_named_image(file))
+            except OSError as error:
+                raise UserError(f"{path} cannot be read ({error}); give rights to it") from error
         elif path.exists():
             found = [path]
         else:
-            found = [Path(match) for match in sorted(glob.glob(argument, recursive=True))]
+            matches = map(Path, sorted(glob.glob(argument, recursive=True)))
+            found = [match for match in matches if match.is_file()]
         if not found:
             raise UserError(f"{argument} is no picture and no folder of pictures; correct the path")
         paths += found
     return list(dict.fromkeys(paths))
-
-
-def _is_named_picture(file: Path) -> bool:
-    return file.suffix.lower() in SUFFIXES and file.is_file()
 
 
 def write_predictions(
@@ -85,13 +82,15 @@ def write_predictions(
         on stderr and left out.
 
     Raises:
-        UserError: nothing could be read, `out` cannot be written, or it holds the pictures.
+        UserError: nothing could be read, `out` cannot be written, or it holds the pictures or
+            files of the same names that this function has not written.
     """
-    if out.resolve() in {path.resolve().parent for path in paths}:
+    folders = {place.parent for path in paths for place in (path.absolute(), path.resolve())}
+    if out.resolve() in {folder.resolve() for folder in folders}:
         raise UserError(f"{out} holds the pictures themselves; choose another --out")
+    taken = _files_of_others(out)
     images: list[dict[str, Any]] = []
     detections: Results = []
-    taken: set[str] = set()
     try:
         out.mkdir(parents=True, exist_ok=True)
         for first in range(0, len(paths), detector.batch):
@@ -120,6 +119,29 @@ def write_predictions(
     return len(images), detections
 
 
+def _files_of_others(out: Path) -> set[str]:
+    """Names in a folder, in small letters, beside those of earlier drawings.
+
+    Raises:
+        UserError: detections.json or images.json are another command's.
+    """
+    if not out.is_dir():
+        return set()
+    names = {path.name for path in out.iterdir()}
+    drawings = set()
+    try:
+        if "images.json" in names:
+            images = json.loads((out / "images.json").read_bytes())["images"]
+            drawings = {image["drawing"] for image in images}
+        elif "detections.json" in names:
+            raise ValueError("detections.json stands alone")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(
+            f"{out} holds files of another command ({error!r}); choose another --out"
+        ) from error
+    return {name.lower() for name in names - drawings}
+
+
 def _readable(paths: Sequence[Path]) -> Iterator[tuple[Path, Picture]]:
     """The pictures that can be decoded; says which cannot."""
     for path in paths:
@@ -144,7 +166,7 @@ def _entry(path: Path, prediction: Prediction, image_id: int, drawing: str) -> d
 
 
 def _free_name(stem: str, taken: set[str]) -> str:
-    """<stem>.png, or with a number where another picture's drawing is called so; notes it."""
+    """<stem>.png, or with a number where another file is called so; notes it."""
     name, number = f"{stem}.png", 1
     while name.lower() in taken:
         number += 1
@@ -157,13 +179,15 @@ def read_categories(path: Path) -> list[Category]:
     """The categories a JSON file in COCO's annotation layout lists, in the order of their ids.
 
     Raises:
-        UserError: the file cannot be read or lists none.
+        UserError: the file cannot be read, lists none, or gives two the same id.
     """
     try:
         listed = json.loads(path.read_bytes())["categories"]
         categories = sorted(Category(int(one["id"]), str(one["name"])) for one in listed)
         if not categories:
             raise ValueError("the list is empty")
+        if len({category.id for category in categories}) < len(categories):
+            raise ValueError("two of them have the same id")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{path} lists no categories ({error}); give a JSON file with "

@@ -56,7 +56,8 @@ class Prediction:
 
     @property
     def masks(self) -> np.ndarray | None:
-        """bool [detections, height, width], decoded anew at each call; None without a mask head."""
+        """bool [detections, height, width], decoded anew at each call; None where
+        something was found without a mask."""
         if any("segmentation" not in result for result in self.results):
             return None
         masks = [rle.decode(result["segmentation"]) for result in self.results]

@@ -31,13 +31,13 @@ from PIL import Image
 
 from jaxdet import __version__, parallel
 from jaxdet.checkpoint import Checkpoints, abstract, digest
+from jaxdet.command_line import config_path, exit_status, parse_with_config
 from jaxdet.config_mae import check_pretraining
 from jaxdet.data.dataset import Picture
 from jaxdet.data.unlabelled import crop_batches, open_pictures
 from jaxdet.errors import UserError
 from jaxdet.evaluate import versions, write_json
 from jaxdet.experiment import difference
-from jaxdet.main import config_path, parse_with_config
 from jaxdet.metric_writer import MetricWriter, Progress
 from jaxdet.models.build import Functional, Tree, parameter_count
 from jaxdet.models.mae import FROZEN, MAE, patch_statistics, random_orders, unpatchify
@@ -46,6 +46,7 @@ from jaxdet.optim import adamw, path_name
 from jaxdet.train_step import State, abstract_state, initial_state, make_train_step
 from jaxdet.visualize import contact_sheet
 from jaxdet.weights_file import write_weights
+from jaxdet.whole_file import whole_file
 
 DEFAULT_CONFIG = "mini/pretrain"
 
@@ -85,14 +86,17 @@ class Pretraining:
 
     @cached_property
     def pictures(self) -> Sequence[Picture]:
+        """All images there are to learn from."""
         return open_pictures(self.config.data)
 
     @cached_property
     def mesh(self) -> jax.sharding.Mesh:
+        """The devices, over which batches are spread."""
         return parallel.data_mesh(self.config.batch_size, self.config.batch_size)
 
     @cached_property
     def functional(self) -> Functional:
+        """The model as pure functions."""
         return Functional(lambda rngs: build_mae(self.config, rngs))
 
     def steps_at(self, epochs: float) -> int:
@@ -101,6 +105,7 @@ class Pretraining:
 
     @cached_property
     def total_steps(self) -> int:
+        """Of the whole pre-training."""
         return self.steps_at(self.config.epochs)
 
     @cached_property
@@ -117,6 +122,7 @@ class Pretraining:
 
     @cached_property
     def optimizer(self) -> optax.GradientTransformation:
+        """AdamW, without decay of what NO_DECAY names."""
         settings = self.config.optim
         return adamw(
             self.schedule,
@@ -197,7 +203,8 @@ def pretrain(config: ConfigDict, workdir: Path) -> Path:
     sheet = reconstructions(run.functional, params, images, jax.random.key(config.seed))
     path = workdir / "weights.npz"
     write_weights(path, detector_arrays(params).items(), weights_report(run, params))
-    Image.fromarray(sheet).save(workdir / "reconstructions.png")
+    with whole_file(workdir / "reconstructions.png") as partial:
+        Image.fromarray(sheet).save(partial, "PNG")
     return path
 
 
@@ -275,12 +282,13 @@ def reconstructions(
         patch = model.encoder.patch
         order = random_orders(jax.random.split(key, len(images)), model.patches)
         hidden = model.is_masked(order)[..., None]
-        predicted = model(model.normalise(images), order)
-        pixels = patchify(images.astype(jnp.float32), patch).reshape(predicted.shape)
-        mean, std = patch_statistics(pixels)
-        grey = jnp.where(hidden, 127.0, pixels)
-        painted = jnp.where(hidden, predicted * std + mean, pixels)
-        return unpatchify(grey, patch), unpatchify(painted, patch)
+        normalised = model.normalise(images)
+        predicted = model(normalised, order)
+        patches = patchify(normalised, patch).reshape(predicted.shape)
+        mean, std = patch_statistics(patches)
+        seen = jnp.where(hidden, 0.0, patches)  # the mean colour
+        painted = jnp.where(hidden, predicted * std + mean, patches)
+        return tuple(model.to_pixels(unpatchify(x, patch)) for x in (seen, painted))
 
     triples = zip(*paint(params, images), images, strict=True)
     shown = [np.uint8(np.clip(image, 0, 255)) for triple in triples for image in triple]
@@ -360,24 +368,18 @@ def weights_report(run: Pretraining, params: Tree) -> dict[str, Any]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the command; returns its exit status (2 after an error of the user's)."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    try:
-        values = parse_with_config(flags.FlagValues(), arguments, DEFAULT_CONFIG)
-        if values.help:
-            print(__doc__ + "\n" + values.main_module_help())
-            return 0
-        check_pretraining(values.config)
-        name = config_path(arguments, DEFAULT_CONFIG).stem
-        path = pretrain(values.config, Path(values.workdir or Path("runs") / name))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
-        return 130
-    print(path)
-    return 0
+    """Runs the command; returns its exit status."""
+    return exit_status(lambda: _run(sys.argv[1:] if arguments is None else arguments))
+
+
+def _run(arguments: list[str]) -> None:
+    values = parse_with_config(flags.FlagValues(), arguments, DEFAULT_CONFIG)
+    if values.help:
+        print(__doc__ + "\n" + values.main_module_help())
+        return
+    check_pretraining(values.config)
+    name = config_path(arguments, DEFAULT_CONFIG).stem
+    print(pretrain(values.config, Path(values.workdir or Path("runs") / name)))
 
 
 if __name__ == "__main__":

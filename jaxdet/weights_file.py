@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxdet.errors import UserError
+from jaxdet.whole_file import whole_file
 
 
 def write_weights(
@@ -33,22 +32,3 @@ def write_weights(
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, array, allow_pickle=False)
         archive.writestr("report.json", json.dumps(report, indent=1))
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """A place to write to that becomes `path` at the end, and leaves nothing after an error."""
-    partial = path.with_name(f".{path.name}.partial")
-    made = [folder for folder in path.parents if not folder.exists()]
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield partial
-        partial.replace(path)
-    except BaseException as error:
-        partial.unlink(missing_ok=True)
-        for folder in made:
-            if folder.is_dir():
-                folder.rmdir()
-        if isinstance(error, OSError):
-            raise UserError(f"{path} cannot be written ({error}); free space or rights") from error
-        raise

@@ -10,9 +10,9 @@ import jax
 import pytest
 from ml_collections import ConfigDict
 
+from jaxdet.command_line import load_config
 from jaxdet.config import RANGES, benchmark, check, unknown_word
 from jaxdet.errors import UserError
-from jaxdet.main import load_config
 from jaxdet.models.build import Functional, build_detector
 from jaxdet.models.mask_rcnn import Settings
 from jaxdet.official_weights import how_to_get

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from jaxdet.command_line import load_config
 from jaxdet.config import check
 from jaxdet.config_imted import PARTS
 from jaxdet.errors import UserError
-from jaxdet.main import load_config
 from jaxdet.models.build import Functional, build_detector, parameter_count
 from jaxdet.official_weights import how_to_get
 

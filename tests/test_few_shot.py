@@ -19,6 +19,7 @@ from jaxdet.few_shot import move_classes
 from jaxdet.metrics.coco import split_ap
 from jaxdet.optim import is_frozen, path_name
 from jaxdet.train import train
+from tests.tiny import get_config
 
 
 @pytest.fixture(scope="module")
@@ -180,3 +181,11 @@ def test_ap_of_base_and_novel_classes_and_of_unknown_ones():
     assert np.isnan(split_ap(per_category, ["moon"])["novel"])
     with pytest.raises(UserError, match=r"config\.few_shot\.novel names 'moon'"):
         split_ap(per_category, ["moon", "box"])
+
+
+def test_a_misspelt_novel_class_stops_a_run_before_it_starts(tmp_path):
+    config = get_config()
+    config.few_shot.novel = ("star", "moon")
+    with pytest.raises(UserError, match=r"config\.few_shot\.novel names 'moon'"):
+        train(Experiment(config, tmp_path))
+    assert not (tmp_path / "checkpoints").exists()

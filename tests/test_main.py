@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from jaxdet.main import main, parse
+from jaxdet.command_line import parse
+from jaxdet.main import main
 
 
 def errors_of(capsys, *arguments: str) -> str:

@@ -3,7 +3,8 @@
     python -m jaxdet.pretrain --config=configs/mini/pretrain.py --workdir=runs/mini/pretrain
 
 It learns from 10000 training images of the shapes, of which the detectors see 400 with their
-objects, and gives runs/mini/pretrain/weights.npz for configs/mini/mae.py and configs/mini/imted.py.
+objects, and gives runs/mini/pretrain/weights.npz for configs/mini/mae.py and
+configs/mini/imted_base.py.
 """
 
 from ml_collections import ConfigDict

@@ -103,7 +103,7 @@ TABLES = {"attention": attention, "scales": scales, "position": position}
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
-    return options.exit_status(lambda: _ablation(arguments))
+    return options.run_stoppable(lambda: _ablation(arguments))
 
 
 def _ablation(arguments: list[str] | None) -> None:

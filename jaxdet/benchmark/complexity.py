@@ -2,7 +2,8 @@
 
     python -m jaxdet.benchmark.complexity configs/vitb_mae.py
 
-prints them with the numbers of parameters as Markdown tables; all of configs/ without a name.
+prints them with the numbers of parameters as Markdown tables; without a name, of the files directly
+in configs/.
 
 Counted from the config, by hand: what the layers need, not what an implementation spends on them.
 As in the literature, multiply-adds are those of matrix products and convolutions, and activations
@@ -20,6 +21,8 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
+from jaxdet.command_line import load_config
+from jaxdet.config import check
 from jaxdet.errors import UserError
 
 PARTS = ("backbone", "pyramid", "rpn", "box_features", "box_head", "mask_head")
@@ -306,14 +309,10 @@ def _table(title: str, rows: dict[str, dict[str, float]]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the tables; returns the exit status."""
-    # Imported late: the command line's own modules import this one.
-    from jaxdet.config import check
-    from jaxdet.main import load_config
-
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("configs", type=Path, nargs="*", help="default: all of configs/")
+    parser.add_argument("configs", type=Path, nargs="*", help="default: configs/*.py")
     parser.add_argument("--detections", type=int, default=26, help="on an image (default: 26)")
     options = parser.parse_args(arguments)
     paths = options.configs or sorted(Path("configs").glob("*.py"))
@@ -325,6 +324,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
         for path in paths:
             config = load_config(path)
+            config.init = None  # what it starts from costs nothing
             check(config)
             found[path.stem] = complexity(config, options.detections)
     except UserError as error:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -15,9 +14,9 @@ from ml_collections import ConfigDict
 from jaxdet.benchmark.slurm import run_on_slurm
 from jaxdet.benchmark.trial_cost import Data, Speed, device_kind, expected_speed, stated_speed
 from jaxdet.benchmark.trials import Executor, run_here
+from jaxdet.command_line import exit_status, parse, shipped_config
 from jaxdet.config import INITIALISATIONS, NAME
 from jaxdet.errors import PreemptedError, UserError
-from jaxdet.main import parse, shipped_config
 
 
 def shared_parser(documentation: str, default_size: str) -> argparse.ArgumentParser:
@@ -183,21 +182,10 @@ def executor_of(options: argparse.Namespace) -> Executor:
     )
 
 
-def exit_status(command: Callable[[], None]) -> int:
-    """Runs a command; returns its exit status (2: an error of the user's, 143: SIGTERM)."""
-    try:
-        with _stop_on_sigterm():
-            command()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except PreemptedError as stop:
-        print(stop, file=sys.stderr)
-        return 128 + signal.SIGTERM
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
-        return 130
-    return 0
+def run_stoppable(command: Callable[[], None]) -> int:
+    """Runs a command that starts trials; returns its exit status."""
+    with _stop_on_sigterm():
+        return exit_status(command)
 
 
 @contextlib.contextmanager

@@ -213,7 +213,7 @@ def most_trials(protocol: Protocol) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
-    return options.exit_status(lambda: _sweep(arguments))
+    return options.run_stoppable(lambda: _sweep(arguments))
 
 
 def _sweep(arguments: list[str] | None) -> None:

@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from jaxdet.command_line import parse
 from jaxdet.config import check
 from jaxdet.errors import UserError
 from jaxdet.experiment import difference
-from jaxdet.main import parse
 from jaxdet.official_weights import how_to_get
 from jaxdet.train import neutral_words
 from jaxdet.watch import DIVERGED

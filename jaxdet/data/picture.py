@@ -21,10 +21,16 @@ LARGEST_IMAGE = 80_000_000
 JPEG_END = b"\xff\xd9"
 
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
-
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+"""Names of a folder's files that are taken for images."""
 
 Source = str | Path | Image.Image | np.ndarray
 """A picture as people have it: its file, or Pillow's or NumPy's (uint8 [height, width, 3], RGB)."""
+
+
+def is_named_image(path: Path) -> bool:
+    """Whether it is a file whose name says that it is an image."""
+    return path.suffix.lower() in SUFFIXES and path.is_file()
 
 
 class ArrayPicture:

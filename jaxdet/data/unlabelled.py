@@ -14,7 +14,14 @@ from PIL import Image
 
 from jaxdet.data.dataset import Picture
 from jaxdet.data.loader import Batch, endless_batches
-from jaxdet.data.picture import IMAGE_FORMATS, LARGEST_IMAGE, ArrayPicture, EncodedPicture
+from jaxdet.data.picture import (
+    IMAGE_FORMATS,
+    LARGEST_IMAGE,
+    SUFFIXES,
+    ArrayPicture,
+    EncodedPicture,
+    is_named_image,
+)
 from jaxdet.data.resize import resample
 from jaxdet.data.shapes import ShapesDataset
 from jaxdet.errors import UserError
@@ -22,7 +29,6 @@ from jaxdet.errors import UserError
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 ASPECT_RATIOS = (3 / 4, 4 / 3)
 CROP_ATTEMPTS = 10
 
@@ -38,7 +44,7 @@ def open_pictures(data: ConfigDict) -> Sequence[Picture]:
     folder = Path(data.root)
     if not folder.is_dir():
         raise UserError(f"config.data.root={data.root!r} is not a folder; name one of images")
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    paths = sorted(path for path in folder.rglob("*") if is_named_image(path))
     if not paths:
         raise UserError(f"{folder} holds no images ({', '.join(SUFFIXES)}); name another folder")
     return ImageFolder(paths)

@@ -6,7 +6,7 @@ import contextlib
 import io
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -67,6 +67,19 @@ def evaluate_coco(
     }
 
 
+def check_novel(categories: Collection[str], novel: Sequence[str]) -> None:
+    """Raises UserError where some of the novel names are categories and some are not.
+
+    None may be, as in a data set of base classes alone.
+    """
+    unknown = sorted(set(novel) - set(categories))
+    if 0 < len(unknown) < len(set(novel)):
+        raise UserError(
+            f"config.few_shot.novel names {unknown[0]!r}, which the validation data does not list; "
+            f"it has {', '.join(sorted(categories))}"
+        )
+
+
 def split_ap(per_category: dict[str, float], novel: Sequence[str]) -> dict[str, float]:
     """The mean AP of base, novel and all categories, nan where there is none with ground truth.
 
@@ -75,15 +88,9 @@ def split_ap(per_category: dict[str, float], novel: Sequence[str]) -> dict[str, 
         novel: names of the novel categories; all others are base.
 
     Raises:
-        UserError: some of the novel names are categories and some are not. None may be, as in a
-            data set of base classes alone.
+        UserError: see `check_novel`.
     """
-    unknown = sorted(set(novel) - per_category.keys())
-    if 0 < len(unknown) < len(set(novel)):
-        raise UserError(
-            f"config.few_shot.novel names {unknown[0]!r}, which the validation data does not list; "
-            f"it has {', '.join(sorted(per_category))}"
-        )
+    check_novel(per_category.keys(), novel)
 
     def mean(names: Sequence[str]) -> float:
         return _mean(np.array([per_category[n] for n in names if per_category[n] >= 0]))

@@ -163,9 +163,15 @@ class MAE(nnx.Module):
         return x
 
     def normalise(self, images: UInt8[Array, "n s s 3"]) -> Float[Array, "n s s 3"]:
+        """Pixels to about zero mean and unit variance."""
         return (images - jnp.array(self.pixel_mean)) / jnp.array(self.pixel_std)
 
+    def to_pixels(self, images: Float[Array, "n s s 3"]) -> Float[Array, "n s s 3"]:
+        """Undoes `normalise`, without rounding."""
+        return images * jnp.array(self.pixel_std) + jnp.array(self.pixel_mean)
+
     def is_masked(self, order: Int[Array, "n patches"]) -> Bool[Array, "n patches"]:
+        """Which patches the encoder does not see."""
         return jnp.argsort(order, 1) >= self.visible
 
 

@@ -110,6 +110,8 @@ def soft_nms(
         Position, fallen score and validity of each picked box, best first.
     """
 
+    boxes = jnp.where(valid[:, None], boxes, 0.0)  # no padding that is not finite in an overlap
+
     def pick(left, _):
         best = jnp.argmax(left)
         overlap = box_ops.iou(boxes[best][None], boxes)[0]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from jaxdet.benchmark import trials
-from jaxdet.main import parse
+from jaxdet.command_line import parse
 
 DIVERGED = "training diverged: loss not finite at step 3"
 

@@ -7,8 +7,8 @@ import pytest
 from jaxdet.benchmark.ablation import _parser as parser
 from jaxdet.benchmark.ablation import attention, main, plans, position, scales
 from jaxdet.benchmark.options import read_arguments
+from jaxdet.command_line import load_config, shipped_config
 from jaxdet.config import check
-from jaxdet.main import load_config, shipped_config
 
 WORKDIR = "/nowhere/ablations"
 

@@ -13,9 +13,9 @@ from jaxdet import parallel
 from jaxdet.benchmark.complexity import Cost, forward_cost, main, total
 from jaxdet.benchmark.kept import kept_bytes
 from jaxdet.benchmark.xla_cost import cost_of, xla_cost
+from jaxdet.command_line import load_config
 from jaxdet.config import benchmark, check, vitdet
 from jaxdet.config_imted import PARTS, imted
-from jaxdet.main import load_config
 from jaxdet.models.batching import per_image
 from jaxdet.models.build import Functional, build_detector
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from jaxdet.benchmark.reference import CERTAINTIES, find, published, published_for, sources
+from jaxdet.command_line import load_config
 from jaxdet.config import INITIALISATIONS
-from jaxdet.main import load_config
 
 CONFIGS = Path(__file__).resolve().parent.parent.parent / "configs"
 

@@ -27,9 +27,9 @@ from jaxdet.benchmark.report import main, write_report
 from jaxdet.benchmark.report_html import LARGEST_PICTURE, small_picture
 from jaxdet.benchmark.report_tables import ap_grid, category_gains, comparisons, complexity_grid
 from jaxdet.benchmark.runs import TIDE_ERRORS, config_digest, gather, read_run
+from jaxdet.command_line import load_config
 from jaxdet.data.fewshot import VOC
 from jaxdet.errors import UserError
-from jaxdet.main import load_config
 
 CONFIGS = Path(__file__).resolve().parent.parent.parent / "configs"
 

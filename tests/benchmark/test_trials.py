@@ -35,8 +35,8 @@ from jaxdet.benchmark.trials import (
     run_here,
     run_trials,
 )
+from jaxdet.command_line import load_config
 from jaxdet.errors import UserError
-from jaxdet.main import load_config
 
 TINY = ("--config=tests/tiny.py",)
 

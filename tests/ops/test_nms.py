@@ -189,3 +189,15 @@ def test_few_picks_are_the_first_of_many():
         np.testing.assert_array_equal(a, b[:7])
     none = np.zeros_like(valid)
     assert not soft(boxes, scores, none, groups, count=7, method="linear", **SOFT)[2].any()
+
+
+@pytest.mark.parametrize("method", ["linear", "gaussian"])
+def test_padding_that_is_not_finite_changes_no_score(method):
+    boxes, scores, valid, groups = clustered_boxes(3)
+    broken = np.where(valid[:, None], boxes, np.nan)
+    assert not valid.all()
+    clean, found = (
+        soft(b, scores, valid, groups, count=60, method=method, **SOFT) for b in (boxes, broken)
+    )
+    for a, b in zip(clean, found, strict=True):
+        np.testing.assert_array_equal(a, b)

@@ -181,7 +181,8 @@ def _read_torch(
         import torch
     except ImportError as error:
         raise UserError(
-            f"reading {path} takes PyTorch; install it with pip install 'jaxdet[convert]'"
+            f"reading {path} takes PyTorch; install it with "
+            "pip install -c constraints.txt -e '.[convert]'"
         ) from error
     if members is not None and any(name.endswith("/constants.pkl") for name in members):
         raise UserError(

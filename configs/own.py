@@ -11,8 +11,10 @@ taken from the weights and the relative biases start at zero, as the paper has i
 What else the weights ask for (config.model.detector.pixel_mean, config.model.vit.qkv_bias, ...)
 the converter's report says, and a run compares.
 
-lr, weight decay and drop path are what the paper found for MAE; for yours,
-`python -m jaxdet.benchmark.sweep --init=my_mae --weights=/weights/my_mae.npz` finds them.
+lr, weight decay and drop path are what the paper found for MAE; yours are found by
+
+    python -m jaxdet.benchmark.sweep --init=my_mae --weights=/weights/my_mae.npz \
+        --data=/data/coco --workdir=runs/sweep_my_mae_b
 """
 
 from ml_collections import ConfigDict

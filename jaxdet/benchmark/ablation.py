@@ -50,11 +50,17 @@ class Row(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """A row's trial, and what is published of it."""
+    """A row's trial, and what is published of it.
+
+    Attributes:
+        published: if the data are COCO.
+        is_recipe: whether the model's structure is the recipe's own.
+    """
 
     text: str
     trial: Trial
     published: Published | None
+    is_recipe: bool = True
 
 
 def attention(config: ConfigDict) -> list[Row]:
@@ -108,10 +114,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _ablation(arguments: list[str] | None) -> None:
     given, words = options.read_arguments(_parser(), arguments)
-    rows = _chosen(list(plans(given, words)), given.rows)
+    every = list(plans(given, words))
+    config = next(row.trial.config for row in every if row.is_recipe)
+    rows = _chosen(every, given.rows)
     for row in rows:
         check_trial(row.trial, needs_weights=not given.dry_run)
-    config = rows[0].trial.config
     data = data_of(config)
     speed = options.speed_of(given, config, data)
     costs = [planned(row.text, [row.trial.config], data, speed) for row in rows]
@@ -121,7 +128,7 @@ def _ablation(arguments: list[str] | None) -> None:
         return
     outcomes = run_trials([row.trial for row in rows], options.executor_of(given))
     table = [
-        comparison.Row(row.text, outcome, row.published)
+        comparison.Row(row.text, outcome, row.published if data.is_coco else None)
         for row, outcome in zip(rows, outcomes, strict=True)
     ]
     print(f"\n{comparison.markdown(table, given.table)}")
@@ -207,7 +214,7 @@ def plans(given: argparse.Namespace, words: tuple[str, ...]) -> Iterator[Plan]:
                 trial = _trial(
                     given, label, row.name, base, {"epochs": _length(given), **row.words}
                 )
-                yield Plan(row.text, trial, published_for(trial.config))
+                yield Plan(row.text, trial, published_for(trial.config), row.name == DEFAULT)
 
 
 def _length(given: argparse.Namespace) -> float:

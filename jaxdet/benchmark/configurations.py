@@ -113,10 +113,17 @@ class Table:
 
     @property
     def data_folders(self) -> list[str]:
-        """Names of the folders validated on, where that is more than one."""
+        """The folders validated on, where that is more than one: as much of each path's end as
+        tells them apart.
+        """
         runs = [run for each in self.configurations for run in each.runs]
-        roots = {str(run.evaluated_on["root"]) for run in runs}
-        return sorted({PurePath(root).name for root in roots}) if len(roots) > 1 else []
+        roots = {PurePath(str(run.evaluated_on["root"])) for run in runs}
+        longest = max(len(root.parts) for root in roots)
+        for count in range(1, longest + 1):
+            ends = {PurePath(*root.parts[-count:]).as_posix() for root in roots}
+            if len(ends) == len(roots):
+                break
+        return sorted(ends) if len(roots) > 1 else []
 
 
 def statistic(values: Iterable[float | None]) -> Statistic | None:
@@ -193,6 +200,7 @@ def _identity(run: Run) -> Words:
     if run.detections_file is not None:
         return {"file": run.checkpoint_sha256 or run.detections_file}
     words["weights"] = (run.init or {}).get("sha256") or _file_name(run.config["init"])
+    words["base run"] = _file_name(run.config["few_shot"]["base_run"])
     words["trained"] = run.epochs is not None
     return words
 

@@ -37,7 +37,10 @@ def shared_parser(documentation: str, default_size: str) -> argparse.ArgumentPar
     add("--dry-run", action="store_true", help="only print the plan")
     cost = parser.add_argument_group("cost")
     cost.add_argument(
-        "--images-per-second", type=_positive, help="of one device in training, measured or stated"
+        "--images-per-second",
+        type=_positive,
+        help="of one device that trains the config of --init and --size, or --config, as it is "
+        "before a trial or row changes it; measured or stated",
     )
     cost.add_argument(
         "--peak-tflops", "--peak_tflops", type=_positive, help="10^12 FLOP/s of a device"

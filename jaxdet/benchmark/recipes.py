@@ -1,4 +1,7 @@
-"""Which runs are comparable: those of one recipe, validated on the same data.
+"""Which runs are comparable: those of one recipe and of data that look the same.
+
+Data are compared by the number of images, the categories and the names of the annotation files
+that the config gives; not by the images themselves.
 
 A recipe is the config without what an initialisation brings along, what the protocol tunes for each
 and what a result does not depend on.
@@ -14,9 +17,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxdet.benchmark.reference import Published, published_for
+from jaxdet.benchmark.reference import LEAST_COCO_TRAIN_IMAGES, Published, published_for
 from jaxdet.benchmark.runs import Run
 from jaxdet.config import benchmark, quarter_ends, vitdet
+from jaxdet.config_imted import imted
 from jaxdet.data.fewshot import VOC
 from jaxdet.train import NEUTRAL_WORDS
 
@@ -57,9 +61,6 @@ GLOBAL_BLOCKS, TAPS = "model.vit.global_blocks", "model.vit.taps"
 
 COCO, COCO_VAL = "COCO", "COCO val2017"
 COCO_VAL_IMAGES = 5000
-COCO_TRAIN_IMAGES = 117_000
-"""COCO train2017 has a few more images with objects than this."""
-
 VARIANT_WORDS = (
     GLOBAL_BLOCKS,
     TAPS,
@@ -108,8 +109,9 @@ def _blocks(blocks: Sequence[int], depth: int, pyramid: str) -> str | list[int]:
         (): "none",
         (depth - 1,): "the last",
         quarter_ends(depth): "the last of each quarter",
-        tuple(range(depth)): "all",
     }
+    if len(blocks) == depth:
+        names[tuple(range(len(blocks)))] = "all"
     if pyramid == "imted":  # the published configs of ViT-L name block 11 too
         names[tuple(sorted({11, depth - 1}))] = "the last"
     return names.get(tuple(blocks), list(blocks))
@@ -129,8 +131,24 @@ def _data(run: Run) -> Words:
     elif run.val_images is None:
         # An older result, which does not say more of what it was evaluated on.
         words["validation folder"] = _told_apart(str(data["val_annotations"] or data["root"]))
+    words |= _annotation_files(run)
     if data["augmentation"] == "multiscale":
         words["validation sizes"] = [max(data["short_sides"]), data["long_side"]]
+    return words
+
+
+def _annotation_files(run: Run) -> Words:
+    """Names of the annotation files given; COCO's own are what a folder alone stands for."""
+    given = {"validation annotations": ("val", run.evaluated_on)}
+    if run.detections_file is None:
+        given["training annotations"] = ("train", run.config["data"])
+    words = {}
+    for word, (split, data) in given.items():
+        path = data[f"{split}_annotations"]
+        if data["name"] == "coco" and path is not None:
+            name = PurePath(str(path)).name
+            if name != f"instances_{split}2017.json":
+                words[word] = name
     return words
 
 
@@ -190,6 +208,8 @@ def departures(run: Run, published: Published) -> tuple[Difference, ...]:
     size = published.backbone.removeprefix("ViT-").lower()
     if published.system == "ViTDet":
         standard = vitdet(size, "mae", **tuned, layer_decay=0.5)
+    elif published.system == "imTED":
+        standard = imted(size, drop_path=0.0, masks=published.detector == "Mask R-CNN")
     else:
         standard = benchmark(size, "mae", **tuned)
     standard.data.name = run.config["data"]["name"]
@@ -199,7 +219,7 @@ def departures(run: Run, published: Published) -> tuple[Difference, ...]:
         for difference in differences(config_recipe(run.config), expected)
         if difference[0] not in VARIANT_WORDS
     ]
-    if run.train_images is not None and run.train_images < COCO_TRAIN_IMAGES:
+    if run.train_images is not None and run.train_images < LEAST_COCO_TRAIN_IMAGES:
         found.append(("training images", run.train_images, "all of COCO train2017"))
     return tuple(found)
 
@@ -211,7 +231,8 @@ def is_under(word: str, prefixes: Iterable[str]) -> bool:
 
 def _told_apart(path: str) -> str:
     """A path's last name, with a digest of the whole: nothing of the machine, yet unambiguous."""
-    return f"{PurePath(path).name} ({hashlib.sha256(path.encode()).hexdigest()[:7]})"
+    digest = hashlib.sha256(path.encode(errors="surrogatepass")).hexdigest()
+    return f"{PurePath(path).name} ({digest[:7]})"
 
 
 def canonical(words: Words) -> str:

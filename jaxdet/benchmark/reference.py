@@ -14,8 +14,12 @@ from importlib.resources import files
 from ml_collections import ConfigDict
 
 from jaxdet.config import POSITION, VIT_SIZES, quarter_ends
+from jaxdet.config_imted import DECODERS, PARTS
 
 CERTAINTIES = ("verified", "derived", "memory")
+
+LEAST_COCO_TRAIN_IMAGES = 117_000
+"""COCO train2017 has a few more images with objects than this."""
 
 _RECIPES = {
     ("fpn", "batch"): ("benchmark", "shared"),
@@ -106,24 +110,48 @@ def find(
 def published_for(config: ConfigDict) -> Published | None:
     """The published result a config sets out to reproduce, as `find` finds it.
 
-    Told by the data, the canvas, the initialisation, the epochs and the structure of the backbone
-    and its pyramid; whether the rest of the recipe is the published one is not looked at. None
-    where the published works have no such model.
+    Told by the data's format, the canvas, the initialisation, the epochs and the structure of the
+    backbone and its pyramid, for imTED also of its box head; whether the data are COCO and the rest
+    of the recipe is the published one is not looked at. None where the published works have no such
+    model, and for few-shot detection.
     """
     vit = config.model.vit
-    backbone = next(
+    size = next(
         (
-            f"ViT-{size.upper()}"
+            size
             for size, words in VIT_SIZES.items()
             if all(vit[word] == value for word, value in words.items())
         ),
         None,
     )
+    if size is None or config.data.name != "coco" or config.few_shot.novel:
+        return None
+    backbone = f"ViT-{size.upper()}"
+    if _is_imted(config, size):
+        detector = "Mask R-CNN" if config.model.heads.mask else "Faster R-CNN"
+        return find("imTED", backbone, config.initialisation, config.epochs, detector=detector)
     recipe = _RECIPES.get((config.model.pyramid.kind, config.model.heads.norm))
     variant = _variant(config, recipe[1]) if recipe else None
-    if config.data.name != "coco" or config.canvas != 1024 or not backbone or not variant:
+    if config.canvas != 1024 or not variant:
         return None
     return find(recipe[0], backbone, config.initialisation, config.epochs, variant=variant)
+
+
+def _is_imted(config: ConfigDict, size: str) -> bool:
+    """Whether the structure is that of the complete imTED, all of its parts pre-trained."""
+    vit, decoder = config.model.vit, config.model.decoder
+    modulated = {"norm": "none", **PARTS["modulated"]}
+    return (
+        config.canvas == 1344
+        and config.model.pyramid.kind == "imted"
+        and all(config.model.heads[word] == value for word, value in modulated.items())
+        and size in DECODERS
+        and all(decoder[word] == value for word, value in DECODERS[size].items())
+        and decoder.start == vit.absolute_position == "pretrained"
+        and vit.relative_position == "none"
+        and len(vit.global_blocks) == vit.depth
+        and sorted(vit.taps) == sorted({11, vit.depth - 1})
+    )
 
 
 def _variant(config: ConfigDict, relative_position: str) -> str | None:
@@ -138,11 +166,10 @@ def _variant(config: ConfigDict, relative_position: str) -> str | None:
         del start["relative_start"]
     if any(vit[word] != value for word, value in start.items()):
         return None
-    attention = {
-        quarter_ends(vit.depth): None,
-        (): "windowed only",
-        tuple(range(vit.depth)): "all global",
-    }.get(tuple(vit.global_blocks), "other")
+    blocks = tuple(vit.global_blocks)
+    attention = {quarter_ends(vit.depth): None, (): "windowed only"}.get(blocks, "other")
+    if len(blocks) == vit.depth:
+        attention = "all global"
     position = {relative_position: None, "none": "no relative position"}.get(
         vit.relative_position, "other"
     )

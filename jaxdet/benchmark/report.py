@@ -39,7 +39,7 @@ def write_report(runs: Sequence[Path], out: Path) -> tuple[Path, Path, list[Skip
         out.mkdir(parents=True, exist_ok=True)
         for name, content in contents.items():
             partial = out / f"{name}.partial"
-            partial.write_text(content, encoding="utf-8")
+            partial.write_text(content, encoding="utf-8", errors="replace")
             partial.replace(out / name)
     except OSError as error:
         raise UserError(f"{out} cannot be written ({error}); give another --out") from error

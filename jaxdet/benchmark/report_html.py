@@ -207,9 +207,9 @@ def _legend(table: Table, grid: Grid) -> str:
         told.append("Bold and underlined: the best of a column.")
     if table.data_folders:
         told.append(
-            "The data lay in folders of different names "
-            f"({escape(', '.join(table.data_folders))}); they count as the same for their number "
-            "of images and their categories."
+            f"The data lay in different folders ({escape(', '.join(table.data_folders))}); they "
+            "count as the same for their number of images, their categories and the names of "
+            "annotation files given."
         )
     return f'<p class="legend">{" ".join(told)}</p>' if told else ""
 
@@ -353,24 +353,24 @@ def _pictures(table: Table) -> str:
 
 def small_picture(path: Path) -> bytes | None:
     """A picture as WebP of at most LARGEST_PICTURE bytes; None where there is no readable one."""
+    # Pillow lets out many kinds of exception for broken files, and sides too long for WebP.
     try:
         with Image.open(path, formats=("PNG",)) as image:
             if image.width * image.height > LARGEST_IMAGE:
                 return None
             picture = image.convert("RGB")
-    # Pillow's decoders let out many kinds of exception for broken files.
+        width = min(PICTURE_WIDTH, picture.width)
+        while True:
+            height = max(1, round(picture.height * width / picture.width))
+            resized = picture.resize((width, height), Image.Resampling.LANCZOS)
+            for quality in (80, 60, 40):
+                stream = io.BytesIO()
+                resized.save(stream, "WEBP", quality=quality, method=4)
+                if stream.tell() <= LARGEST_PICTURE:
+                    return stream.getvalue()
+            width = round(width * 0.75)
     except Exception:
         return None
-    width = min(PICTURE_WIDTH, picture.width)
-    while True:
-        height = max(1, round(picture.height * width / picture.width))
-        resized = picture.resize((width, height), Image.Resampling.LANCZOS)
-        for quality in (80, 60, 40):
-            stream = io.BytesIO()
-            resized.save(stream, "WEBP", quality=quality, method=4)
-            if stream.tell() <= LARGEST_PICTURE:
-                return stream.getvalue()
-        width = round(width * 0.75)
 
 
 def _recipe(table: Table) -> str:
@@ -441,17 +441,13 @@ def _left_out(skipped: Sequence[Skipped]) -> str:
     if not skipped:
         return ""
     entries = "".join(
-        f"<li><code>{escape(each.folder.name)}</code> {escape(_without_path(each))}</li>"
+        f"<li><code>{escape(each.folder.name)}</code> {escape(each.reason_without_path)}</li>"
         for each in skipped
     )
     return (
         '<section aria-labelledby="left-title"><h2 id="left-title">Left out</h2>'
         f"<ul>{entries}</ul></section>"
     )
-
-
-def _without_path(each: Skipped) -> str:
-    return each.reason.replace(str(each.folder), each.folder.name)
 
 
 def _details(summary: str, content: str) -> str:

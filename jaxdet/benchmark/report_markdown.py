@@ -40,8 +40,7 @@ def markdown(tables: Sequence[Table], skipped: Sequence[Skipped]) -> str:
         parts += [
             "## Left out",
             "\n".join(
-                f"- {plain(each.folder.name)}: "
-                f"{plain(each.reason.replace(str(each.folder), each.folder.name))}"
+                f"- {plain(each.folder.name)}: {plain(each.reason_without_path)}"
                 for each in skipped
             ),
         ]

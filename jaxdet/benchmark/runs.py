@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import statistics
 from collections.abc import Iterable, Sequence
@@ -23,6 +22,9 @@ TIDE_ERRORS = (*MAIN_ERRORS, "FalsePos", "FalseNeg")
 FEWEST_RATES = 3
 LARGEST_RESULT = 64 * 2**20
 LARGEST_HISTORY = 512 * 2**20
+LARGEST_NUMBER = 2**53
+"""What no count or measure of a run reaches; to it floats are exact for whole numbers."""
+LARGEST_DEPTH = 1000
 
 Numbers = dict[str, float | None]
 
@@ -101,6 +103,12 @@ class Skipped:
     folder: Path
     reason: str
 
+    @property
+    def reason_without_path(self) -> str:
+        """The reason with the folder's name in place of its path, if it has a name."""
+        name = self.folder.name
+        return self.reason.replace(str(self.folder), name) if name else self.reason
+
 
 def gather(paths: Iterable[Path]) -> tuple[list[Run], list[Skipped]]:
     """Reads the runs that the paths are or hold, in the order given and of their names.
@@ -115,6 +123,12 @@ def gather(paths: Iterable[Path]) -> tuple[list[Run], list[Skipped]]:
             run = read_run(folder)
         except UserError as error:
             skipped.append(Skipped(folder, str(error)))
+            continue
+        # A result may come from anyone, and no single one may cost the report of all others.
+        except Exception as error:
+            told = (str(error).splitlines() or [""])[0]
+            reason = f"damaged: it cannot be read ({type(error).__name__}: {told:.200})"
+            skipped.append(Skipped(folder, reason))
             continue
         # No two seeds agree in every bit of every number: this is a copy, or a run done again.
         same = (run.config_sha256, run.checkpoint_sha256, repr(run.scores))
@@ -254,6 +268,7 @@ def _complete(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check(config: dict[str, Any]) -> None:
+    _check_sizes(config)
     try:
         # Where the weights lay is of no matter any more.
         check(ConfigDict({**config, "init": None}))
@@ -263,16 +278,34 @@ def _check(config: dict[str, Any]) -> None:
         raise UserError(f"damaged: its config is malformed ({error})") from error
 
 
+def _check_sizes(value: Any, word: str = "config") -> None:
+    """Raises UserError for a number so large that nothing can be computed of it."""
+    if isinstance(value, dict):
+        for name, each in value.items():
+            _check_sizes(each, f"{word}.{name}")
+    elif isinstance(value, list):
+        for each in value:
+            _check_sizes(each, word)
+    elif isinstance(value, int | float):
+        largest = LARGEST_DEPTH if word.endswith(".depth") else LARGEST_NUMBER
+        if not abs(value) <= largest:
+            raise UserError(f"damaged: {word} is above {largest}")
+
+
 def _merged(known: dict[str, Any], given: Any, word: str = "config") -> dict[str, Any]:
-    """What is given, and what is known of the words that are not."""
+    """What is given, and what is known of the words that are not; whole numbers as such."""
     if not isinstance(given, dict):
         raise UserError(f"damaged: {word} is not a section of words")
     merged = dict(given)
     for name, value in known.items():
         if isinstance(value, dict):
             merged[name] = _merged(value, given.get(name, {}), f"{word}.{name}")
-        else:
-            merged.setdefault(name, value)
+        elif isinstance(merged.setdefault(name, value), dict):
+            raise UserError(f"damaged: {word}.{name} is a section of words")
+        elif type(value) is int and isinstance(merged[name], float):
+            if not merged[name].is_integer():
+                raise UserError(f"damaged: {word}.{name} is not a whole number")
+            merged[name] = int(merged[name])
     return merged
 
 
@@ -362,16 +395,17 @@ def _training_rate(lines: list[dict[str, Any]], batch_size: int) -> float | None
         if is_training and last is not None and step > last[0] and time > last[1]:
             rates.append((step - last[0]) * batch_size / (time - last[1]))
         last = (step, time) if is_training else None
-    return statistics.median(rates) if len(rates) >= FEWEST_RATES else None
+    return _number(statistics.median(rates)) if len(rates) >= FEWEST_RATES else None
 
 
 def _number(value: Any) -> float | None:
     is_real = isinstance(value, int | float) and not isinstance(value, bool)
-    return value if is_real and math.isfinite(value) else None
+    return value if is_real and abs(value) <= LARGEST_NUMBER else None
 
 
 def _whole(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    return value if is_whole and 0 <= value <= LARGEST_NUMBER else None
 
 
 def _text(value: Any) -> str | None:

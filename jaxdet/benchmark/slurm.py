@@ -79,7 +79,7 @@ def _submitit() -> Any:
     except ImportError as error:
         raise UserError(
             f"--executor=slurm needs submitit ({error}); install it with "
-            "pip install 'jaxdet[cluster]'"
+            "pip install -c constraints.txt -e '.[cluster]'"
         ) from error
     return submitit
 

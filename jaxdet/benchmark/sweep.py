@@ -272,7 +272,9 @@ def _sweep(arguments: list[str] | None) -> None:
 
     tune(protocol, run, decide)
     rows = [
-        comparison.Row(f"{point.epochs:g}", outcome, published_for(trial.config))
+        comparison.Row(
+            f"{point.epochs:g}", outcome, published_for(trial.config) if data.is_coco else None
+        )
         for point, trial, outcome in finals
     ]
     print(f"\n{comparison.markdown(rows, 'epochs')}\n\nsummary  {given.workdir / SUMMARY}")
@@ -319,7 +321,16 @@ def _tuned(path: Path, initialisation: str) -> tuple[float, float]:
         summary = json.loads(path.read_text(encoding="utf-8"))
         chosen = float(summary["chosen"]["lr"]), float(summary["chosen"]["weight_decay"])
         swept = str(summary["initialisation"])
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        if not all(map(math.isfinite, chosen)):
+            raise ValueError(f"{chosen} are not finite")
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        KeyError,
+        OverflowError,
+        RecursionError,
+    ) as error:
         raise UserError(
             f"{path} does not say which lr and weight decay were chosen ({error!r}); --from takes "
             "the --workdir of a sweep that has been through its grid"

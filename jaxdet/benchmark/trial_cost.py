@@ -14,6 +14,7 @@ from typing import NamedTuple
 from ml_collections import ConfigDict
 
 from jaxdet.benchmark.complexity import COCO_CLASSES
+from jaxdet.benchmark.reference import LEAST_COCO_TRAIN_IMAGES
 from jaxdet.benchmark.step import needed_flops
 from jaxdet.errors import UserError
 from jaxdet.experiment import Experiment
@@ -29,6 +30,11 @@ class Data(NamedTuple):
     train_images: int
     classes: int
     source: str
+
+    @property
+    def is_coco(self) -> bool:
+        """Whether they can be all of COCO, which published results are of."""
+        return self.classes == COCO_CLASSES and self.train_images >= LEAST_COCO_TRAIN_IMAGES
 
 
 class Speed(NamedTuple):

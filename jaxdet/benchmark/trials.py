@@ -118,7 +118,11 @@ def check_trial(trial: Trial, needs_weights: bool) -> None:
     config = trial.config.copy_and_resolve_references()
     if not needs_weights:
         config.init = None
-    elif config.initialisation != "random" and config.init is None:
+    elif (
+        config.initialisation != "random"
+        and config.init is None
+        and config.few_shot.base_run is None
+    ):
         raise UserError(
             f"the weights to start {config.initialisation} from are not given: "
             f"{how_to_get(config)} (or --weights)"
@@ -147,7 +151,9 @@ def outcome(trial: Trial) -> Outcome | None:
     if result is not None and _is_of_the_end(result, trial.config.epochs):
         return _scores(trial, result)
     last = _last_words(trial.log)
-    if started is not None and last.startswith(f"error: {DIVERGED}"):
+    # A run that skips such steps goes on from the last checkpoint.
+    is_stopped = started is not None and trial.config.on_nonfinite == "stop"
+    if is_stopped and last.startswith(f"error: {DIVERGED}"):
         return Outcome(None, None, last.removeprefix("error: "))
     return None
 

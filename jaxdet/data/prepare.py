@@ -292,7 +292,7 @@ def _tfds() -> Any:
     except ImportError as error:
         raise UserError(
             f"tensorflow-datasets cannot be used ({error}); install it with "
-            "pip install 'jaxdet[prepare]'"
+            "pip install -c constraints.txt -e '.[prepare]'"
         ) from error
     return tensorflow_datasets
 

@@ -7,6 +7,7 @@ import pytest
 from jaxdet.benchmark.ablation import _parser as parser
 from jaxdet.benchmark.ablation import attention, main, plans, position, scales
 from jaxdet.benchmark.options import read_arguments
+from jaxdet.benchmark.trial_cost import Data
 from jaxdet.command_line import load_config, shipped_config
 from jaxdet.config import check
 
@@ -144,6 +145,24 @@ def test_a_diverged_row_is_in_the_table(tmp_path, trainer, capsys):
     trainer.score = lambda config: 0.1 if config.model.vit.global_blocks else "diverged"
     assert main(["attention", *TINY, f"--workdir={tmp_path}"]) == 0
     assert "| windowed only | diverged | - | - |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("images", "expected"), [(117_266, "53.3 [1]"), (500, "-")])
+def test_only_on_coco_is_a_row_compared(tmp_path, trainer, capsys, monkeypatch, images, expected):
+    data = Data(images, 80, "counted")
+    monkeypatch.setattr("jaxdet.benchmark.ablation.data_of", lambda config: data)
+    (tmp_path / "mae.npz").touch()
+    flags = ["--init=mae", f"--weights={tmp_path / 'mae.npz'}", "--peak-tflops=1", "--rows=2"]
+    assert main(["scales", *flags, f"--workdir={tmp_path}"]) == 0
+    assert f"| FPN | 50.0 | {expected} |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("rows", ["1,2,3", "2", "3,2"])
+def test_the_stated_speed_is_that_of_the_recipe_whatever_rows_are_chosen(capsys, rows):
+    flags = ["--init=mae", "--images-per-second=10", "--dry-run", f"--rows={rows}"]
+    assert main(["attention", *flags, f"--workdir={WORKDIR}"]) == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if "and 4 global" in line)
+    assert line.split()[-1] == "163"  # 50 epochs of 117,266 images at 10 a second
 
 
 def test_a_dry_run_only_prints(trainer, capsys):

@@ -26,7 +26,7 @@ from jaxdet.benchmark.reference import sources
 from jaxdet.benchmark.report import main, write_report
 from jaxdet.benchmark.report_html import LARGEST_PICTURE, small_picture
 from jaxdet.benchmark.report_tables import ap_grid, category_gains, comparisons, complexity_grid
-from jaxdet.benchmark.runs import TIDE_ERRORS, config_digest, gather, read_run
+from jaxdet.benchmark.runs import TIDE_ERRORS, Skipped, config_digest, gather, read_run
 from jaxdet.command_line import load_config
 from jaxdet.data.fewshot import VOC
 from jaxdet.errors import UserError
@@ -287,6 +287,53 @@ def test_weights_of_different_files_are_different_configurations(write, tmp_path
     assert "weights fffffff" in {each.distinction for each in table.configurations}
 
 
+def test_few_shot_runs_from_different_base_runs_are_no_seeds(write, tmp_path):
+    for seed, base in enumerate(("/runs/base_a", "/runs/base_b", "/elsewhere/base_b")):
+        write(f"run{seed}", "imted_10shot_b", 0.2, seed=seed, few_shot__base_run=base, masks=False)
+    (table,) = tables_of(tmp_path)
+    assert sorted(len(each.runs) for each in table.configurations) == [1, 2]
+    assert {each.distinction for each in table.configurations} == {
+        "base run base_a",
+        "base run base_b",
+    }
+
+
+def test_folds_of_as_many_images_are_different_data(write):
+    paths = [
+        write(
+            fold,
+            "vitb_mae",
+            0.5,
+            seed=i,
+            data__train_annotations=f"/data/{fold}_train.json",
+            data__val_annotations=f"/data/{fold}_val.json",
+        )
+        for i, fold in enumerate(("fold0", "fold1"))
+    ]
+    _, second = tables_of(*paths)
+    assert second.differences == (
+        ("training annotations", "fold1_train.json", "fold0_train.json"),
+        ("validation annotations", "fold1_val.json", "fold0_val.json"),
+    )
+
+
+def test_coco_s_own_annotation_files_are_what_a_folder_stands_for(write):
+    path = "/data/annotations/instances_val2017.json"
+    paths = [write("a", "vitb_mae", 0.5), write("b", "vitb_mae", data__val_annotations=path)]
+    assert len(tables_of(*paths)) == 1
+
+
+def test_folders_of_the_same_name_are_told_by_more_of_their_path(write, tmp_path):
+    paths = [
+        write(f"run{i}", "vitb_mae", 0.5, seed=i, data__root=root)
+        for i, root in enumerate(("/data/city/set", "/data/farm/set", "/data/farm/set/"))
+    ]
+    (table,) = tables_of(*paths)
+    assert table.data_folders == ["city/set", "farm/set"]
+    html, _, _ = write_report(paths, tmp_path / "out")
+    assert "The data lay in different folders (city/set, farm/set)" in html.read_text("utf-8")
+
+
 # What is compared with the published numbers.
 
 
@@ -313,6 +360,14 @@ def test_the_published_number_and_the_difference_stand_beside_ours(write, tmp_pa
     assert "mask AP recalled, not read again" in note.text
     assert note.link[1] == "https://arxiv.org/abs/2111.11429"
     assert [cell.is_best for cell in (grid.rows[0][4], grid.rows[1][4])] == [False, True]
+
+
+def test_imted_is_compared_with_its_own_numbers(write):
+    (table,) = tables_of(write("a", "imted_mask_b", 0.5))
+    (configuration,) = table.configurations
+    assert (configuration.published.system, configuration.published.box_ap) == ("imTED", 53.3)
+    assert configuration.departures == ()
+    assert cells(ap_grid(table), 0)["Mask AP published"] == "46.4"
 
 
 def test_shapes_are_never_compared(write, tmp_path):
@@ -486,6 +541,23 @@ DAMAGES = {
     "not a config of this version": edited(
         lambda r: (r["config"]["model"]["vit"].update(width="wide"), r.pop("config_sha256"))
     ),
+    "config.model.vit.depth is above 1000": edited(
+        lambda r: (r["config"]["model"]["vit"].update(depth=10**9), r.pop("config_sha256"))
+    ),
+    "config.model.vit.depth is not a whole number": edited(
+        lambda r: (r["config"]["model"]["vit"].update(depth=4.5), r.pop("config_sha256"))
+    ),
+    "config.batch_size is above": edited(
+        lambda r: (r["config"].update(batch_size=10**400), r.pop("config_sha256"))
+    ),
+    "config.few_shot.novel is a section": edited(
+        lambda r: (r["config"]["few_shot"].update(novel={}), r.pop("config_sha256"))
+    ),
+    "config.model.heads.mask is a section": edited(
+        lambda r: (r["config"]["model"]["heads"].update(mask={}), r.pop("config_sha256"))
+    ),
+    "bbox.AP is 1000": edited(lambda r: r["metrics"]["bbox"].update(AP=10**400)),
+    "result.json has no step": edited(lambda r: r.update(step=10**400)),
     "config.model.vit is not a section": edited(
         lambda r: (r["config"]["model"].update(vit=3), r.pop("config_sha256"))
     ),
@@ -505,6 +577,64 @@ def test_an_unfinished_or_damaged_run_is_named_and_left_out(write, tmp_path, cap
     assert str(tmp_path) not in (out / "report.html").read_text("utf-8")
     with pytest.raises(UserError, match="no finished run"):
         gather([damaged])
+
+
+def test_what_nobody_thought_of_costs_one_run(write, tmp_path, monkeypatch):
+    broken, sound = write("broken"), write("sound", optim__lr=0.1, seed=1)
+
+    def read(folder):
+        if folder == broken:
+            raise MemoryError("too much\nof it")
+        return read_run(folder)
+
+    monkeypatch.setattr("jaxdet.benchmark.runs.read_run", read)
+    runs, (skipped,) = gather([broken, sound])
+    assert [run.folder for run in runs] == [sound]
+    assert skipped.reason == "damaged: it cannot be read (MemoryError: too much)"
+
+
+def test_numbers_beyond_measure_are_not_told(write, tmp_path):
+    def huge(result):
+        result.update(parameters=10**400, evaluation={"images_per_second": 10**400})
+
+    path = write("a", edit=huge)
+    with (path / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 10**400, "time": 10**400, "val/bbox/AP": 10**400}) + "\n")
+    run = read_run(path)
+    assert (run.parameters, run.eval_rate) == (None, None)
+    assert run.history[-1].epoch == 8.0
+    write_report([path], tmp_path / "out")
+
+
+def test_a_depth_written_as_a_float_is_the_same_depth(write, tmp_path):
+    def as_float(result):
+        result["config"]["model"]["vit"]["depth"] = 12.0
+        result["config_sha256"] = config_digest(result["config"])
+
+    paths = [write("a", "vitb_mae", 0.5), write("b", "vitb_mae", 0.5, seed=1, edit=as_float)]
+    (table,) = tables_of(*paths)
+    assert [len(each.runs) for each in table.configurations] == [2]
+    write_report(paths, tmp_path / "out")
+
+
+def test_text_that_is_no_unicode_is_written_all_the_same(write, tmp_path):
+    def lone(result):
+        names = result["metrics"]["bbox"]["per_category"]
+        names["\ud800"] = names.pop("star")
+        result["device"] = "\udfff"
+        del result["images"]
+        result["evaluated_on"] = {**result["evaluated_on"], "root": "/\ud800"}
+
+    html, markdown, _ = write_report([write("a", edit=lone)], tmp_path / "out")
+    assert "?" in markdown.read_text("utf-8")
+    assert "<dd>?</dd>" in html.read_text("utf-8")
+    coco = write("b", "vitb_mae", 0.5, data__root="/\ud800", edit=lambda r: r.pop("images"))
+    write_report([coco], tmp_path / "out")
+
+
+def test_a_reason_holds_a_folder_s_name_and_not_its_path():
+    assert Skipped(Path("/x/a"), "see /x/a. So").reason_without_path == "see a. So"
+    assert Skipped(Path("."), "see a.json. So").reason_without_path == "see a.json. So"
 
 
 def test_a_copy_of_a_run_is_not_another_seed(write, tmp_path):
@@ -709,6 +839,8 @@ def test_pictures_are_made_small_and_broken_ones_left_out(tmp_path):
     (tmp_path / "broken.png").write_bytes((tmp_path / "noise.png").read_bytes()[:5000])
     assert small_picture(tmp_path / "broken.png") is None
     assert small_picture(tmp_path / "missing.png") is None
+    Image.new("RGB", (100, 20_000)).save(tmp_path / "long.png")  # WebP ends at 16383
+    assert small_picture(tmp_path / "long.png") is None
 
 
 # Charts.

@@ -23,6 +23,7 @@ from jaxdet.benchmark.sweep import (
     tune_drop_path,
     tune_grid,
 )
+from jaxdet.benchmark.trial_cost import Data
 from jaxdet.errors import UserError
 
 
@@ -332,6 +333,15 @@ def test_a_larger_model_takes_lr_and_weight_decay_from_a_sweep(tmp_path, trainer
     )
 
 
+@pytest.mark.parametrize("lr", ["NaN", "Infinity", "1" + 400 * "0", 100_000 * "["])
+def test_a_hostile_sweep_to_take_values_from_is_named(tmp_path, trainer, capsys, lr):
+    summary = f'{{"initialisation": "random", "chosen": {{"lr": {lr}, "weight_decay": 0.1}}}}'
+    (tmp_path / "sweep.json").write_text(summary)
+    flags = ["--init=random", f"--from={tmp_path}", f"--workdir={tmp_path / 'sweep'}"]
+    assert main(flags) == 2
+    assert "does not say which lr and weight decay were chosen" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -357,6 +367,19 @@ def test_a_mistake_ends_in_one_sentence(tmp_path, trainer, capsys, flags, messag
     assert said.count("\n") == 1
     assert not trainer.ran
     assert not (tmp_path / "sweep").exists()
+
+
+@pytest.mark.parametrize(("images", "expected"), [(117_266, "50.1 [1]"), (500, "-")])
+def test_only_on_coco_are_final_runs_compared(
+    tmp_path, trainer, capsys, monkeypatch, images, expected
+):
+    data = Data(images, 80, "counted")
+    monkeypatch.setattr("jaxdet.benchmark.sweep.data_of", lambda config: data)
+    (tmp_path / "mae.npz").touch()
+    flags = ["--init=mae", f"--weights={tmp_path / 'mae.npz'}", "--peak-tflops=1", "--lrs=8e-5"]
+    flags += ["--weight-decays=.1", "--drop-paths=0.1", f"--workdir={tmp_path / 'sweep'}"]
+    assert main(flags) == 0
+    assert f"| 50 | 50.0 | {expected} |" in capsys.readouterr().out
 
 
 def test_a_workdir_that_cannot_be_made_is_named(tmp_path, trainer, capsys):

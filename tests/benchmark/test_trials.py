@@ -87,6 +87,11 @@ def test_missing_weights_are_told_before_anything_starts(tmp_path):
         check_trial(trial, needs_weights=True)
 
 
+def test_a_base_run_stands_for_weights(tmp_path):
+    base = ("--config=tests/tiny.py:mae", "--config.few_shot.base_run=/runs/base")
+    check_trial(make_trial(tmp_path, "one", base), needs_weights=True)
+
+
 def test_a_folder_without_a_result_has_no_outcome(trial):
     assert outcome(trial) is None
     trial.folder.mkdir()
@@ -162,6 +167,14 @@ def test_divergence_is_an_outcome_and_is_remembered(trial, trainer):
         (found,) = run_trials([trial], run_here)
         assert found == (None, None, "training diverged: loss not finite at step 3")
     assert trainer.ran == ["one"]
+
+
+def test_a_diverged_trial_goes_on_when_told_to_skip(tmp_path, trainer):
+    trainer.score = lambda config: "diverged" if config.on_nonfinite == "stop" else 0.5
+    run_trials([make_trial(tmp_path, "one", TINY)], run_here)
+    skipping = make_trial(tmp_path, "one", (*TINY, "--config.on_nonfinite=skip"))
+    assert run_trials([skipping], run_here) == [(0.5, 0.25, None)]
+    assert trainer.ran == ["one", "one"]
 
 
 def test_an_old_divergence_is_not_that_of_the_last_run(trial, trainer):
@@ -331,7 +344,7 @@ def test_jobs_are_cancelled_when_the_command_stops(tmp_path, submitit, trainer, 
 def test_a_missing_submitit_is_told(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "submitit", None)
     trials = [make_trial(tmp_path, "a", TINY)]
-    with pytest.raises(UserError, match=r"pip install 'jaxdet\[cluster\]'"):
+    with pytest.raises(UserError, match=r"pip install -c constraints.txt -e '\.\[cluster\]'"):
         run_trials(trials, on_slurm(tmp_path))
 
 
@@ -401,6 +414,12 @@ def test_an_epoch_is_counted_where_the_data_can_be_opened():
     assert data_of(config)[0] == 16
     config = load_config(Path("configs/vitb_mae.py"))
     assert data_of(config)[:2] == (117_266, 80)
+
+
+def test_only_all_of_coco_is_what_published_results_are_of():
+    assert Data(117_266, 80, "counted").is_coco
+    assert not Data(117_266, 20, "counted").is_coco
+    assert not Data(11_700, 80, "counted").is_coco
 
 
 def test_a_table_compares_with_what_is_published():

@@ -10,6 +10,8 @@ since only those are trained on.
 from __future__ import annotations
 
 import difflib
+import hashlib
+import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -513,6 +515,12 @@ def check_words(
         demand(config, word, len(word_of(config, word)) == length, f"has {length} numbers")
     for word, values in choices.items():
         demand(config, word, word_of(config, word) in values, f"is one of {', '.join(values)}")
+
+
+def config_digest(config: Mapping[str, Any]) -> str:
+    """The SHA-256 of a plain config's canonical JSON, by which results name it."""
+    canonical = json.dumps(config, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def word_of(config: ConfigDict, dotted: str) -> Any:

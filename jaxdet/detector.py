@@ -24,10 +24,10 @@ from jaxdet.data.loader import Batch, eval_batches
 from jaxdet.data.picture import Source, as_picture
 from jaxdet.data.source import multiscale_of
 from jaxdet.errors import UserError
+from jaxdet.evaluate import detect_function
 from jaxdet.experiment import difference
 from jaxdet.initialise import load_detector, read_weights
 from jaxdet.models.build import Functional, Tree, build_detector
-from jaxdet.models.mask_rcnn import Detections
 from jaxdet.prediction import Prediction
 from jaxdet.results import Results, coco_results
 
@@ -53,15 +53,12 @@ class Detector:
         mesh: jax.sharding.Mesh,
         batch: int,
     ):
-        def detect(params: Tree, stats: Tree, batch: dict[str, jax.Array]) -> Detections:
-            return functional.bind(params, stats).detect(batch)
-
         self.config = config
         self.categories = tuple(categories)
         self.params, self.stats = params, stats
         self.functional, self.mesh = functional, mesh
         self.batch = batch
-        self._detect = jax.jit(detect, out_shardings=parallel.split_batch(mesh))
+        self._detect = detect_function(functional, mesh)
 
     def predict(self, images: Source | Sequence[Source]) -> Prediction | list[Prediction]:
         """What is found on a picture, or on each of a list of them.

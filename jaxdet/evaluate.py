@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
@@ -22,6 +21,7 @@ from pycocotools import mask as rle
 
 from jaxdet import __version__, parallel
 from jaxdet.checkpoint import Checkpoints, abstract, digest
+from jaxdet.config import config_digest
 from jaxdet.data.loader import eval_batches
 from jaxdet.data.rle import compressed_rle
 from jaxdet.data.source import multiscale_of
@@ -31,8 +31,9 @@ from jaxdet.initialise import load_detector
 from jaxdet.metrics.coco import IOU_TYPES, check_novel, evaluate_coco, split_ap
 from jaxdet.metrics.table import KINDS, category_table, points, tide_lines
 from jaxdet.metrics.tide import evaluate_tide
-from jaxdet.models.build import Tree, parameter_count
+from jaxdet.models.build import Functional, Tree, parameter_count
 from jaxdet.models.mask_rcnn import Detections
+from jaxdet.prediction import DRAWN_SCORE
 from jaxdet.results import Results, coco_results, result_workers
 from jaxdet.submission import read_detections
 from jaxdet.visualize import contact_sheet, draw_detections
@@ -54,7 +55,6 @@ TEST_WORDS = (
 """Words of config.model.detector that a trained detector may be evaluated with others of."""
 
 PICTURED_IMAGES = 8
-PICTURED_SCORE = 0.5
 
 
 class Evaluation(NamedTuple):
@@ -78,38 +78,43 @@ class Subject(NamedTuple):
 
     Attributes:
         kind: one of "checkpoint", "converted detector" and "file of detections".
-        step, epochs: of its training; epochs None where they are not known.
-        train_images: that it was trained on, None where that is not known.
         path: the checkpoint or file it came from.
         sha256: of its arrays (`jaxdet.checkpoint.digest`), or of a file of detections.
         config: the complete config it was trained with, its TEST_WORDS as evaluated.
         init: name and SHA-256 of the original of the weights it started from.
+        step, epochs, train_images: of its training, where that was a run's.
     """
 
     kind: str
-    step: int
-    epochs: float | None
-    train_images: int | None
     path: Path
     sha256: str
     config: dict[str, Any]
-    init: dict[str, str] | None
+    init: dict[str, str] | None = None
+    step: int = 0
+    epochs: float | None = None
+    train_images: int | None = None
+
+
+def detect_function(
+    functional: Functional, mesh: jax.sharding.Mesh
+) -> Callable[[Tree, Tree, dict[str, jax.Array]], Detections]:
+    """The detector of parameters and batch statistics on a batch, compiled at its first call."""
+
+    def detect(params: Tree, stats: Tree, batch: dict[str, jax.Array]) -> Detections:
+        return functional.bind(params, stats).detect(batch)
+
+    return jax.jit(detect, out_shardings=parallel.split_batch(mesh))
 
 
 class Evaluator:
     """Runs an experiment's detector over its validation set; compiled once, called often."""
 
     def __init__(self, experiment: Experiment):
-        functional, mesh = experiment.functional, experiment.mesh
-
-        def detect(params: Tree, stats: Tree, batch: dict[str, jax.Array]) -> Detections:
-            return functional.bind(params, stats).detect(batch)
-
         check_novel(
             {category.name for category in experiment.val_set.categories},
             experiment.config.few_shot.novel,
         )
-        self._detect = jax.jit(detect, out_shardings=parallel.split_batch(mesh))
+        self._detect = detect_function(experiment.functional, experiment.mesh)
         self._experiment = experiment
         self._is_compiled = False
 
@@ -298,9 +303,6 @@ def _evaluate_converted(experiment: Experiment) -> Metrics:
         write_json(experiment.workdir / "init.json", origin, indent=2)
         subject = Subject(
             kind="converted detector",
-            step=0,
-            epochs=None,
-            train_images=None,
             path=path,
             sha256=sha256,
             config=experiment.plain_config,
@@ -333,14 +335,7 @@ def evaluate_detections(experiment: Experiment, path: Path) -> Metrics:
         ) from error
     seconds = {"detect": None, "score": time.monotonic() - started}
     subject = Subject(
-        kind="file of detections",
-        step=0,
-        epochs=None,
-        train_images=None,
-        path=path,
-        sha256=sha256,
-        config=experiment.plain_config,
-        init=None,
+        kind="file of detections", path=path, sha256=sha256, config=experiment.plain_config
     )
     _make(experiment.workdir)
     report(experiment, subject, Evaluation(metrics, results, seconds))
@@ -359,7 +354,6 @@ def report(experiment: Experiment, subject: Subject, evaluation: Evaluation) -> 
     workdir, images = experiment.workdir, len(experiment.val_set)
     metrics, results, seconds = evaluation
     is_ours = subject.kind != "file of detections"
-    config_text = json.dumps(subject.config, sort_keys=True, separators=(",", ":"))
     result = {
         "evaluated": subject.kind,
         "step": subject.step,
@@ -377,7 +371,7 @@ def report(experiment: Experiment, subject: Subject, evaluation: Evaluation) -> 
             "images_per_second": images / seconds["detect"] if is_ours else None,
         },
         "config": subject.config,
-        "config_sha256": hashlib.sha256(config_text.encode()).hexdigest(),
+        "config_sha256": config_digest(subject.config),
         "evaluated_on": experiment.plain_config["data"],
     }
     write_json(workdir / "result.json", result, indent=2)
@@ -432,7 +426,7 @@ def draw_samples(experiment: Experiment, results: Results, path: Path) -> None:
         found = [
             result
             for result in results
-            if result["image_id"] == example.image_id and result["score"] >= PICTURED_SCORE
+            if result["image_id"] == example.image_id and result["score"] >= DRAWN_SCORE
         ]
         masks = [
             compressed_rle(r["segmentation"], *example.picture.hw)

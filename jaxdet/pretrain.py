@@ -43,7 +43,7 @@ from jaxdet.models.build import Functional, Tree, parameter_count
 from jaxdet.models.mae import FROZEN, MAE, patch_statistics, random_orders, unpatchify
 from jaxdet.models.vit import patchify
 from jaxdet.optim import adamw, path_name
-from jaxdet.train_step import State, abstract_state, initial_state, make_train_step
+from jaxdet.train_step import Metrics, State, abstract_state, initial_state, make_train_step
 from jaxdet.visualize import contact_sheet
 from jaxdet.weights_file import write_weights
 from jaxdet.whole_file import whole_file
@@ -183,9 +183,8 @@ def pretrain(config: ConfigDict, workdir: Path) -> Path:
                 log_every_seconds=config.log_every_seconds,
             )
         )
-        batches = _batches(run, start_step)
-        for step in range(start_step + 1, total + 1):
-            state, metrics = train_step(state, next(batches), run_key)
+
+        def read(step: int, metrics: Metrics) -> None:
             if metrics.pop("skipped"):
                 raise UserError(
                     f"pre-training diverged: the loss or its gradient is not finite at step {step}"
@@ -195,7 +194,18 @@ def pretrain(config: ConfigDict, workdir: Path) -> Path:
                 rate = run.schedule(step - 1)
                 writer.write(step, {**metrics, "learning_rate": rate})
             progress.update(step, {"loss": metrics["loss"]})
+
+        batches = _batches(run, start_step)
+        unread = None
+        for step in range(start_step + 1, total + 1):
+            state, metrics = train_step(state, next(batches), run_key)
+            # Reading waits for the device: by now it has the next step to work on.
+            if unread is not None:
+                read(*unread)
+            unread = step, metrics
             if step in save_steps:
+                read(*unread)
+                unread = None
                 checkpoints.save(state, step, {**run.identity, "versions": versions()})
         images = jax.device_get(next(batches)["image"][:SHOWN])
         batches.close()

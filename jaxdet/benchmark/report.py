@@ -21,6 +21,7 @@ from jaxdet.benchmark.report_html import page
 from jaxdet.benchmark.report_markdown import markdown
 from jaxdet.benchmark.runs import Skipped, gather
 from jaxdet.errors import UserError
+from jaxdet.whole_file import whole_file
 
 
 def write_report(runs: Sequence[Path], out: Path) -> tuple[Path, Path, list[Skipped]]:
@@ -37,12 +38,11 @@ def write_report(runs: Sequence[Path], out: Path) -> tuple[Path, Path, list[Skip
     contents = {"report.html": page(grouped, skipped), "report.md": markdown(grouped, skipped)}
     try:
         out.mkdir(parents=True, exist_ok=True)
-        for name, content in contents.items():
-            partial = out / f"{name}.partial"
-            partial.write_text(content, encoding="utf-8", errors="replace")
-            partial.replace(out / name)
     except OSError as error:
-        raise UserError(f"{out} cannot be written ({error}); give another --out") from error
+        raise UserError(f"{out} cannot be made ({error}); give another --out") from error
+    for name, content in contents.items():
+        with whole_file(out / name) as partial:
+            partial.write_text(content, encoding="utf-8", errors="replace")
     return out / "report.html", out / "report.md", skipped
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import statistics
@@ -13,7 +12,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxdet.config import benchmark, check
+from jaxdet.config import benchmark, check, config_digest
 from jaxdet.errors import UserError
 from jaxdet.metrics.coco import IOU_TYPES
 from jaxdet.metrics.tide import MAIN_ERRORS
@@ -219,12 +218,6 @@ def read_run(folder: Path) -> Run:
             default=None,
         ),
     )
-
-
-def config_digest(config: dict[str, Any]) -> str:
-    """The SHA-256 of a config's canonical JSON, as result.json has it."""
-    canonical = json.dumps(config, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def _read_result(path: Path) -> dict[str, Any]:

@@ -26,8 +26,9 @@ from jaxdet.benchmark.reference import sources
 from jaxdet.benchmark.report import main, write_report
 from jaxdet.benchmark.report_html import LARGEST_PICTURE, small_picture
 from jaxdet.benchmark.report_tables import ap_grid, category_gains, comparisons, complexity_grid
-from jaxdet.benchmark.runs import TIDE_ERRORS, Skipped, config_digest, gather, read_run
+from jaxdet.benchmark.runs import TIDE_ERRORS, Skipped, gather, read_run
 from jaxdet.command_line import load_config
+from jaxdet.config import config_digest
 from jaxdet.data.fewshot import VOC
 from jaxdet.errors import UserError
 

@@ -19,8 +19,8 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from jaxdet.benchmark.kept import kept_bytes
-from jaxdet.benchmark.xla_cost import cost_of
+from benchmarks.saved_residuals import kept_bytes
+from jaxdet.benchmark.cost.compiled_program import cost_of
 from jaxdet.models.attention import attend, attend_with_position_channels
 from jaxdet.models.position import DecomposedRelativePosition
 

@@ -3,10 +3,10 @@
     python benchmarks/evaluation.py
 
 Made-up detections, 100 an image of 640 x 480: boxes with sides of 10 to 400 pixels (uniform in the
-logarithm), blobs for masks. Masks are pasted and encoded (`jaxdet.results`), then COCO's AP and
-TIDE's errors are computed, with seven objects an image. Times are CPU time of the processes; what
-depends on the clock is given as a ratio of runs in turn. Where faster-coco-eval is installed, its
-arrays are compared with pycocotools'. Writes benchmarks/evaluation.md.
+logarithm), blobs for masks. Masks are pasted and encoded (`jaxdet.inference.coco_results`), then
+COCO's AP and TIDE's errors are computed, with seven objects an image. Times are CPU time of the
+processes; what depends on the clock is given as a ratio of runs in turn. Where faster-coco-eval is
+installed, its arrays are compared with pycocotools'. Writes benchmarks/evaluation.md.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ import numpy as np
 from pycocotools import mask as mask_api
 from pycocotools.cocoeval import COCOeval
 
-from jaxdet.metrics.coco import _indexed, checked_results, counted_annotations, evaluate_coco
-from jaxdet.metrics.tide import evaluate_tide
-from jaxdet.results import coco_results, result_workers
+from jaxdet.evaluation.coco import _indexed, checked_results, counted_annotations, evaluate_coco
+from jaxdet.evaluation.tide import evaluate_tide
+from jaxdet.inference.coco_results import coco_results, result_workers
 
 HEIGHT, WIDTH, SIDE = 480, 640, 28
 DETECTIONS, OBJECTS, CATEGORIES = 100, 7, 80

@@ -30,21 +30,21 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from benchmarks.attention_agreement import disagreement
 from jaxdet import parallel
-from jaxdet.benchmark.attention_agreement import disagreement
 from jaxdet.benchmark.complexity import COCO_CLASSES
-from jaxdet.benchmark.step import (
+from jaxdet.benchmark.cost.step import (
     compile_step,
     full_batch,
     needed_flops,
     resized_config,
 )
-from jaxdet.command_line import load_config
-from jaxdet.config import check
+from jaxdet.config.mask_rcnn import check
 from jaxdet.errors import UserError
+from jaxdet.flags import load_config
 from jaxdet.models.build import Functional, build_detector
-from jaxdet.optim import build_optimizer
-from jaxdet.train_step import initial_state
+from jaxdet.training.optim import build_optimizer
+from jaxdet.training.step import initial_state
 
 WAYS = (
     ("none", "xla"),

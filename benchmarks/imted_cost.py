@@ -18,9 +18,9 @@ from ml_collections import ConfigDict
 
 from jaxdet import parallel
 from jaxdet.benchmark.complexity import COCO_CLASSES, Cost, forward_cost
-from jaxdet.benchmark.step import compile_step
-from jaxdet.command_line import load_config
-from jaxdet.config import check
+from jaxdet.benchmark.cost.step import compile_step
+from jaxdet.config.mask_rcnn import check
+from jaxdet.flags import load_config
 
 
 def main() -> None:

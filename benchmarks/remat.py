@@ -18,12 +18,12 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from benchmarks.saved_residuals import kept_bytes
 from jaxdet import parallel
 from jaxdet.benchmark.complexity import COCO_CLASSES
-from jaxdet.benchmark.kept import kept_bytes
-from jaxdet.benchmark.step import compile_step, resized_config
-from jaxdet.command_line import load_config
-from jaxdet.config import CHOICES, check
+from jaxdet.benchmark.cost.step import compile_step, resized_config
+from jaxdet.config.mask_rcnn import CHOICES, check
+from jaxdet.flags import load_config
 from jaxdet.models.build import Functional, build_detector
 
 WORDS = CHOICES["model.vit.remat"]
@@ -81,7 +81,7 @@ def report(options: argparse.Namespace, kept, rows) -> list[str]:
         f"{platform.machine()}, {time.strftime('%Y-%m-%d')}. Nothing was run.",
         "",
         f"GB that the backbone keeps of one image of {options.canvas} px for its gradient, in "
-        "bfloat16, as JAX asks for it (`jaxdet.benchmark.kept`): the same on every backend.",
+        "bfloat16, as JAX asks for it (`benchmarks.saved_residuals`): the same on every backend.",
         "",
         f"| config | {header} |",
         f"| --- |{' --- |' * len(WORDS)}",

@@ -22,8 +22,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxdet.benchmark.complexity import COCO_CLASSES
-from jaxdet.benchmark.xla_cost import xla_cost
-from jaxdet.command_line import load_config
+from jaxdet.benchmark.cost.compiled_program import xla_cost
+from jaxdet.flags import load_config
 from jaxdet.models.build import Functional, build_detector
 from jaxdet.models.vit import ViT
 

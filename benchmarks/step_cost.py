@@ -24,15 +24,15 @@ from ml_collections import ConfigDict
 
 from jaxdet import parallel
 from jaxdet.benchmark.complexity import COCO_CLASSES, forward_cost, total
-from jaxdet.benchmark.step import full_batch
-from jaxdet.benchmark.xla_cost import XlaCost, xla_cost
-from jaxdet.command_line import load_config
-from jaxdet.config import check
+from jaxdet.benchmark.cost.compiled_program import XlaCost, xla_cost
+from jaxdet.benchmark.cost.step import full_batch
+from jaxdet.config.mask_rcnn import check
+from jaxdet.flags import load_config
 from jaxdet.models.build import Functional, build_detector
 from jaxdet.models.mask_rcnn import MaskRCNN
 from jaxdet.models.roi_features import Features, PyramidRoIs
-from jaxdet.optim import build_optimizer
-from jaxdet.train_step import initial_state, make_train_step
+from jaxdet.training.optim import build_optimizer
+from jaxdet.training.step import initial_state, make_train_step
 
 FORWARD, STEP = "whole forward pass with losses", "whole step (gradient, AdamW)"
 ROI_ALIGN = ("RoIAlign of the box head", "RoIAlign of the mask head")

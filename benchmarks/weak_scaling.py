@@ -17,10 +17,10 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
-from jaxdet.benchmark.collectives import collectives
-from jaxdet.benchmark.step import CompiledStep, compile_step, resized_config
-from jaxdet.command_line import load_config
-from jaxdet.config import CHOICES, check
+from benchmarks.collectives import collectives
+from jaxdet.benchmark.cost.step import CompiledStep, compile_step, resized_config
+from jaxdet.config.mask_rcnn import CHOICES, check
+from jaxdet.flags import load_config
 from jaxdet.models.batching import BATCH_AXIS
 
 DEVICES = (1, 2, 4, 8)

@@ -28,7 +28,7 @@ from checkpoints_convert.report import text
 from checkpoints_convert.tensors import State
 from checkpoints_convert.vit import to_timm
 from checkpoints_convert.writing import write_npz, write_torch
-from jaxdet.config import CHOICES
+from jaxdet.config.mask_rcnn import CHOICES
 from jaxdet.errors import UserError
 
 LARGE = 2**26

@@ -14,7 +14,7 @@ import numpy as np
 from checkpoints_convert.plan import Options, Plan, Supply
 from checkpoints_convert.relative_position import resize_bicubic, resize_table, table_side
 from checkpoints_convert.tensors import State, Tensor, mean
-from jaxdet.config import quarter_ends
+from jaxdet.config.mask_rcnn import quarter_ends
 from jaxdet.errors import UserError
 
 SHARED_TABLE = "rel_pos_bias.relative_position_bias_table"

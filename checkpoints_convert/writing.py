@@ -12,8 +12,8 @@ import numpy as np
 from checkpoints_convert.reading import REPORT_KEY
 from checkpoints_convert.tensors import State, Tensor
 from jaxdet.errors import UserError
-from jaxdet.weights_file import write_weights
-from jaxdet.whole_file import whole_file
+from jaxdet.files import whole_file
+from jaxdet.weights.file import write_weights
 
 Progress = Callable[[int], None]
 """Is told how many more bytes were written."""

@@ -10,7 +10,7 @@ the objects that earlier work drew: box AP 23.0 after 108 epochs.
 
 from ml_collections import ConfigDict
 
-from jaxdet.config_imted import few_shot
+from jaxdet.config.imted import few_shot
 
 
 def get_config() -> ConfigDict:

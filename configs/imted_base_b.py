@@ -16,7 +16,7 @@ Published: box AP 50.6 on the base classes after 24 epochs.
 
 from ml_collections import ConfigDict
 
-from jaxdet.config_imted import few_shot_base
+from jaxdet.config.imted import few_shot_base
 
 
 def get_config() -> ConfigDict:

@@ -18,7 +18,7 @@ The pyramid is made from block 11 of 24, as published; for what is meant, the la
 
 from ml_collections import ConfigDict
 
-from jaxdet.config_imted import imted
+from jaxdet.config.imted import imted
 
 
 def get_config() -> ConfigDict:

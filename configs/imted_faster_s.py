@@ -15,7 +15,7 @@ Published on COCO val2017: box AP 48.2 after 36 epochs.
 
 from ml_collections import ConfigDict
 
-from jaxdet.config_imted import imted
+from jaxdet.config.imted import imted
 
 
 def get_config() -> ConfigDict:

@@ -17,7 +17,7 @@ head's details: it is ViTDet's, of four convolutions and a linear layer.
 
 from ml_collections import ConfigDict
 
-from jaxdet.config_imted import imted
+from jaxdet.config.imted import imted
 
 
 def get_config() -> ConfigDict:

@@ -16,7 +16,7 @@ backbone and schedule; ViT-S for 12 epochs is our reading.
 
 from ml_collections import ConfigDict
 
-from jaxdet.config_imted import imted
+from jaxdet.config.imted import imted
 
 
 def get_config() -> ConfigDict:

@@ -16,7 +16,7 @@ Backbone and schedule are those of the other steps.
 
 from ml_collections import ConfigDict
 
-from jaxdet.config_imted import imted
+from jaxdet.config.imted import imted
 
 
 def get_config() -> ConfigDict:

@@ -16,7 +16,7 @@ Published on COCO val2017: box AP 53.3, mask AP 46.4 after 36 epochs.
 
 from ml_collections import ConfigDict
 
-from jaxdet.config_imted import imted
+from jaxdet.config.imted import imted
 
 
 def get_config() -> ConfigDict:

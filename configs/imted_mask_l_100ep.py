@@ -16,7 +16,7 @@ The official code has this config; no number of it is published.
 
 from ml_collections import ConfigDict
 
-from jaxdet.config_imted import imted
+from jaxdet.config.imted import imted
 
 
 def get_config() -> ConfigDict:

@@ -8,7 +8,7 @@
 
 from ml_collections import ConfigDict
 
-from jaxdet.config_imted import few_shot_base, shrink_for_shapes
+from jaxdet.config.imted import few_shot_base, shrink_for_shapes
 
 
 def get_config() -> ConfigDict:

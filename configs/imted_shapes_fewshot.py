@@ -10,7 +10,7 @@ For the first stage and the data see configs/imted_shapes_base.py.
 
 from ml_collections import ConfigDict
 
-from jaxdet.config_imted import few_shot, shrink_for_shapes
+from jaxdet.config.imted import few_shot, shrink_for_shapes
 
 
 def get_config() -> ConfigDict:

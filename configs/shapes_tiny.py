@@ -8,7 +8,7 @@ The parts are the benchmark's, smaller: patches of 8 pixels on a canvas of 64, f
 
 from ml_collections import ConfigDict
 
-from jaxdet.config_mini import shapes_detector
+from jaxdet.config.shapes import shapes_detector
 
 
 def get_config() -> ConfigDict:

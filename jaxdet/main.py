@@ -17,9 +17,9 @@ from pathlib import Path
 
 from absl import logging
 
-from jaxdet.command_line import config_path, exit_status, parse
-from jaxdet.config import check
+from jaxdet.config.mask_rcnn import check
 from jaxdet.errors import UserError
+from jaxdet.flags import config_path, exit_status, parse
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -40,10 +40,10 @@ def _run(arguments: list[str]) -> None:
     workdir = Path(values.workdir or Path("runs") / name)
     # Imported late: jax takes seconds, and a mistyped flag should not.
     from jaxdet import parallel
-    from jaxdet.evaluate import evaluate, evaluate_detections
-    from jaxdet.experiment import Experiment
-    from jaxdet.plan import make_plan, report
+    from jaxdet.benchmark.cost.plan import make_plan, report
+    from jaxdet.evaluation.evaluate import evaluate, evaluate_detections
     from jaxdet.train import train
+    from jaxdet.training.experiment import Experiment
 
     if values.distributed:
         parallel.join_processes()

@@ -14,7 +14,7 @@ Pictures that cannot be read are named and left out, and then the exit status is
 
     python -m jaxdet.predict --workdir=runs/shapes_tiny --export=detector.stablehlo
 
-writes the detector into one file instead, see `jaxdet.export`. In Python:
+writes the detector into one file instead, see `jaxdet.inference.export`. In Python:
 
     from jaxdet.predict import load
     detector = load("runs/shapes_tiny")
@@ -31,15 +31,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxdet.command_line import load_config
 from jaxdet.data.dataset import Category, Picture
-from jaxdet.data.picture import is_named_image, open_picture
-from jaxdet.detector import Detector, load, load_converted
+from jaxdet.data.image import is_named_image, open_picture
 from jaxdet.errors import UserError
-from jaxdet.evaluate import write_json
-from jaxdet.export import write_exported
-from jaxdet.prediction import DRAWN_SCORE, Prediction
-from jaxdet.results import Results
+from jaxdet.evaluation.evaluate import write_json
+from jaxdet.flags import load_config
+from jaxdet.inference.coco_results import Results
+from jaxdet.inference.detector import Detector, load, load_converted
+from jaxdet.inference.export import write_exported
+from jaxdet.inference.prediction import DRAWN_SCORE, Prediction
 
 
 def find_pictures(arguments: Sequence[str]) -> list[Path]:

@@ -30,23 +30,23 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from jaxdet import __version__, parallel
-from jaxdet.checkpoint import Checkpoints, abstract, digest
-from jaxdet.command_line import config_path, exit_status, parse_with_config
-from jaxdet.config_mae import check_pretraining
+from jaxdet.config.mae import check_pretraining
 from jaxdet.data.dataset import Picture
 from jaxdet.data.unlabelled import crop_batches, open_pictures
 from jaxdet.errors import UserError
-from jaxdet.evaluate import versions, write_json
-from jaxdet.experiment import difference
-from jaxdet.metric_writer import MetricWriter, Progress
+from jaxdet.evaluation.evaluate import versions, write_json
+from jaxdet.files import whole_file
+from jaxdet.flags import config_path, exit_status, parse_with_config
 from jaxdet.models.build import Functional, Tree, parameter_count
 from jaxdet.models.mae import FROZEN, MAE, patch_statistics, random_orders, unpatchify
 from jaxdet.models.vit import patchify
-from jaxdet.optim import adamw, path_name
-from jaxdet.train_step import Metrics, State, abstract_state, initial_state, make_train_step
+from jaxdet.training.checkpoint import Checkpoints, abstract, digest
+from jaxdet.training.experiment import difference
+from jaxdet.training.metric_writer import MetricWriter, Progress
+from jaxdet.training.optim import adamw, path_name
+from jaxdet.training.step import Metrics, State, abstract_state, initial_state, make_train_step
 from jaxdet.visualize import contact_sheet
-from jaxdet.weights_file import write_weights
-from jaxdet.whole_file import whole_file
+from jaxdet.weights.file import write_weights
 
 DEFAULT_CONFIG = "mini/pretrain"
 

@@ -14,11 +14,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxdet import parallel
-from jaxdet.checkpoint import Checkpoints, abstract
+from jaxdet.config.published_weights import how_to_get
 from jaxdet.data.loader import train_batches
 from jaxdet.data.source import multiscale_of
 from jaxdet.errors import PreemptedError, UserError
-from jaxdet.evaluate import (
+from jaxdet.evaluation.evaluate import (
     Evaluator,
     few_shot_summary,
     report,
@@ -26,15 +26,15 @@ from jaxdet.evaluate import (
     versions,
     write_json,
 )
-from jaxdet.experiment import Experiment, difference
-from jaxdet.few_shot import start_from_base_run
-from jaxdet.initialise import initialise
-from jaxdet.metric_writer import MetricWriter, Progress
 from jaxdet.models.build import parameter_count
-from jaxdet.official_weights import how_to_get
-from jaxdet.optim import frozen_parameters
-from jaxdet.train_step import Metrics, State, abstract_state, initial_state, make_train_step
-from jaxdet.watch import Watch
+from jaxdet.training.checkpoint import Checkpoints, abstract
+from jaxdet.training.experiment import Experiment, difference
+from jaxdet.training.metric_writer import MetricWriter, Progress
+from jaxdet.training.monitor import Watch
+from jaxdet.training.optim import frozen_parameters
+from jaxdet.training.step import Metrics, State, abstract_state, initial_state, make_train_step
+from jaxdet.weights.load import initialise
+from jaxdet.weights.transfer import start_from_base_run
 
 NEUTRAL_WORDS = tuple(
     f"config.{word}"

@@ -69,8 +69,8 @@ def reference(reference_file) -> Callable[[str], dict[str, np.ndarray]]:
 def finished(tmp_path_factory):
     """A finished run of tests/tiny.py of four steps, evaluated and saved after two and four: the
     experiment and its metrics. Its workdir is not to be written to."""
-    from jaxdet.experiment import Experiment
     from jaxdet.train import train
+    from jaxdet.training.experiment import Experiment
     from tests.tiny import get_config
 
     experiment = Experiment(get_config(), tmp_path_factory.mktemp("run") / "work")

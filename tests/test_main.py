@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from jaxdet.command_line import parse
+from jaxdet.flags import parse
 from jaxdet.main import main
 
 

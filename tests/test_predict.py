@@ -12,13 +12,13 @@ from pycocotools import mask as rle
 from pycocotools.coco import COCO
 
 from jaxdet import predict
-from jaxdet.checkpoint import Checkpoints
-from jaxdet.config import check
+from jaxdet.config.mask_rcnn import check
 from jaxdet.data.dataset import Category
-from jaxdet.detector import load, load_converted
 from jaxdet.errors import UserError
-from jaxdet.optim import path_name
+from jaxdet.inference.detector import load, load_converted
 from jaxdet.predict import find_pictures, main, read_categories
+from jaxdet.training.checkpoint import Checkpoints
+from jaxdet.training.optim import path_name
 from tests.tiny import get_config
 
 

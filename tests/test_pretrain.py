@@ -11,18 +11,18 @@ import pytest
 from PIL import Image
 
 from checkpoints_convert.report import text
-from jaxdet.command_line import load_config
-from jaxdet.config import check
-from jaxdet.config_imted import few_shot_base, shrink_for_shapes
-from jaxdet.config_mae import check_pretraining
-from jaxdet.config_mini import mini, pretraining, start_from_pretraining
+from jaxdet.config.imted import few_shot_base, shrink_for_shapes
+from jaxdet.config.mae import check_pretraining
+from jaxdet.config.mask_rcnn import check
+from jaxdet.config.shapes import mini, pretraining, start_from_pretraining
 from jaxdet.errors import UserError
-from jaxdet.initialise import initialise, read_weights
+from jaxdet.flags import load_config
 from jaxdet.main import main as detect
 from jaxdet.models.build import Functional, build_detector
 from jaxdet.models.vit import ViT
-from jaxdet.optim import path_name
 from jaxdet.pretrain import build_mae, main
+from jaxdet.training.optim import path_name
+from jaxdet.weights.load import initialise, read_weights
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "mini" / "pretrain.py"
 

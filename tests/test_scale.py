@@ -21,14 +21,14 @@ from jax.sharding import Mesh
 
 import jaxdet.train
 from jaxdet import parallel
-from jaxdet.checkpoint import Checkpoints, abstract
 from jaxdet.errors import PreemptedError, UserError
-from jaxdet.experiment import Experiment
 from jaxdet.main import main
 from jaxdet.models.batching import BATCH_AXIS
 from jaxdet.train import train
-from jaxdet.train_step import abstract_state, initial_state, make_train_step
-from jaxdet.watch import Watch
+from jaxdet.training.checkpoint import Checkpoints, abstract
+from jaxdet.training.experiment import Experiment
+from jaxdet.training.monitor import Watch
+from jaxdet.training.step import abstract_state, initial_state, make_train_step
 from tests.tiny import get_config
 
 REPOSITORY = Path(__file__).resolve().parent.parent

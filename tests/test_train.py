@@ -15,17 +15,17 @@ from PIL import Image
 
 from checkpoints_convert.cli import main as convert_main
 from jaxdet import parallel
-from jaxdet.checkpoint import Checkpoints, digest
-from jaxdet.config import check
+from jaxdet.config.mask_rcnn import check
 from jaxdet.data.dataset import Category
 from jaxdet.data.loader import train_batches
 from jaxdet.data.shapes import ShapesDataset
 from jaxdet.errors import UserError
-from jaxdet.evaluate import evaluate
-from jaxdet.experiment import Experiment, difference
-from jaxdet.initialise import initialise
+from jaxdet.evaluation.evaluate import evaluate
 from jaxdet.train import train
-from jaxdet.train_step import make_train_step
+from jaxdet.training.checkpoint import Checkpoints, digest
+from jaxdet.training.experiment import Experiment, difference
+from jaxdet.training.step import make_train_step
+from jaxdet.weights.load import initialise
 from tests.tiny import get_config as small_config
 
 

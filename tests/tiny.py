@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from jaxdet.config import benchmark, check
+from jaxdet.config.mask_rcnn import benchmark, check
 
 
 def get_config(initialisation: str = "random") -> ConfigDict:

@@ -8,8 +8,8 @@
 
 from ml_collections import ConfigDict
 
-from jaxdet.config_imted import few_shot, shrink_for_shapes
-from jaxdet.config_mini import start_from_pretraining
+from jaxdet.config.imted import few_shot, shrink_for_shapes
+from jaxdet.config.shapes import start_from_pretraining
 
 
 def get_config() -> ConfigDict:

@@ -8,7 +8,7 @@ Recipe and length are those of configs/mini/random.py.
 
 from ml_collections import ConfigDict
 
-from jaxdet.config_mini import mini
+from jaxdet.config.shapes import mini
 
 
 def get_config() -> ConfigDict:

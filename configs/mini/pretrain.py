@@ -9,7 +9,7 @@ configs/mini/imted_base.py.
 
 from ml_collections import ConfigDict
 
-from jaxdet.config_mini import pretraining
+from jaxdet.config.shapes import pretraining
 
 
 def get_config() -> ConfigDict:

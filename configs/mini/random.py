@@ -5,7 +5,7 @@ python -m jaxdet.main --config=configs/mini/random.py --workdir=runs/mini/random
 
 from ml_collections import ConfigDict
 
-from jaxdet.config_mini import mini
+from jaxdet.config.shapes import mini
 
 
 def get_config() -> ConfigDict:

@@ -26,12 +26,12 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from jaxdet.benchmark import comparison, options
 from jaxdet.benchmark.reference import Published, find, published_for
 from jaxdet.benchmark.sweep import PRETRAINED, RANDOM
-from jaxdet.benchmark.trial_cost import data_of, plan_text, planned
-from jaxdet.benchmark.trials import Trial, check_trial, make_trial, run_trials
-from jaxdet.config import INITIALISATIONS, NAME
+from jaxdet.benchmark.trials import comparison, flags
+from jaxdet.benchmark.trials.cost import data_of, plan_text, planned
+from jaxdet.benchmark.trials.trials import Trial, check_trial, make_trial, run_trials
+from jaxdet.config.mask_rcnn import INITIALISATIONS, NAME
 from jaxdet.errors import UserError
 
 EPOCHS = 50.0
@@ -109,24 +109,24 @@ TABLES = {"attention": attention, "scales": scales, "position": position}
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
-    return options.run_stoppable(lambda: _ablation(arguments))
+    return flags.run_stoppable(lambda: _ablation(arguments))
 
 
 def _ablation(arguments: list[str] | None) -> None:
-    given, words = options.read_arguments(_parser(), arguments)
+    given, words = flags.read_arguments(_parser(), arguments)
     every = list(plans(given, words))
     config = next(row.trial.config for row in every if row.is_recipe)
     rows = _chosen(every, given.rows)
     for row in rows:
         check_trial(row.trial, needs_weights=not given.dry_run)
     data = data_of(config)
-    speed = options.speed_of(given, config, data)
+    speed = flags.speed_of(given, config, data)
     costs = [planned(row.text, [row.trial.config], data, speed) for row in rows]
     print(f"{given.table}: {len(rows)} rows in {given.workdir}")
     print(plan_text(costs, data, speed))
     if given.dry_run:
         return
-    outcomes = run_trials([row.trial for row in rows], options.executor_of(given))
+    outcomes = run_trials([row.trial for row in rows], flags.executor_of(given))
     table = [
         comparison.Row(row.text, outcome, row.published if data.is_coco else None)
         for row, outcome in zip(rows, outcomes, strict=True)
@@ -135,12 +135,12 @@ def _ablation(arguments: list[str] | None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = options.shared_parser(__doc__, default_size="l")
+    parser = flags.shared_parser(__doc__, default_size="l")
     add = parser.add_argument
     add("table", choices=(*TABLES, "epochs", "pretraining", "initialisations"))
     add(
         "--epochs",
-        type=options.numbers,
+        type=flags.numbers,
         help="of each row; default 50, the three of the paper for `epochs`, and the config's own "
         "for `initialisations`",
     )
@@ -201,9 +201,9 @@ def plans(given: argparse.Namespace, words: tuple[str, ...]) -> Iterator[Plan]:
     elif given.table == "pretraining":
         yield from _pretraining(given, words)
     else:
-        base = options.base_arguments(given, words, given.init, given.weights)
+        base = flags.base_arguments(given, words, given.init, given.weights)
         config = make_trial(given.workdir, "base", base).config
-        label = options.label_of(given, config.initialisation)
+        label = flags.label_of(given, config.initialisation)
         if given.table == "epochs":
             protocol = RANDOM if config.initialisation == "random" else PRETRAINED
             for epochs in given.epochs or protocol.epochs_final:
@@ -238,9 +238,9 @@ def _trial(
 def _pretraining(given: argparse.Namespace, words: tuple[str, ...]) -> Iterator[Plan]:
     """Figure 3: the name of a checkpoint is the epochs of its pre-training, or any other."""
     for name, file in given.checkpoint:
-        base = options.base_arguments(given, words, given.init, file)
+        base = flags.base_arguments(given, words, given.init, file)
         config = make_trial(given.workdir, "base", base).config
-        label = options.label_of(given, config.initialisation)
+        label = flags.label_of(given, config.initialisation)
         trial = _trial(given, label, f"from_{name}", base, {"epochs": _length(given)})
         yield Plan(f"pre-training {name}", trial, _published_pretraining(name, trial.config))
 
@@ -271,10 +271,10 @@ def _initialisations(given: argparse.Namespace, words: tuple[str, ...]) -> Itera
     known = [name for name in INITIALISATIONS if name in files]
     own = [name for name in files if name not in INITIALISATIONS]
     for name in ("random", *known, *own):
-        base = options.base_arguments(given, words, name, files.get(name))
+        base = flags.base_arguments(given, words, name, files.get(name))
         config = make_trial(given.workdir, "base", base).config
         epochs = config.epochs if given.epochs is None else _length(given)
-        label = options.label_of(given, name)
+        label = flags.label_of(given, name)
         trial = _trial(given, label, DEFAULT, base, {"epochs": epochs})
         text = f"{name}, {trial.config.epochs:g} epochs"
         yield Plan(text, trial, published_for(trial.config))

@@ -21,9 +21,9 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from jaxdet.command_line import load_config
-from jaxdet.config import check
+from jaxdet.config.mask_rcnn import check
 from jaxdet.errors import UserError
+from jaxdet.flags import load_config
 
 PARTS = ("backbone", "pyramid", "rpn", "box_features", "box_head", "mask_head")
 

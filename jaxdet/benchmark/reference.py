@@ -13,8 +13,8 @@ from importlib.resources import files
 
 from ml_collections import ConfigDict
 
-from jaxdet.config import POSITION, VIT_SIZES, quarter_ends
-from jaxdet.config_imted import DECODERS, PARTS
+from jaxdet.config.imted import DECODERS, PARTS
+from jaxdet.config.mask_rcnn import POSITION, VIT_SIZES, quarter_ends
 
 CERTAINTIES = ("verified", "derived", "memory")
 
@@ -38,7 +38,8 @@ class Published:
             "ViTDet", "imTED" or "Detectron2".
         detector: "Mask R-CNN", "Cascade Mask R-CNN" or "Faster R-CNN".
         backbone: such as "ViT-B".
-        initialisation: one of `jaxdet.config.INITIALISATIONS`, or "supervised-21k" (ImageNet-21k).
+        initialisation: one of `jaxdet.config.INITIALISATIONS`, or "supervised-21k"
+            (ImageNet-21k).
         epochs: of fine-tuning.
         variant: "default", or what differs from the system's recipe.
         box_ap, mask_ap: in points (0..100).

@@ -16,12 +16,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxdet.benchmark.configurations import tables
-from jaxdet.benchmark.report_html import page
-from jaxdet.benchmark.report_markdown import markdown
-from jaxdet.benchmark.runs import Skipped, gather
+from jaxdet.benchmark.reporting.groups import tables
+from jaxdet.benchmark.reporting.html import page
+from jaxdet.benchmark.reporting.markdown import markdown
+from jaxdet.benchmark.reporting.runs import Skipped, gather
 from jaxdet.errors import UserError
-from jaxdet.whole_file import whole_file
+from jaxdet.files import whole_file
 
 
 def write_report(runs: Sequence[Path], out: Path) -> tuple[Path, Path, list[Skipped]]:

@@ -26,9 +26,9 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from jaxdet.benchmark import comparison, options
 from jaxdet.benchmark.reference import published_for
-from jaxdet.benchmark.trial_cost import (
+from jaxdet.benchmark.trials import comparison, flags
+from jaxdet.benchmark.trials.cost import (
     Data,
     Speed,
     data_of,
@@ -37,9 +37,9 @@ from jaxdet.benchmark.trial_cost import (
     plan_text,
     planned,
 )
-from jaxdet.benchmark.trials import Outcome, Trial, check_trial, make_trial, run_trials
+from jaxdet.benchmark.trials.trials import Outcome, Trial, check_trial, make_trial, run_trials
 from jaxdet.errors import UserError
-from jaxdet.evaluate import write_json
+from jaxdet.evaluation.evaluate import write_json
 
 GRID, DROP_PATH, FINAL = "lr x weight decay", "drop path", "final"
 SUMMARY = "sweep.json"
@@ -213,12 +213,12 @@ def most_trials(protocol: Protocol) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
-    return options.run_stoppable(lambda: _sweep(arguments))
+    return flags.run_stoppable(lambda: _sweep(arguments))
 
 
 def _sweep(arguments: list[str] | None) -> None:
-    given, words = options.read_arguments(_parser(), arguments)
-    base = options.base_arguments(given, words, given.init, given.weights)
+    given, words = flags.read_arguments(_parser(), arguments)
+    base = flags.base_arguments(given, words, given.init, given.weights)
     config = make_trial(given.workdir, "base", base).config
     protocol = _protocol(given, config.initialisation)
 
@@ -230,7 +230,7 @@ def _sweep(arguments: list[str] | None) -> None:
         for trial in trials:
             check_trial(trial, needs_weights=not given.dry_run)
     data = data_of(config)
-    speed = options.speed_of(given, config, data)
+    speed = flags.speed_of(given, config, data)
     print(f"sweep of {config.initialisation} in {given.workdir}, {' '.join(base)}")
     print(_plan(protocol, stages, data, speed))
     finished = len([*given.workdir.glob("lr*/result.json")])
@@ -244,7 +244,7 @@ def _sweep(arguments: list[str] | None) -> None:
         raise UserError(f"{given.workdir} cannot be made ({error}); give another") from error
 
     summary = {"initialisation": config.initialisation, "arguments": base, "stages": {}}
-    execute = options.executor_of(given)
+    execute = flags.executor_of(given)
     finals: list[tuple[Point, Trial, Outcome]] = []
 
     def write_summary() -> None:
@@ -281,16 +281,16 @@ def _sweep(arguments: list[str] | None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = options.shared_parser(__doc__, default_size="b")
+    parser = flags.shared_parser(__doc__, default_size="b")
     protocol = parser.add_argument_group("protocol", "defaults are the paper's")
     add = protocol.add_argument
     add("--from", dest="tuned", type=Path, help="a sweep whose lr and weight decay are taken")
-    add("--lrs", type=options.numbers, help="learning rates of the grid, as 1e-4,2e-4,4e-4")
-    add("--weight-decays", type=options.numbers, help="of the grid")
-    add("--drop-paths", type=options.numbers)
+    add("--lrs", type=flags.numbers, help="learning rates of the grid, as 1e-4,2e-4,4e-4")
+    add("--weight-decays", type=flags.numbers, help="of the grid")
+    add("--drop-paths", type=flags.numbers)
     add("--epochs-short", type=float, help="of the grid's trials")
     add("--epochs-drop-path", type=float)
-    add("--epochs-final", type=options.numbers)
+    add("--epochs-final", type=flags.numbers)
     add("--max-extensions", type=int, help="how often the grid may grow")
     return parser
 

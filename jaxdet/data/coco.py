@@ -20,7 +20,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from jaxdet.data.dataset import RLE, Category, Example, Polygons
-from jaxdet.data.picture import LARGEST_IMAGE, EncodedPicture
+from jaxdet.data.image import LARGEST_IMAGE, EncodedPicture
 from jaxdet.data.rle import compressed_rle
 from jaxdet.errors import UserError
 

@@ -20,9 +20,9 @@ import numpy as np
 from absl import flags
 
 from jaxdet.data.dataset import DetectionDataset, Example
+from jaxdet.data.image import ArrayPicture
 from jaxdet.data.lsj import fit_placement, place_image, place_objects, sample_placement
 from jaxdet.data.multiscale import Multiscale
-from jaxdet.data.picture import ArrayPicture
 from jaxdet.errors import UserError
 from jaxdet.processes import leave_with_parent
 

@@ -35,7 +35,7 @@ from tqdm import tqdm
 
 from jaxdet.data.coco import CocoDataset, find_coco
 from jaxdet.data.dataset import RLE
-from jaxdet.data.picture import EncodedPicture
+from jaxdet.data.image import EncodedPicture
 from jaxdet.data.prepared import (
     NAME,
     VERSION,

@@ -16,7 +16,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 
 from jaxdet.data.dataset import RLE, Category, Example, Polygons
-from jaxdet.data.picture import EncodedPicture
+from jaxdet.data.image import EncodedPicture
 from jaxdet.errors import UserError
 
 NAME = "coco_instances"

@@ -25,7 +25,7 @@ from PIL import Image, ImageDraw
 from pycocotools import mask as mask_api
 
 from jaxdet.data.dataset import RLE, Category, Example
-from jaxdet.data.picture import ArrayPicture
+from jaxdet.data.image import ArrayPicture
 from jaxdet.errors import UserError
 
 MAX_OBJECTS = 5

@@ -17,11 +17,11 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-from jaxdet.command_line import parse
-from jaxdet.config import check
+from jaxdet.config.mask_rcnn import check
 from jaxdet.data.loader import Batch, train_batches
 from jaxdet.data.source import multiscale_of, open_dataset
 from jaxdet.errors import UserError
+from jaxdet.flags import parse
 from jaxdet.visualize import contact_sheet, draw_detections
 
 SAMPLES = 12

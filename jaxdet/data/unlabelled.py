@@ -13,8 +13,7 @@ import numpy as np
 from PIL import Image
 
 from jaxdet.data.dataset import Picture
-from jaxdet.data.loader import Batch, endless_batches
-from jaxdet.data.picture import (
+from jaxdet.data.image import (
     IMAGE_FORMATS,
     LARGEST_IMAGE,
     SUFFIXES,
@@ -22,6 +21,7 @@ from jaxdet.data.picture import (
     EncodedPicture,
     is_named_image,
 )
+from jaxdet.data.loader import Batch, endless_batches
 from jaxdet.data.resize import resample
 from jaxdet.data.shapes import ShapesDataset
 from jaxdet.errors import UserError

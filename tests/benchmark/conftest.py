@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from jaxdet.benchmark import trials
-from jaxdet.command_line import parse
+from jaxdet.benchmark.trials import trials
+from jaxdet.flags import parse
 
 DIVERGED = "training diverged: loss not finite at step 3"
 

@@ -6,10 +6,10 @@ import pytest
 
 from jaxdet.benchmark.ablation import _parser as parser
 from jaxdet.benchmark.ablation import attention, main, plans, position, scales
-from jaxdet.benchmark.options import read_arguments
-from jaxdet.benchmark.trial_cost import Data
-from jaxdet.command_line import load_config, shipped_config
-from jaxdet.config import check
+from jaxdet.benchmark.trials.cost import Data
+from jaxdet.benchmark.trials.flags import read_arguments
+from jaxdet.config.mask_rcnn import check
+from jaxdet.flags import load_config, shipped_config
 
 WORKDIR = "/nowhere/ablations"
 

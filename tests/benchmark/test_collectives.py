@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
+from benchmarks.collectives import bytes_of, collectives
 from jaxdet import parallel
-from jaxdet.benchmark.collectives import bytes_of, collectives
 
 
 def compiled_text(function, out: PartitionSpec) -> str:

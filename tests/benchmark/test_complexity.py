@@ -9,13 +9,13 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from benchmarks.saved_residuals import kept_bytes
 from jaxdet import parallel
 from jaxdet.benchmark.complexity import Cost, forward_cost, main, total
-from jaxdet.benchmark.kept import kept_bytes
-from jaxdet.benchmark.xla_cost import cost_of, xla_cost
-from jaxdet.command_line import load_config
-from jaxdet.config import benchmark, check, vitdet
-from jaxdet.config_imted import PARTS, imted
+from jaxdet.benchmark.cost.compiled_program import cost_of, xla_cost
+from jaxdet.config.imted import PARTS, imted
+from jaxdet.config.mask_rcnn import benchmark, check, vitdet
+from jaxdet.flags import load_config
 from jaxdet.models.batching import per_image
 from jaxdet.models.build import Functional, build_detector
 

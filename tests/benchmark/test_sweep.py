@@ -23,7 +23,7 @@ from jaxdet.benchmark.sweep import (
     tune_drop_path,
     tune_grid,
 )
-from jaxdet.benchmark.trial_cost import Data
+from jaxdet.benchmark.trials.cost import Data
 from jaxdet.errors import UserError
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from checkpoints_convert.cli import main
-from jaxdet.initialise import read_weights
+from jaxdet.weights.load import read_weights
 
 torch = pytest.importorskip("torch")
 

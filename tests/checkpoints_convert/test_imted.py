@@ -10,12 +10,12 @@ from checkpoints_convert.cli import main
 from checkpoints_convert.conversion import convert
 from checkpoints_convert.plan import Options
 from checkpoints_convert.reading import read
-from jaxdet.config import check
-from jaxdet.config_imted import imted
+from jaxdet.config.imted import imted
+from jaxdet.config.mask_rcnn import check
 from jaxdet.errors import UserError
-from jaxdet.initialise import initialise
 from jaxdet.models.build import Functional, build_detector
-from jaxdet.optim import path_name
+from jaxdet.training.optim import path_name
+from jaxdet.weights.load import initialise
 
 torch = pytest.importorskip("torch")
 

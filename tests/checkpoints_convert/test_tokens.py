@@ -11,10 +11,10 @@ from checkpoints_convert.conversion import convert
 from checkpoints_convert.plan import Options
 from checkpoints_convert.reading import read
 from checkpoints_convert.relative_position import resize_table
-from jaxdet.initialise import Weights, place
 from jaxdet.models.build import Functional
 from jaxdet.models.position import RelativePositionBias
 from jaxdet.models.vit import ViT
+from jaxdet.weights.load import Weights, place
 
 pytest.importorskip("torch")
 

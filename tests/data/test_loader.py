@@ -12,7 +12,7 @@ import pytest
 from jaxdet.data import loader
 from jaxdet.data.coco import CocoDataset, find_coco
 from jaxdet.data.dataset import Category, Example
-from jaxdet.data.picture import ArrayPicture
+from jaxdet.data.image import ArrayPicture
 from jaxdet.errors import UserError
 
 CANVAS, SLOTS, MASK_SIZE = 48, 4, 14

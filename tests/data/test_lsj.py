@@ -10,6 +10,7 @@ from pycocotools import mask as coco_mask
 
 from jaxdet.data.coco import CocoDataset, find_coco
 from jaxdet.data.dataset import Example
+from jaxdet.data.image import ArrayPicture
 from jaxdet.data.lsj import (
     Placement,
     fit_placement,
@@ -18,7 +19,6 @@ from jaxdet.data.lsj import (
     place_points,
     sample_placement,
 )
-from jaxdet.data.picture import ArrayPicture
 
 
 class Draws:

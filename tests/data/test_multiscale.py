@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from jaxdet.data.image import ArrayPicture
 from jaxdet.data.loader import eval_batches, train_batches
 from jaxdet.data.lsj import place_image, place_points
 from jaxdet.data.multiscale import CROP_SIDES, CROPPED_SHORT_SIDES, Multiscale
-from jaxdet.data.picture import ArrayPicture
 from jaxdet.data.shapes import ShapesDataset
 
 IMTED = Multiscale(tuple(range(480, 801, 32)), 1333)

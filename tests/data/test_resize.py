@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxdet.data.picture import ArrayPicture, EncodedPicture
+from jaxdet.data.image import ArrayPicture, EncodedPicture
 from jaxdet.data.resize import enlarge, resample
 
 

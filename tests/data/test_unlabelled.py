@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 from PIL import Image
 
-from jaxdet.config_mini import pretraining
+from jaxdet.config.shapes import pretraining
 from jaxdet.data.shapes import ShapesDataset
 from jaxdet.data.unlabelled import crop_batches, open_pictures, sample_crop
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdet.benchmark.attention_agreement import disagreement
+from benchmarks.attention_agreement import disagreement
 from jaxdet.errors import UserError
 from jaxdet.models.attention import attend, attend_with_position_channels, require_cudnn
 from jaxdet.models.position import DecomposedRelativePosition

@@ -13,13 +13,13 @@ from flax import nnx
 from checkpoints_convert.conversion import convert
 from checkpoints_convert.plan import Options
 from checkpoints_convert.reading import read
-from jaxdet.config import check
-from jaxdet.config_imted import imted
+from jaxdet.config.imted import imted
+from jaxdet.config.mask_rcnn import check
 from jaxdet.models.batching import in_chunks
 from jaxdet.models.build import Functional, build_detector
 from jaxdet.models.roi_features import Features, ModulatedRoIs
 from jaxdet.models.settings import Settings
-from jaxdet.optim import path_name
+from jaxdet.training.optim import path_name
 
 NUM_CLASSES = 4
 

@@ -14,14 +14,14 @@ import pytest
 from jax.sharding import Mesh
 
 from jaxdet import parallel
-from jaxdet.config import benchmark, check
+from jaxdet.config.mask_rcnn import benchmark, check
 from jaxdet.models.batching import BATCH_AXIS
 from jaxdet.models.build import Functional, build_detector
 from jaxdet.models.mask_rcnn import MaskRCNN, Settings
 from jaxdet.models.rpn import Proposals
 from jaxdet.ops.boxes import iou
-from jaxdet.optim import path_name
-from jaxdet.train_step import gradient_function
+from jaxdet.training.optim import path_name
+from jaxdet.training.step import gradient_function
 
 CANVAS, BATCH, SLOTS, CROP, CLASSES = 64, 8, 4, 28, 3
 DETECTIONS = 12

@@ -14,12 +14,12 @@ from checkpoints_convert.cli import main as convert_main
 from checkpoints_convert.conversion import convert
 from checkpoints_convert.plan import Options
 from checkpoints_convert.reading import read
-from jaxdet.config import benchmark, check, vitdet
+from jaxdet.config.mask_rcnn import benchmark, check, vitdet
 from jaxdet.errors import UserError
-from jaxdet.evaluate import evaluate
-from jaxdet.experiment import Experiment
+from jaxdet.evaluation.evaluate import evaluate
 from jaxdet.models.build import Functional, build_detector
-from jaxdet.optim import path_name
+from jaxdet.training.experiment import Experiment
+from jaxdet.training.optim import path_name
 
 NUM_CLASSES = 4
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxdet.benchmark.kept import kept_bytes
+from benchmarks.saved_residuals import kept_bytes
 from jaxdet.models.build import Functional
 from jaxdet.models.position import (
     DecomposedRelativePosition,

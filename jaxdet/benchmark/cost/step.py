@@ -1,0 +1,149 @@
+"""A config's training step, compiled for the devices at hand and not run."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from jaxdet import parallel
+from jaxdet.benchmark.complexity import forward_cost, total
+from jaxdet.benchmark.cost.compiled_program import XlaCost, xla_cost
+from jaxdet.models.build import Functional, build_detector, parameter_count
+from jaxdet.training.optim import build_optimizer, frozen_parameters
+from jaxdet.training.step import abstract_state, make_train_step
+
+
+class CompiledStep(NamedTuple):
+    """A compiled training step. All bytes are of one device.
+
+    Attributes:
+        parameters: how many numbers each part of the detector learns.
+        state_bytes: by kind.
+        batch_bytes: of one batch as the loader makes it.
+        total_bytes: most memory in use at once: what goes in, temporary memory, and what comes out
+            beside the state, whose memory is used again.
+        cost: see `xla_cost`.
+        compiled: the program itself.
+    """
+
+    parameters: dict[str, int]
+    state_bytes: dict[str, int]
+    batch_bytes: int
+    total_bytes: int
+    cost: XlaCost
+    compiled: jax.stages.Compiled
+
+
+def needed_flops(config: ConfigDict, num_classes: int) -> float:
+    """What the layers need for one image, forward and backward: `complexity`'s count, three times.
+
+    Two FLOPs a multiply-add, and the backward pass has two products for each of the forward pass.
+    What rematerialisation, losses, norms and data movement add is left out.
+    """
+    detector = config.model.detector
+    masks = int(detector.roi_batch * detector.roi_positive)
+    costs = forward_cost(config, num_classes, proposals=detector.roi_batch, masks=masks)
+    return 3 * 2 * total(costs.values()).multiply_adds
+
+
+def resized_config(config: ConfigDict, batch_size: int) -> ConfigDict:
+    """The config with batches of another size, computed in one part."""
+    config = config.copy_and_resolve_references()
+    config.batch_size, config.accumulate = batch_size, 1
+    return config
+
+
+def compile_step(config: ConfigDict, num_classes: int, mesh: Mesh) -> CompiledStep:
+    """Compiles a config's training step for the devices of a mesh."""
+    functional = Functional(lambda rngs: build_detector(config, num_classes, rngs, mesh))
+    optimizer = build_optimizer(config, lambda step: config.optim.lr)
+    state = abstract_state(functional, optimizer)
+    state = placed(state, parallel.state_sharding(mesh, state, config.sharding))
+    batch = batch_shapes(config)
+    batch = placed(batch, jax.tree.map(lambda _: parallel.split_batch(mesh), batch))
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    step = make_train_step(
+        functional,
+        optimizer,
+        mesh,
+        accumulate=config.accumulate,
+        batch_statistics=config.batch_statistics,
+        frozen=frozen_parameters(config),
+        sharding=config.sharding,
+    )
+    compiled = step.lower(state, batch, key).compile()
+    memory = compiled.memory_analysis()
+    return CompiledStep(
+        parameters={name: parameter_count(part) for name, part in state["params"].items()},
+        state_bytes={
+            "parameters": bytes_per_device((state["params"], state["stats"])),
+            "optimizer state": bytes_per_device(state["opt_state"]),
+        },
+        batch_bytes=bytes_per_device(batch),
+        total_bytes=memory.argument_size_in_bytes
+        + memory.temp_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes,
+        cost=xla_cost(compiled, jax.make_jaxpr(step)(state, batch, key), mesh.size),
+        compiled=compiled,
+    )
+
+
+def placed(shapes: Any, shardings: Any) -> Any:
+    """Shapes with the places their arrays are to have."""
+    return jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        shapes,
+        shardings,
+    )
+
+
+def batch_shapes(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
+    """The shapes of one training batch, as the loader makes it."""
+    n, side, slots, crop = (
+        config.batch_size,
+        config.canvas,
+        config.data.slots,
+        config.data.mask_size,
+    )
+    shapes = {
+        "image": ((n, side, side, 3), jnp.uint8),
+        "image_hw": ((n, 2), jnp.int32),
+        "boxes": ((n, slots, 4), jnp.float32),
+        "labels": ((n, slots), jnp.int32),
+        "masks": ((n, slots, crop, crop), jnp.uint8),
+        "valid": ((n, slots), jnp.bool_),
+    }
+    return {name: jax.ShapeDtypeStruct(*spec) for name, spec in shapes.items()}
+
+
+def full_batch(config: ConfigDict, num_classes: int) -> dict[str, jax.Array]:
+    """A training batch of noise with objects of all sizes in every slot."""
+    rng = np.random.default_rng(0)
+    shapes = batch_shapes(config)
+    n, slots, canvas = config.batch_size, config.data.slots, config.canvas
+    size = np.exp(rng.uniform(np.log(8), np.log(canvas), (n, slots, 2)))
+    corner = rng.uniform(0, 1, (n, slots, 2)) * (canvas - size)
+    batch = {
+        "image": rng.integers(0, 256, shapes["image"].shape),
+        "image_hw": np.full((n, 2), canvas),
+        "boxes": np.concatenate([corner, corner + size], -1),
+        "labels": rng.integers(0, num_classes, (n, slots)),
+        "masks": rng.integers(0, 2, shapes["masks"].shape),
+        "valid": np.ones((n, slots)),
+    }
+    return {name: jnp.asarray(batch[name], shape.dtype) for name, shape in shapes.items()}
+
+
+def bytes_per_device(tree: Any) -> int:
+    """Bytes that the arrays of a tree (or their shapes) take on one device of theirs."""
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+    )

@@ -1,0 +1,205 @@
+"""What the commands that run trials have in common: their flags, and what these stand for."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import signal
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from jaxdet.benchmark.trials.cost import Data, Speed, device_kind, expected_speed, stated_speed
+from jaxdet.benchmark.trials.slurm import run_on_slurm
+from jaxdet.benchmark.trials.trials import Executor, run_here
+from jaxdet.config.mask_rcnn import INITIALISATIONS, NAME
+from jaxdet.errors import PreemptedError, UserError
+from jaxdet.flags import exit_status, parse, shipped_config
+
+
+def shared_parser(documentation: str, default_size: str) -> argparse.ArgumentParser:
+    """A parser with the flags of all commands that run trials."""
+    parser = argparse.ArgumentParser(
+        description=documentation,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        epilog="Words of the config (--config.seed=1) are given to each trial as they are.",
+    )
+    add = parser.add_argument
+    add("--init", help=f"{', '.join(INITIALISATIONS)}, or a name of your own for your own weights")
+    add("--size", default=default_size, help="of the ViT: b, l; your own also tiny, s, h")
+    add("--weights", type=Path, help="converted weights to start from")
+    add("--data", help="the same as --config.data.root")
+    add("--config", help="a config file to start from; default that of --init and --size")
+    add("--workdir", type=Path, required=True, help="where the trials' folders lie")
+    add("--dry-run", action="store_true", help="only print the plan")
+    cost = parser.add_argument_group("cost")
+    cost.add_argument(
+        "--images-per-second",
+        type=_positive,
+        help="of one device that trains the config of --init and --size, or --config, as it is "
+        "before a trial or row changes it; measured or stated",
+    )
+    cost.add_argument(
+        "--peak-tflops", "--peak_tflops", type=_positive, help="10^12 FLOP/s of a device"
+    )
+    cost.add_argument("--utilisation", type=_share, default=0.4, help="expected share of the peak")
+    where = parser.add_argument_group("where trials run")
+    where.add_argument(
+        "--executor",
+        choices=("local", "slurm"),
+        default="local",
+        help="one after the other here, or side by side on a cluster",
+    )
+    where.add_argument("--partition", help="of the cluster")
+    where.add_argument("--gpus-per-node", type=_count, default=8, help="of a trial, on one node")
+    where.add_argument("--cpus", type=_count, default=16, help="of a trial")
+    where.add_argument("--hours", type=_positive, default=72.0, help="time limit of a job")
+    where.add_argument("--max-parallel", type=_count, default=16, help="jobs at a time")
+    return parser
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return value
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a share between 0 and 1")
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return value
+
+
+def numbers(text: str) -> tuple[float, ...]:
+    """Numbers with commas between, in ascending order, each once; for an argparse flag."""
+    values = tuple(sorted({float(part) for part in text.split(",")}))
+    if not all(0 <= value < float("inf") for value in values):
+        raise argparse.ArgumentTypeError(f"{text} has a number that is not finite or below 0")
+    return values
+
+
+def read_arguments(
+    parser: argparse.ArgumentParser, arguments: list[str] | None
+) -> tuple[argparse.Namespace, tuple[str, ...]]:
+    """The flags, and the words of the config, which are handed on as they are."""
+    options, rest = parser.parse_known_args(arguments)
+    for argument in rest:
+        if not argument.startswith(("--config.", "--noconfig.")):
+            parser.error(f"{argument} is not a flag; words of the config take = before a value")
+    return options, tuple(rest)
+
+
+def base_arguments(
+    options: argparse.Namespace,
+    words: tuple[str, ...],
+    initialisation: str | None,
+    weights: Path | None,
+) -> tuple[str, ...]:
+    """The arguments of `jaxdet.main` that trials of an initialisation have in common.
+
+    Raises:
+        UserError: no config file belongs to the initialisation and size, or --config is of another
+            initialisation.
+    """
+    if options.config is not None:
+        chosen = (f"--config={options.config}", *_renamed(options.config, initialisation))
+    elif initialisation is None:
+        raise UserError(
+            f"--init names what to start from: {', '.join(INITIALISATIONS)}, or a name of your own"
+        )
+    elif initialisation in INITIALISATIONS:
+        path = shipped_config(f"vit{options.size}_{initialisation}")
+        if not path.is_file():
+            raise UserError(f"there is no {path}; give --size=b or --size=l, or --config=FILE")
+        chosen = (f"--config={path}",)
+    elif NAME.fullmatch(initialisation):
+        own = f"--config={shipped_config('own')}:{options.size}"
+        chosen = (own, f"--config.initialisation={initialisation}")
+    else:
+        raise UserError(
+            f"--init={initialisation!r} cannot be: a name of your own is of small letters, digits, "
+            "dots, hyphens and underscores"
+        )
+    return (
+        *chosen,
+        *([f"--config.init={weights.absolute()}"] if weights is not None else []),
+        *([f"--config.data.root={options.data}"] if options.data is not None else []),
+        *words,
+    )
+
+
+def _renamed(config: str, initialisation: str | None) -> list[str]:
+    """The argument that gives a config file's initialisation a name of one's own, if it has one."""
+    given = parse([f"--config={config}"]).config.initialisation
+    if initialisation in (None, given):
+        return []
+    if given == "random" or initialisation in INITIALISATIONS:
+        raise UserError(
+            f"--init={initialisation} does not go with {config}, which starts from {given}; a "
+            "name of your own goes with a config of pre-trained weights"
+        )
+    return [f"--config.initialisation={initialisation}"]
+
+
+def label_of(options: argparse.Namespace, initialisation: str) -> str:
+    """What folders of trials begin with: the size and the initialisation, or the config's name."""
+    if options.config is None:
+        return f"vit{options.size}_{initialisation}"
+    return Path(options.config.partition(":")[0]).stem
+
+
+def speed_of(options: argparse.Namespace, config: ConfigDict, data: Data) -> Speed:
+    """A device's speed by the flags; `config` is what --images-per-second was measured on."""
+    if options.images_per_second is not None:
+        return stated_speed(options.images_per_second, config, data.classes)
+    # On a cluster the devices are not this machine's.
+    is_asked = options.executor == "local" and options.peak_tflops is None
+    kind = device_kind() if is_asked else None
+    return expected_speed(kind, config.model.dtype, options.peak_tflops, options.utilisation)
+
+
+def executor_of(options: argparse.Namespace) -> Executor:
+    """What runs the trials."""
+    if options.executor == "local":
+        return run_here
+    return partial(
+        run_on_slurm,
+        folder=options.workdir / "slurm",
+        partition=options.partition,
+        gpus_per_node=options.gpus_per_node,
+        cpus=options.cpus,
+        hours=options.hours,
+        max_parallel=options.max_parallel,
+    )
+
+
+def run_stoppable(command: Callable[[], None]) -> int:
+    """Runs a command that starts trials; returns its exit status."""
+    with _stop_on_sigterm():
+        return exit_status(command)
+
+
+@contextlib.contextmanager
+def _stop_on_sigterm() -> Iterator[None]:
+    """Turns SIGTERM into an exception, so that the trial under way is told to stop as well."""
+
+    def stop(*_: object) -> None:
+        raise PreemptedError("asked to stop; the same command goes on where it stopped")
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

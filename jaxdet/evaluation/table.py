@@ -1,0 +1,62 @@
+"""An evaluation's numbers as text for a terminal."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from jaxdet.evaluation.tide import MAIN_ERRORS
+
+KINDS = (("bbox", "box"), ("segm", "mask"))
+"""COCO's IoU types and what they are called."""
+
+NAME_WIDTH = 16
+LINE_WIDTH = 100
+GAP = "   "
+
+
+def category_table(metrics: dict[str, dict[str, Any]]) -> list[str]:
+    """The AP of every category in points, in the data's order, down the columns of a table.
+
+    Args:
+        metrics: as `jaxdet.evaluation.coco.evaluate_coco` returns them, of boxes, masks or both.
+    """
+    kinds = [(kind, name) for kind, name in KINDS if kind in metrics]
+    names = list(metrics[kinds[0][0]]["per_category"])
+    width = min(max(map(len, ["category", *names])), NAME_WIDTH)
+    head = " ".join([f"{'category':{width}}", *(f"{name:>5}" for _, name in kinds)])
+    cells = [
+        " ".join(
+            [
+                f"{_shortened(category, width):{width}}",
+                *(points(metrics[kind]["per_category"][category]) for kind, _ in kinds),
+            ]
+        )
+        for category in names
+    ]
+    columns = max(1, min(len(cells), (LINE_WIDTH + len(GAP)) // (len(head) + len(GAP))))
+    rows = math.ceil(len(cells) / columns)
+    heads = [head] * math.ceil(len(cells) / rows)
+    return [GAP.join(line).rstrip() for line in (heads, *(cells[row::rows] for row in range(rows)))]
+
+
+def tide_lines(tide: dict[str, dict[str, Any]]) -> list[str]:
+    """What each type of error costs, in points of AP at IoU .5: a line for boxes, one for masks."""
+    lines = []
+    for kind, name in KINDS:
+        if kind in tide:
+            gains = {error: tide[kind]["main"][error] for error in MAIN_ERRORS}
+            gains |= tide[kind]["special"]
+            parts = [f"{error} {points(gain).strip()}" for error, gain in gains.items()]
+            lines.append(f"{name:4} AP50 lost to {'  '.join(parts)}")
+    return lines
+
+
+def points(value: float) -> str:
+    """A number of 0..1 in points, five characters wide; a dash where there is none."""
+    return f"{100 * value:5.1f}" if math.isfinite(value) else f"{'-':>5}"
+
+
+def _shortened(name: str, width: int) -> str:
+    printable = "".join(c if c.isprintable() else "?" for c in name)
+    return printable if len(printable) <= width else printable[: width - 1] + "…"

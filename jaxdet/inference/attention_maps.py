@@ -1,0 +1,152 @@
+"""What happens inside a detector, to look at: which tokens attend to which, and the pyramid.
+
+    weights = attention_weights(detector, "street.jpg", block=0)
+    heads = attention_map(weights, grid=(8, 8), window=4, query=(3, 5))
+    canvas = detector.prepare("street.jpg")["image"][0]
+    draw_attention(canvas, heads.mean(axis=0), window=4, query=(3, 5))
+
+notebooks/explore.ipynb shows it on the built-in shapes.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image, ImageDraw
+
+from jaxdet.data.image import Source
+from jaxdet.data.loader import Batch
+from jaxdet.inference.detector import Detector
+from jaxdet.models.build import Functional, Tree
+
+ATTENTION_COLOUR = (255, 190, 30)
+QUERY_COLOUR = (230, 57, 70)
+GRID_COLOUR = (255, 255, 255)
+
+
+def feature_pyramid(detector: Detector, image: Source) -> list[Float[np.ndarray, "h w channels"]]:
+    """P2 ... P6 of a picture on its canvas."""
+    batch = detector.prepare(image)
+    maps = _pyramid(detector.functional, detector.params, detector.stats, batch)
+    return [np.asarray(level[0], np.float32) for level in maps]
+
+
+def attention_weights(
+    detector: Detector, image: Source, block: int
+) -> Float[np.ndarray, "windows heads tokens tokens"]:
+    """What each token of a block takes of each other, see `jaxdet.models.vit.ViT`.
+
+    Args:
+        block: 0-based position; of its windows the order is row by row.
+    """
+    batch = detector.prepare(image)
+    weights = _weights(detector.functional, detector.params, detector.stats, batch, block)
+    return np.asarray(weights)
+
+
+@partial(jax.jit, static_argnums=0)
+def _pyramid(functional: Functional, params: Tree, stats: Tree, batch: Batch) -> list[jax.Array]:
+    model = functional.bind(params, stats)
+    return model.features(batch["image"], batch["image_hw"]).pyramid
+
+
+@partial(jax.jit, static_argnums=(0, 4))
+def _weights(
+    functional: Functional, params: Tree, stats: Tree, batch: Batch, block: int
+) -> jax.Array:
+    model = functional.bind(params, stats)
+    images = model.normalise(batch["image"], batch["image_hw"])
+    return model.backbone.attention_weights(images, block)
+
+
+def attention_map(
+    weights: Float[np.ndarray, "windows heads tokens tokens"],
+    grid: tuple[int, int],
+    window: int | None,
+    query: tuple[int, int],
+) -> Float[np.ndarray, "heads h w"]:
+    """Where on the map of tokens one of them looks.
+
+    What it takes of a class token or of a window's padding is not on the map.
+
+    Args:
+        weights: of one picture.
+        grid: height and width of the map in tokens.
+        window: side of the windows in tokens; None for a global block.
+        query: row and column of the token that looks.
+    """
+    (height, width), (row, column) = grid, query
+    if window is None:
+        extra = weights.shape[-1] - height * width  # a class token comes first
+        return weights[0, :, extra + row * width + column, extra:].reshape(-1, height, width)
+    per_row = -(-width // window)
+    top, left = row // window * window, column // window * window
+    inside = (row - top) * window + column - left
+    seen = weights[row // window * per_row + column // window, :, inside]
+    looked = np.zeros((seen.shape[0], height, width), seen.dtype)
+    part = looked[:, top : top + window, left : left + window]
+    part[:] = seen.reshape(-1, window, window)[:, : part.shape[1], : part.shape[2]]
+    return looked
+
+
+def draw_attention(
+    canvas: UInt8[np.ndarray, "s s 3"],
+    attention: Float[np.ndarray, "h w"],
+    window: int | None,
+    query: tuple[int, int],
+    *,
+    side: int = 480,
+) -> UInt8[np.ndarray, "side side 3"]:
+    """Attention as a glow on the picture, its strongest place in full; the token that looks is
+    framed, and white lines run between the windows.
+
+    Args:
+        attention: of one head, or the mean over heads.
+        window, query: as in `attention_map`.
+        side: of the drawing, in pixels.
+    """
+    image = np.asarray(Image.fromarray(canvas).resize((side, side), Image.Resampling.BICUBIC))
+    share = np.float32(attention / max(attention.max(), 1e-12))
+    glow = np.asarray(Image.fromarray(share).resize((side, side), Image.Resampling.NEAREST))
+    glow = 0.8 * glow[..., None]
+    drawn = Image.fromarray(np.uint8(np.round(0.6 * image * (1 - glow) + glow * ATTENTION_COLOUR)))
+    draw = ImageDraw.Draw(drawn)
+    token_h, token_w = side / attention.shape[0], side / attention.shape[1]
+    if window is not None:
+        for y in np.arange(window, attention.shape[0], window) * token_h:
+            draw.line((0, y, side, y), GRID_COLOUR, 2)
+        for x in np.arange(window, attention.shape[1], window) * token_w:
+            draw.line((x, 0, x, side), GRID_COLOUR, 2)
+    top, left = query[0] * token_h, query[1] * token_w
+    draw.rectangle(
+        (left, top, left + token_w - 1, top + token_h - 1), outline=QUERY_COLOUR, width=3
+    )
+    return np.asarray(drawn)
+
+
+def draw_features(
+    features: Float[np.ndarray, "h w channels"], *, side: int = 240
+) -> UInt8[np.ndarray, "height width 3"]:
+    """A map's first three principal components as red, green and blue, each over its range.
+
+    Args:
+        side: of the drawing's longer side, in pixels; every position becomes a rectangle.
+    """
+    height, width, channels = features.shape
+    flat = features.reshape(-1, channels).astype(np.float64)
+    flat = flat - flat.mean(axis=0)
+    _, axes = np.linalg.eigh(flat.T @ flat)
+    axes = axes[:, ::-1][:, :3]
+    # An axis may point either way; its largest part shall be positive.
+    axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])])
+    components = np.zeros((len(flat), 3))
+    components[:, : axes.shape[1]] = flat @ axes
+    low, high = components.min(axis=0), components.max(axis=0)
+    colours = np.uint8(np.round(255 * (components - low) / np.maximum(high - low, 1e-12)))
+    scale = side / max(height, width)
+    size = (max(1, round(scale * width)), max(1, round(scale * height)))
+    image = Image.fromarray(colours.reshape(height, width, 3))
+    return np.asarray(image.resize(size, Image.Resampling.NEAREST))

@@ -1,0 +1,234 @@
+"""A trained detector that looks at pictures; a run's checkpoint is all it needs, not its data set.
+
+detector = load("runs/shapes_tiny")
+detector.predict("street.jpg").show()
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from jaxdet import parallel
+from jaxdet.config.mask_rcnn import benchmark, check
+from jaxdet.data.dataset import Category, Example, Picture
+from jaxdet.data.image import Source, as_picture
+from jaxdet.data.loader import Batch, eval_batches
+from jaxdet.data.source import multiscale_of
+from jaxdet.errors import UserError
+from jaxdet.evaluation.evaluate import detect_function
+from jaxdet.inference.coco_results import Results, coco_results
+from jaxdet.inference.prediction import Prediction
+from jaxdet.models.build import Functional, Tree, build_detector
+from jaxdet.training.checkpoint import Checkpoints, abstract
+from jaxdet.training.experiment import difference
+from jaxdet.weights.load import load_detector, read_weights
+
+
+class Detector:
+    """A detector with its weights; compiled once, at the first picture.
+
+    Args:
+        config: a complete config; of its data only how evaluation reads and resizes images is used.
+        categories: what each label means.
+        params, stats: parameters and batch statistics.
+        functional, mesh: the model they belong to, and the devices that it is made for.
+        batch: pictures at a time, a multiple of the number of devices.
+    """
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        categories: Sequence[Category],
+        params: Tree,
+        stats: Tree,
+        functional: Functional,
+        mesh: jax.sharding.Mesh,
+        batch: int,
+    ):
+        self.config = config
+        self.categories = tuple(categories)
+        self.params, self.stats = params, stats
+        self.functional, self.mesh = functional, mesh
+        self.batch = batch
+        self._detect = detect_function(functional, mesh)
+
+    def predict(self, images: Source | Sequence[Source]) -> Prediction | list[Prediction]:
+        """What is found on a picture, or on each of a list of them.
+
+        Everything the model's own score threshold lets pass is returned; `Prediction.above` and
+        the drawings are choosier.
+
+        Raises:
+            UserError: a picture cannot be read.
+        """
+        if not isinstance(images, list | tuple):
+            return self.predict([images])[0]
+        pictures = [as_picture(image) for image in images]
+        pixels = [picture.pixels() for picture in pictures]
+        found: list[Results] = [[] for _ in pictures]
+        for result in self._results(pictures):
+            found[result["image_id"]].append(result)
+        return [
+            Prediction(image, results, self.categories)
+            for image, results in zip(pixels, found, strict=True)
+        ]
+
+    def prepare(self, image: Source) -> Batch:
+        """A picture as the model takes it: image uint8 [1, canvas, canvas, 3], image_hw [1, 2]."""
+        (host,) = self._batches([as_picture(image)], 1)
+        return {name: host[name] for name in ("image", "image_hw")}
+
+    def _results(self, pictures: list[Picture]) -> Iterator[dict[str, Any]]:
+        """Detections in COCO's result layout; image_id is the position of the picture."""
+        category_ids = [category.id for category in self.categories]
+        for host in self._batches(pictures, self.batch):
+            inputs = {name: host[name] for name in ("image", "image_hw")}
+            batch = parallel.place_batch(inputs, self.mesh)
+            detections = self._detect(self.params, self.stats, batch)
+            rows = parallel.local_rows(detections)._asdict()
+            yield from coco_results(rows, host, category_ids)
+
+    def _batches(self, pictures: list[Picture], batch: int) -> Iterator[Batch]:
+        """The pictures as evaluation prepares them."""
+        return eval_batches(
+            _Unlabelled(pictures),
+            batch_size=batch,
+            canvas=self.config.canvas,
+            multiscale=multiscale_of(self.config.data),
+            threads=self.config.data.threads,
+        )
+
+
+@dataclass(frozen=True)
+class _Unlabelled:
+    """Pictures as evaluation reads a dataset's; their ids are their positions."""
+
+    pictures: list[Picture]
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, index: int) -> Example:
+        nothing = np.zeros((0, 4), np.float32), np.zeros(0, np.int32), ()
+        return Example(self.pictures[index], index, *nothing)
+
+
+def load(workdir: str | Path, *, batch: int = 1) -> Detector:
+    """The detector of a run's newest checkpoint, which says itself what it is.
+
+    Args:
+        workdir: where `jaxdet.main` wrote.
+        batch: pictures at a time; is raised to a multiple of the number of devices.
+
+    Raises:
+        UserError: there is no checkpoint, it cannot be read, or it is another version's.
+    """
+    folder = Path(workdir) / "checkpoints"
+    if not folder.is_dir():
+        raise UserError(f"{folder} does not exist; train first, or give the run's --workdir")
+    with Checkpoints(folder) as checkpoints:
+        step = checkpoints.latest
+        if step is None:
+            raise UserError(f"{folder} holds no checkpoint yet; train first")
+        config, categories = _described(checkpoints.meta(step), folder / str(step))
+        functional, mesh, batch = _build(config, len(categories), batch)
+        params, stats = functional.abstract
+        target = abstract({"params": params, "stats": stats}, parallel.replicated(mesh))
+        state = checkpoints.restore(step, target)
+    return Detector(config, categories, state["params"], state["stats"], functional, mesh, batch)
+
+
+def load_converted(
+    init: str | Path,
+    config: ConfigDict,
+    categories: Sequence[Category] | None = None,
+    *,
+    batch: int = 1,
+) -> Detector:
+    """A whole detector as `checkpoints_convert` wrote it.
+
+    Args:
+        init: the converted file.
+        config: of the detector.
+        categories: in the order of the detector's labels; None to number them from 1.
+        batch: as in `load`.
+
+    Raises:
+        UserError: the file holds no whole detector or another one than the config describes.
+    """
+    config = config.copy_and_resolve_references()
+    config.init = str(init)
+    _without_gpu(config)
+    check(config)
+    count = _class_count(Path(init))
+    if categories is None:
+        categories = [Category(number, f"class {number}") for number in range(1, count + 1)]
+    if len(categories) != count:
+        raise UserError(
+            f"{init} knows {count} classes and {len(categories)} categories are given; give the "
+            "list that it was trained on"
+        )
+    functional, mesh, batch = _build(config, len(categories), batch)
+    params, stats, _ = load_detector(config, *functional.abstract)
+    params, stats = jax.device_put((params, stats), parallel.replicated(mesh))
+    return Detector(config, categories, params, stats, functional, mesh, batch)
+
+
+def _build(
+    config: ConfigDict, num_classes: int, batch: int
+) -> tuple[Functional, jax.sharding.Mesh, int]:
+    """The model on all devices, and the batch as a multiple of their number."""
+    if batch < 1:
+        raise UserError(f"a batch of {batch} pictures cannot be; give at least 1")
+    batch = -(-batch // jax.device_count()) * jax.device_count()
+    mesh = parallel.data_mesh(batch, batch)
+    functional = Functional(lambda rngs: build_detector(config, num_classes, rngs, mesh))
+    return functional, mesh, batch
+
+
+def _described(meta: Any, checkpoint: Path) -> tuple[ConfigDict, list[Category]]:
+    """The config and the categories that a checkpoint's meta tells of."""
+    # Any complete config gives the words and their types.
+    config = benchmark("tiny", "random", lr=1.0, weight_decay=0.0, drop_path=0.0, epochs=1.0)
+    if isinstance(meta, dict) and "images" in meta and "categories" not in meta:
+        raise UserError(
+            f"{checkpoint} holds a pre-training and no detector; train one from its weights.npz"
+        )
+    try:
+        config.update(meta["config"])
+        changed = difference(meta["config"], json.loads(config.to_json()))
+        names, ids = meta["categories"], meta["category_ids"]
+        if len(names) != len(ids):
+            raise ValueError("categories and category_ids differ in length")
+        categories = [Category(int(i), str(name)) for i, name in zip(ids, names, strict=True)]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        changed = str(error).splitlines()[0]
+    if changed:
+        raise UserError(
+            f"{checkpoint} was written by another version of jaxdet ({changed}); use that version"
+        )
+    config.init = config.few_shot.base_run = None  # they were where training started
+    _without_gpu(config)
+    check(config)
+    return config, categories
+
+
+def _without_gpu(config: ConfigDict) -> None:
+    """Takes XLA's attention, which computes the same, where there is no GPU for cuDNN's."""
+    if config.model.vit.attention == "cudnn" and jax.default_backend() != "gpu":
+        config.model.vit.attention = "xla"
+
+
+def _class_count(path: Path) -> int:
+    logits = read_weights(path).arrays.get("box_head.logits.bias")
+    if logits is None:
+        raise UserError(f"{path} holds no whole detector; give a converted detector")
+    return len(logits) - 1  # the last is the background

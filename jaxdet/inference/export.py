@@ -1,0 +1,85 @@
+"""A trained detector as one StableHLO file that JAX runs without this package.
+
+    python -m jaxdet.predict --workdir=runs/shapes_tiny --export=detector.stablehlo
+
+and there, with nothing but JAX:
+
+    detector = jax.export.deserialize(Path("detector.stablehlo").read_bytes())
+    found = detector.call(image, image_hw)
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from jax import export
+
+from jaxdet.errors import UserError
+from jaxdet.files import whole_file
+from jaxdet.inference.detector import Detector
+from jaxdet.models.build import Functional, build_detector
+
+LARGEST_BYTES = 2**31
+"""What JAX writes through flatbuffers, whose sizes are signed 32-bit numbers."""
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+def export_detector(detector: Detector, batch: int) -> bytes:
+    """The detector with its weights, for one device.
+
+    It takes image uint8 [batch, canvas, canvas, 3], each picture resized to fit its top left corner
+    as `Detector.prepare` does, and image_hw int32 [batch, 2], the height and width they have there.
+    It returns what `jaxdet.models.mask_rcnn.Detections` holds under the same names, without masks
+    where the detector has none.
+
+    Raises:
+        UserError: flatbuffers is not installed, or the weights are too large for the format.
+    """
+    config = detector.config
+    params, stats = jax.device_get((detector.params, detector.stats))
+    weights = sum(leaf.nbytes for leaf in jax.tree.leaves((params, stats)))
+    if weights >= LARGEST_BYTES:
+        raise UserError(
+            f"the detector's weights take {weights / 1e9:.2f} GB, and a StableHLO file holds less "
+            f"than {LARGEST_BYTES / 1e9:.2f}; export a smaller detector"
+        )
+    # Built anew, because the detector's own model is made for all devices of this machine.
+    functional = Functional(lambda rngs: build_detector(config, len(detector.categories), rngs))
+
+    def detect(image: jax.Array, image_hw: jax.Array) -> dict[str, jax.Array]:
+        model = functional.bind(params, stats)
+        found = model.detect({"image": image, "image_hw": image_hw})._asdict()
+        return {name: value for name, value in found.items() if value is not None}
+
+    shapes = (
+        jax.ShapeDtypeStruct((batch, config.canvas, config.canvas, 3), jnp.uint8),
+        jax.ShapeDtypeStruct((batch, 2), jnp.int32),
+    )
+    # cuDNN's attention is a call of NVIDIA's library; everything else is StableHLO.
+    platforms = ("cuda",) if config.model.vit.attention == "cudnn" else PLATFORMS
+    exported = export.export(jax.jit(detect), platforms=platforms)(*shapes)
+    try:
+        return bytes(exported.serialize())
+    except ImportError as error:
+        raise UserError(
+            f"JAX cannot write the file ({error}); pip install -c constraints.txt -e '.[export]'"
+        ) from error
+
+
+def write_exported(detector: Detector, batch: int, path: Path) -> None:
+    """Writes the file whole or not at all, and says how it is called.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    content = export_detector(detector, batch)
+    with whole_file(path) as partial:
+        partial.write_bytes(content)
+    side = detector.config.canvas
+    print(
+        f"{path}, {len(content) / 1e6:.1f} MB: call(image uint8 [{batch}, {side}, {side}, 3], "
+        f"image_hw int32 [{batch}, 2])"
+    )

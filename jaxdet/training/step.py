@@ -1,0 +1,143 @@
+"""One training step: losses and gradients of a batch, and what they change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from jaxdet import parallel
+from jaxdet.models.batching import split_parts
+from jaxdet.models.build import Functional, Tree, batch_stats
+from jaxdet.training.optim import is_frozen, path_name
+
+State = dict[str, Any]
+"""What a step changes: {"params", "stats", "opt_state", "step"}, nested plain dictionaries."""
+
+Metrics = dict[str, jax.Array]
+TrainStep = Callable[[State, dict[str, jax.Array], jax.Array], tuple[State, Metrics]]
+
+
+def initial_state(
+    functional: Functional, optimizer: optax.GradientTransformation, key: jax.Array
+) -> State:
+    """A fresh run's state with random parameters; call it under `jax.jit`."""
+    params, stats = functional.init(key)
+    return {
+        "params": params,
+        "stats": stats,
+        "opt_state": optimizer.init(params),
+        "step": jnp.int32(0),
+    }
+
+
+def gradient_function(
+    functional: Functional,
+    *,
+    accumulate: int = 1,
+    batch_statistics: str = "batch",
+    frozen: Sequence[str] = (),
+) -> Callable[[Tree, Tree, dict[str, jax.Array], jax.Array], tuple[Tree, Metrics, Tree]]:
+    """(params, batch statistics, batch, keys of its images) -> (gradients, metrics, statistics).
+
+    Args:
+        accumulate: the batch is computed in so many parts, one after the other, to need less
+            memory; loss and gradient are those of the whole batch.
+        batch_statistics: what batch norm takes its statistics of then. "batch": of the whole batch,
+            so that the number of parts changes nothing but rounding; what lies between two batch
+            norms is computed again for the gradient, and their inputs are kept for the whole batch.
+            "part": of each part alone, in less time and memory; the running statistics go from part
+            to part. A model without batch norm needs neither, and is exact in the second way.
+        frozen: patterns of parameters whose gradient is zero, and is not computed, see
+            `jaxdet.training.optim.is_frozen`.
+    """
+    has_statistics = bool(jax.tree.leaves(functional.abstract[1]))
+    inner = accumulate if has_statistics and batch_statistics == "batch" else 1
+    outer = accumulate // inner
+
+    def hold(path, leaf):
+        return jax.lax.stop_gradient(leaf) if is_frozen(path_name(path), frozen) else leaf
+
+    def differentiate(params, stats, batch, keys):
+        def total_loss(params):
+            model = functional.bind(jax.tree_util.tree_map_with_path(hold, params), stats)
+            losses, counts = model.losses(batch, keys, parts=inner)
+            loss = sum(losses.values())
+            return loss, ({"loss": loss, **losses, **counts}, batch_stats(model))
+
+        gradients, (metrics, new_stats) = jax.grad(total_loss, has_aux=True)(params)
+        return gradients, metrics, new_stats
+
+    def differentiate_in_parts(params, stats, batch, keys):
+        def visit(carry, part):
+            total, stats = carry
+            gradients, metrics, stats = differentiate(params, stats, *part)
+            return (jax.tree.map(jnp.add, total, gradients), stats), metrics
+
+        start = (jax.tree.map(jnp.zeros_like, params), stats)
+        (total, stats), metrics = jax.lax.scan(visit, start, split_parts((batch, keys), outer))
+        gradients = jax.tree.map(lambda leaf: leaf / outer, total)
+        return gradients, jax.tree.map(lambda leaf: leaf.mean(0), metrics), stats
+
+    return differentiate if outer == 1 else differentiate_in_parts
+
+
+def make_train_step(
+    functional: Functional,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    *,
+    accumulate: int = 1,
+    batch_statistics: str = "batch",
+    frozen: Sequence[str] = (),
+    sharding: str = "replicated",
+) -> TrainStep:
+    """The compiled step: (state, batch, run key) -> (new state, metrics).
+
+    The old state's memory is reused. All randomness derives from the run key and the step number.
+    Where the loss or the gradient is not finite, the step changes nothing but the step number.
+
+    Args:
+        accumulate, batch_statistics, frozen: see `gradient_function`.
+        sharding: see `jaxdet.parallel.state_sharding`.
+
+    Returns:
+        The step. Its metrics are the losses, counts worth watching, the norm of the gradient and
+        of its parts by module ("grad_norm/backbone", ...), and "skipped", 1 where nothing changed.
+    """
+    differentiate = gradient_function(
+        functional, accumulate=accumulate, batch_statistics=batch_statistics, frozen=frozen
+    )
+    placement = parallel.state_sharding(mesh, abstract_state(functional, optimizer), sharding)
+
+    def step(state: State, batch: dict[str, jax.Array], key: jax.Array) -> tuple[State, Metrics]:
+        keys = jax.random.split(jax.random.fold_in(key, state["step"]), len(batch["image"]))
+        gradients, metrics, stats = differentiate(state["params"], state["stats"], batch, keys)
+        gradients = jax.lax.with_sharding_constraint(gradients, placement["params"])
+        updates, opt_state = optimizer.update(gradients, state["opt_state"], state["params"])
+        params = optax.apply_updates(state["params"], updates)
+
+        norms = {f"grad_norm/{name}": optax.tree.norm(part) for name, part in gradients.items()}
+        norm = jnp.sqrt(sum(jnp.square(value) for value in norms.values()))
+        is_finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
+        new = {"params": params, "stats": stats, "opt_state": opt_state}
+        kept = jax.tree.map(
+            lambda new, old: jnp.where(is_finite, new, old),
+            new,
+            {name: state[name] for name in new},
+        )
+        metrics |= {"grad_norm": norm, **norms, "skipped": 1.0 - is_finite}
+        return {**kept, "step": state["step"] + 1}, metrics
+
+    out_shardings = (placement, parallel.replicated(mesh))
+    return jax.jit(step, donate_argnums=0, out_shardings=out_shardings)
+
+
+def abstract_state(functional: Functional, optimizer: optax.GradientTransformation) -> State:
+    """The shapes and dtypes of a run's state."""
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    return jax.eval_shape(lambda key: initial_state(functional, optimizer, key), key)

@@ -1,0 +1,108 @@
+"""From a detector of base classes to the start of one of more classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdet import parallel
+from jaxdet.errors import UserError
+from jaxdet.models.build import Functional, Tree, build_detector
+from jaxdet.training.checkpoint import Checkpoints, abstract
+from jaxdet.training.experiment import Experiment, difference
+from jaxdet.training.optim import path_name
+
+MAY_DIFFER = tuple(
+    f"config.model.{word}"
+    for word in (
+        "detector",
+        "dtype",
+        "decoder.start",
+        "heads.roi_chunks",
+        "vit.absolute_trainable",
+        "vit.attention",
+        "vit.drop_path",
+        "vit.relative_trainable",
+        "vit.remat",
+    )
+)
+"""Words of a base run's model that its weights do not depend on."""
+
+
+def start_from_base_run(experiment: Experiment, params: Tree) -> tuple[Tree, Tree]:
+    """The newest parameters and batch statistics of config.few_shot.base_run, for the classes of
+    this experiment.
+
+    What the heads say of a class goes where the class with the same category id now is. Box deltas
+    start anew, as in imTED's published fine-tuning, unless config.few_shot.keep_deltas is set.
+
+    Args:
+        params: freshly initialised, for what the base run does not have; not changed.
+
+    Raises:
+        UserError: there is no such run, or it is of another model.
+    """
+    folder = Path(experiment.config.few_shot.base_run) / "checkpoints"
+    if not folder.is_dir():
+        raise UserError(
+            f"{folder} does not exist; give the --workdir of the run on base classes as "
+            "--config.few_shot.base_run"
+        )
+    with Checkpoints(folder) as checkpoints:
+        step = checkpoints.latest
+        if step is None:
+            raise UserError(f"{folder} holds no checkpoint yet; train on the base classes first")
+        meta = checkpoints.meta(step)
+        changed = difference(
+            meta["config"]["model"], experiment.plain_config["model"], "config.model", MAY_DIFFER
+        )
+        if changed or "category_ids" not in meta:
+            reason = changed or "it does not hold the ids of its categories"
+            raise UserError(f"the run in {folder} cannot be gone on from ({reason}); train it anew")
+        base_ids = meta["category_ids"]
+        base = Functional(lambda rngs: build_detector(experiment.config, len(base_ids), rngs))
+        target = dict(zip(("params", "stats"), base.abstract, strict=True))
+        stored = checkpoints.restore(step, abstract(target, parallel.replicated(experiment.mesh)))
+    ids = [category.id for category in experiment.val_set.categories]
+    keep_deltas = experiment.config.few_shot.keep_deltas
+    if parallel.is_main():
+        known = len(set(ids) & set(base_ids))
+        print(f"{folder}: weights of step {step}; {known} of {len(ids)} classes are known to them")
+    moved = move_classes(jax.device_get(stored["params"]), params, base_ids, ids, keep_deltas)
+    return moved, stored["stats"]
+
+
+def move_classes(
+    base: Tree, fresh: Tree, base_ids: Sequence[int], ids: Sequence[int], keep_deltas: bool
+) -> Tree:
+    """A base detector's parameters with the heads' outputs for other classes.
+
+    Args:
+        base: parameters of a detector of the categories `base_ids`, in that order.
+        fresh: parameters of one of the categories `ids`; what is not in `base` is from here.
+        keep_deltas: whether box deltas are moved too.
+    """
+    shared = [(ids.index(i), base_ids.index(i)) for i in base_ids if i in ids]
+    to, source = np.array(shared, int).reshape(-1, 2).T
+
+    def move(path: Any, old: np.ndarray, new: Any) -> Any:
+        part, name, _ = (*path_name(path).split("."), "", "")[:3]
+        if part not in ("box_head", "mask_head") or name not in ("logits", "deltas"):
+            return old
+        if name == "deltas" and not keep_deltas:
+            return new
+        # One row of outputs a class; the last axis of a kernel or bias.
+        by_class = 4 if name == "deltas" else 1
+        rows = jnp.asarray(new).reshape(*new.shape[:-1], -1, by_class)
+        old_rows = old.reshape(*old.shape[:-1], -1, by_class)
+        rows = rows.at[..., to, :].set(old_rows[..., source, :])
+        if part == "box_head" and name == "logits":
+            rows = rows.at[..., -1, :].set(old_rows[..., -1, :])  # background
+        return rows.reshape(new.shape)
+
+    return jax.tree_util.tree_map_with_path(move, base, fresh)

@@ -1,0 +1,401 @@
+"""The benchmark's recipes as published, and the errors of a config that cannot be."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import fields
+from pathlib import Path
+
+import jax
+import pytest
+from ml_collections import ConfigDict
+
+from jaxdet.config.mask_rcnn import RANGES, benchmark, check, unknown_word
+from jaxdet.config.published_weights import how_to_get
+from jaxdet.errors import UserError
+from jaxdet.flags import load_config
+from jaxdet.models.build import Functional, build_detector
+from jaxdet.models.mask_rcnn import Settings
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+
+LR_AND_WEIGHT_DECAY = {
+    "random": (1.6e-4, 0.2),
+    "supervised": (8e-5, 0.1),
+    "mocov3": (1.6e-4, 0.1),
+    "beit": (8e-5, 0.1),
+    "mae": (8e-5, 0.1),
+}
+"""What arXiv 2111.11429 found on ViT-B (section 4.2) and uses for ViT-L too."""
+
+DROP_PATH = {"b": 0.1, "l": 0.3}
+
+SIZES = {
+    "b": {
+        "width": 768,
+        "depth": 12,
+        "heads": 12,
+        "global_blocks": (2, 5, 8, 11),
+        "taps": (2, 5, 8, 11),
+    },
+    "l": {
+        "width": 1024,
+        "depth": 24,
+        "heads": 16,
+        "global_blocks": (5, 11, 17, 23),
+        "taps": (5, 11, 17, 23),
+    },
+}
+
+EPOCHS = {"random": (100, 200, 400), "pre-trained": (25, 50, 100)}
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")), ids=lambda path: path.stem)
+def test_every_config_can_be(path):
+    check(load_config(path))
+
+
+def test_no_benchmark_config_is_missing():
+    names = {path.stem for path in CONFIGS.glob("vit[bl]_*.py")}
+    assert names == {f"vit{size}_{name}" for size in SIZES for name in LR_AND_WEIGHT_DECAY}
+
+
+@pytest.mark.parametrize("initialisation", LR_AND_WEIGHT_DECAY)
+@pytest.mark.parametrize("size", SIZES)
+def test_benchmark_config_is_the_published_recipe(size, initialisation):
+    config = load_config(CONFIGS / f"vit{size}_{initialisation}.py")
+    assert config.initialisation == initialisation
+    assert (config.optim.lr, config.optim.weight_decay) == LR_AND_WEIGHT_DECAY[initialisation]
+    assert config.optim.betas == (0.9, 0.999)
+    assert config.optim.warmup_epochs == 0.25
+    assert config.canvas == 1024
+    assert config.batch_size == 64
+    assert config.data.scale_range == (0.1, 2.0)
+    assert config.epochs in EPOCHS["random" if initialisation == "random" else "pre-trained"]
+
+    vit = config.model.vit
+    assert vit.drop_path == DROP_PATH[size]
+    assert {name: vit[name] for name in SIZES[size]} == SIZES[size]
+    assert (vit.patch, vit.window, vit.pretrain_grid) == (16, 14, 14)
+    assert vit.relative_position == "shared"
+    assert (config.model.pyramid.kind, config.model.heads.norm) == ("fpn", "batch")
+    assert (config.optim.schedule, config.optim.layer_decay) == ("cosine", 1.0)
+    is_beit = initialisation == "beit"
+    assert vit.qkv_bias == ("qv" if is_beit else "qkv")
+    assert (vit.layer_scale is not None) == is_beit
+
+
+VITDET = {
+    "b": (768, 12, 0.1, 100, 0.7),
+    "l": (1024, 24, 0.4, 100, 0.8),
+    "h": (1280, 32, 0.5, 75, 0.9),
+}
+"""Width, depth, drop path, epochs and layer decay of arXiv 2203.16527's table 11 and text."""
+
+
+@pytest.mark.parametrize("size", VITDET)
+def test_vitdet_config_is_the_published_recipe(size):
+    config = load_config(CONFIGS / f"vitdet_{size}_mae.py")
+    vit, optim = config.model.vit, config.optim
+    found = (vit.width, vit.depth, vit.drop_path, config.epochs, optim.layer_decay)
+    assert found == VITDET[size]
+    assert (optim.lr, optim.weight_decay, optim.schedule) == (1e-4, 0.1, "step")
+    assert (config.canvas, config.batch_size) == (1024, 64)
+    steps = 184375
+    assert [round(share * steps) for share in optim.milestones] == [163889, 177546]
+    assert vit.relative_position == "decomposed"
+    assert (config.model.pyramid.kind, config.model.heads.norm) == ("simple", "layer")
+
+
+def expected_parameters(width: int, depth: int, heads: int) -> int:
+    """The detector of the paper's section 2 counted by hand, for 80 classes."""
+
+    def conv(inputs, outputs, kernel, extra):
+        """`extra` numbers an output: one for a bias, two for a norm's scale and bias."""
+        return outputs * (inputs * kernel**2 + extra)
+
+    attention = 4 * (width + 1) * width
+    mlp = (width + 1) * 4 * width + (4 * width + 1) * width
+    vit = depth * (attention + mlp + 2 * 2 * width)
+    vit += conv(3, width, 16, 1) + 14 * 14 * width
+    vit += (27 * 27 + 127 * 127) * heads
+    pyramid = 3 * conv(width, width, 2, 0) + 3 * width + 2 * width
+    pyramid += 4 * (conv(width, 256, 1, 2) + conv(256, 256, 3, 2))
+    rpn = 2 * conv(256, 256, 3, 1) + conv(256, 3, 1, 1) + conv(256, 12, 1, 1)
+    box = 4 * conv(256, 256, 3, 2) + (7 * 7 * 256 + 1) * 1024 + 1025 * (81 + 320)
+    mask = 4 * conv(256, 256, 3, 2) + conv(256, 256, 2, 1) + conv(256, 80, 1, 1)
+    return vit + pyramid + rpn + box + mask
+
+
+@pytest.mark.parametrize(("size", "published"), [("b", "116 M"), ("l", "339 M")])
+def test_parameter_count_is_the_published_one(size, published):
+    config = load_config(CONFIGS / f"vit{size}_mae.py")
+    functional = Functional(lambda rngs: build_detector(config, 80, rngs))
+    params, _ = jax.eval_shape(functional.init, jax.random.key(0))
+    count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+    vit = config.model.vit
+    assert count == expected_parameters(vit.width, vit.depth, vit.heads)
+    assert f"{count / 1e6:.0f} M" == published
+    assert round(count / 1e6, 2) == {"b": 115.68, "l": 339.01}[size]
+
+
+@pytest.fixture
+def config() -> ConfigDict:
+    return benchmark("b", "mae", lr=1e-4, weight_decay=0.1, drop_path=0.1, epochs=10.0)
+
+
+WRONG = [
+    ("data.name", "cifar"),
+    ("initialisation", "My MAE"),
+    ("initialisation", "../mae"),
+    ("initialisation", ""),
+    ("batch_size", 0),
+    ("eval_batch_size", 0),
+    ("epochs", 0.0),
+    ("eval_every", 0.0),
+    ("checkpoint_every", -1.0),
+    ("log_every_steps", 0),
+    ("data.slots", 0),
+    ("data.mask_size", 27),
+    ("data.threads", 0),
+    ("data.scale_range", (0.0, 2.0)),
+    ("data.scale_range", (2.0, 0.1)),
+    ("data.scale_range", (1.0,)),
+    ("model.dtype", "float16"),
+    ("model.vit.taps", (2, 5, 8)),
+    ("model.vit.taps", (5, 2, 8, 11)),
+    ("model.vit.taps", (2, 5, 8, 12)),
+    ("model.vit.relative_position", "sinusoidal"),
+    ("model.vit.attention", "flash"),
+    ("model.vit.remat", "all"),
+    ("model.vit.relative_start", "random"),
+    ("model.vit.absolute_position", "learned"),
+    ("model.vit.activation", "relu"),
+    ("model.pyramid.kind", "bifpn"),
+    ("model.detector.nms", "soft"),
+    ("model.detector.nms_sigma", 0.0),
+    ("eval_workers", -1),
+    ("model.heads.norm", "group"),
+    ("optim.schedule", "linear"),
+    ("optim.milestones", (0.5, 1.5)),
+    ("optim.layer_decay", 0.0),
+    ("model.vit.depth", 0),
+    ("model.vit.heads", 7),
+    ("model.vit.heads", 0),
+    ("model.vit.patch", 14),
+    ("model.vit.patch", 0),
+    ("model.vit.qkv_bias", "kv"),
+    ("model.vit.global_blocks", (12,)),
+    ("model.vit.global_blocks", (-1,)),
+    ("model.vit.drop_path", 1.0),
+    ("model.vit.drop_path", -0.1),
+    ("model.pyramid.groups", 7),
+    ("model.pyramid.groups", 0),
+    ("canvas", 1000),
+    ("canvas", 0),
+    ("model.detector.strides", (4, 8, 16, 32)),
+    ("model.detector.anchor_sizes", (32.0, 64.0)),
+    ("optim.lr", 0.0),
+    ("optim.lr", float("inf")),
+    ("optim.weight_decay", -1.0),
+    ("optim.betas", (0.9,)),
+    ("optim.no_decay", ("(",)),
+    ("seed", -1),
+    ("epochs", float("inf")),
+    ("data.scale_range", ("a", "b")),
+    ("model.vit.window", 0),
+    ("model.vit.pretrain_grid", 0),
+    ("model.vit.global_blocks", (1, "a")),
+    ("model.vit.taps", (0, 1, 2, 3)),
+    ("model.pyramid.channels", 0),
+    ("model.heads.box_convs", -1),
+    ("model.detector.detections", 0),
+    ("model.detector.roi_batch", 1),
+    ("model.detector.aspect_ratios", ()),
+    ("model.detector.sampling_ratio", -1),
+    ("model.detector.pixel_std", (0.0, 1.0, 1.0)),
+    ("model.detector.score_threshold", 2.0),
+    ("optim.no_decay", (1,)),
+    ("optim.warmup_epochs", -1.0),
+    ("init", "no/such/file.npz"),
+]
+
+
+@pytest.mark.parametrize(("word", "value"), WRONG)
+def test_a_wrong_word_is_named(config, word, value):
+    check(config)
+    config.update_from_flattened_dict({word: value})
+    with pytest.raises(UserError) as raised:
+        check(config)
+    assert f"config.{word}={value!r}" in str(raised.value)
+
+
+def test_a_single_scale_takes_two_words(config):
+    words = {"model.pyramid.kind": "single", "model.detector.strides": (16,)}
+    config.update_from_flattened_dict(words)
+    check(config)
+    config.model.heads.box_features = "encoder"
+    with pytest.raises(UserError, match=r"box_features='encoder' cannot be: it is 'pyramid'"):
+        check(config)
+    config.model.heads.box_features = "pyramid"
+    config.model.detector.strides = (4, 8, 16, 32, 64)
+    with pytest.raises(UserError, match=r"strides=.* cannot be: it is \(16,\)"):
+        check(config)
+
+
+def test_a_config_file_cannot_invent_words(config):
+    for section, word in ((config, "epoch"), (config.optim, "lrr"), (config.model.detector, "iou")):
+        with pytest.raises((AttributeError, KeyError)):
+            setattr(section, word, 1)
+        with pytest.raises((AttributeError, KeyError)):
+            section.update({word: 1})
+
+
+def test_every_number_of_the_detector_is_a_word_of_the_config(config):
+    settings = {field.name: field.default for field in fields(Settings)}
+    del settings["num_classes"]
+    assert config.model.detector.to_dict() == settings
+
+
+def test_every_number_of_a_config_has_a_range(config):
+    def numbers(section, prefix=""):
+        for name, value in section.items():
+            if isinstance(value, ConfigDict):
+                yield from numbers(value, f"{prefix}{name}.")
+            elif isinstance(value, tuple) and value and isinstance(value[0], str):
+                continue
+            elif isinstance(value, int | float | tuple) and not isinstance(value, bool):
+                yield f"{prefix}{name}"
+
+    # Empty tuples of texts, which look like empty tuples of numbers.
+    config.optim.frozen = config.few_shot.novel = ("a text",)
+    assert set(numbers(config)) == set(RANGES)
+
+
+def test_weights_for_a_random_start_are_refused(config, tmp_path):
+    weights = tmp_path / "weights.npz"
+    weights.touch()
+    config.init = str(weights)
+    check(config)
+    config.initialisation = "random"
+    with pytest.raises(UserError, match=r"config\.init .* config\.initialisation is 'random'"):
+        check(config)
+
+
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [
+        ("optm.lr", "config has no word 'optm'; did you mean config.optim?"),
+        (
+            "model.vit.widht",
+            "config.model.vit has no word 'widht'; did you mean config.model.vit.w",
+        ),
+        (
+            "optim.zzz",
+            "config.optim has no word 'zzz'; it has betas, decoder_layer_decay, frozen, "
+            "layer_decay, lr, milestones, no_decay, schedule, warmup_epochs",
+        ),
+        (
+            "optim.lr.start",
+            "config.optim.lr has no word 'start'; config.optim.lr is a single value",
+        ),
+    ],
+)
+def test_an_unknown_word_is_told_with_a_hint(config, word, hint):
+    assert unknown_word(config, word).startswith(hint)
+
+
+@pytest.mark.parametrize("word", ["seed", "init", "model", "model.vit.width", "data.shapes"])
+def test_a_known_word_is_not_unknown(config, word):
+    assert unknown_word(config, word) is None
+
+
+POSITION = {
+    "random": ("random", "zero"),
+    "supervised": ("pretrained", "zero"),
+    "mocov3": ("pretrained", "zero"),
+    "beit": ("random", "pretrained"),
+    "mae": ("pretrained", "zero"),
+}
+"""Where arXiv 2111.11429 starts the absolute embedding and the relative biases."""
+
+
+@pytest.mark.parametrize("initialisation", POSITION)
+@pytest.mark.parametrize("size", SIZES)
+def test_position_starts_as_the_paper_has_it(size, initialisation):
+    config = load_config(CONFIGS / f"vit{size}_{initialisation}.py")
+    vit, detector = config.model.vit, config.model.detector
+    assert (vit.absolute_position, vit.relative_start) == POSITION[initialisation]
+    assert vit.absolute_trainable
+    assert vit.relative_trainable
+    half = initialisation == "beit"
+    assert detector.pixel_mean == ((127.5,) * 3 if half else (123.675, 116.28, 103.53))
+
+
+@pytest.mark.parametrize("word", ["absolute_position", "relative_start"])
+def test_a_random_start_has_nothing_pretrained(word):
+    config = benchmark("b", "random", lr=1e-4, weight_decay=0.1, drop_path=0.1, epochs=10.0)
+    check(config)
+    config.model.vit[word] = "pretrained"
+    with pytest.raises(UserError, match=rf"config\.model\.vit\.{word}='pretrained' cannot be"):
+        check(config)
+
+
+PUBLISHED = {
+    "vitb_supervised": "deit_base_patch16_224-b5f2ef4d.pth",
+    "vitl_supervised": None,
+    "vitb_mocov3": "vit-b-300ep.pth.tar",
+    "vitl_mocov3": None,
+    "vitb_beit": "beit_base_patch16_224_pt22k.pth",
+    "vitl_beit": "beit_large_patch16_224_pt22k.pth",
+    "vitb_mae": "mae_pretrain_vit_base.pth",
+    "vitl_mae": "mae_pretrain_vit_large.pth",
+    "vitdet_b_mae": "mae_pretrain_vit_base.pth",
+    "vitdet_l_mae": "mae_pretrain_vit_large.pth",
+    "vitdet_h_mae": "mae_pretrain_vit_huge.pth",
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_config_says_where_its_weights_come_from(name):
+    path = CONFIGS / f"{name}.py"
+    config = load_config(path)
+    assert config.weights.file == PUBLISHED[name]
+    sentence, docstring = how_to_get(config), path.read_text().split('"""')[1]
+    for text in (sentence, docstring):
+        assert "python -m checkpoints_convert" in text
+        assert config.weights.file is not None or "never published" in " ".join(text.split())
+    if config.weights.file is not None:
+        assert config.weights.file in docstring
+        assert config.weights.source in sentence
+        assert config.weights.source.split(",")[0].endswith(config.weights.file)
+        options = config.weights.options or ""
+        assert f"checkpoints_convert {options}".strip() in docstring
+
+
+def test_an_initialisation_may_have_a_name_of_its_own():
+    config = load_config(CONFIGS / "own.py")
+    config.initialisation = "clip-b.v2"
+    check(config)
+    vit = config.model.vit
+    assert (vit.absolute_position, vit.relative_start) == ("pretrained", "zero")
+    assert set(config.weights.values()) == {None}
+
+
+@pytest.mark.parametrize("name", ["own", "vitb_mae"])
+def test_nothing_is_said_to_be_published_of_an_own_initialisation(name, tmp_path):
+    config = load_config(CONFIGS / f"{name}.py")
+    config.initialisation = "my_mae"
+    sentence = how_to_get(config)
+    assert sentence.startswith("no published file belongs to this config: convert one with")
+    assert "1600" not in sentence
+
+
+def test_a_missing_file_of_weights_is_explained(config):
+    config.init = "/nowhere/mae.npz"
+    with pytest.raises(UserError) as raised:
+        check(config)
+    message = str(raised.value)
+    assert message.startswith("config.init='/nowhere/mae.npz' is not a file; download mae_pretrain")
+    assert "python -m checkpoints_convert mae_pretrain_vit_base.pth" in message
+    assert "1600 epochs" in message

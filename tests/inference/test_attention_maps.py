@@ -1,0 +1,87 @@
+"""Attention and pyramid as arrays and pictures: each weight at its place on the map."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from jaxdet.inference.attention_maps import (
+    attention_map,
+    attention_weights,
+    draw_attention,
+    draw_features,
+    feature_pyramid,
+)
+from jaxdet.inference.detector import load
+from jaxdet.models.vit import partition_windows
+
+
+@pytest.fixture(scope="module")
+def detector(finished):
+    return load(finished[0].workdir, batch=8)
+
+
+def test_the_pyramid_and_the_weights_of_a_picture(detector, finished):
+    """A canvas of 64 pixels in patches of 16; block 0 has windows of two tokens, block 1 none."""
+    image = finished[0].val_set[0].image
+    levels = feature_pyramid(detector, image)
+    assert [level.shape for level in levels] == [(side, side, 8) for side in (16, 8, 4, 2, 1)]
+    windowed = attention_weights(detector, image, 0)
+    assert windowed.shape == (4, 2, 4, 4)
+    everywhere = attention_weights(detector, image, 1)
+    assert everywhere.shape == (1, 2, 16, 16)
+    for weights in (windowed, everywhere):
+        np.testing.assert_allclose(weights.sum(-1), 1, atol=1e-5)
+    np.testing.assert_array_equal(
+        attention_map(everywhere, (4, 4), None, (2, 3))[1].ravel(), everywhere[0, 1, 11]
+    )
+
+
+@pytest.mark.parametrize("query", [(0, 0), (2, 4), (4, 2), (4, 4)])
+def test_a_windowed_token_s_map_shows_the_window_it_is_in(query):
+    """With weights that name their keys: a map of five tokens a side in windows of three."""
+    numbers = np.arange(1, 26, dtype=np.float32).reshape(1, 5, 5, 1)
+    keys = np.asarray(partition_windows(numbers, 3))[..., 0]
+    weights = np.zeros((4, 1, 9, 9), np.float32)
+    row, column = query
+    window = row // 3 * 2 + column // 3
+    weights[window, 0, row % 3 * 3 + column % 3] = keys[window]
+    found = attention_map(weights, (5, 5), 3, query)
+    expected = np.where(
+        (np.arange(5)[:, None] // 3 == row // 3) & (np.arange(5) // 3 == column // 3),
+        numbers[0, ..., 0],
+        0,
+    )
+    np.testing.assert_array_equal(found, expected[None])
+
+
+def test_a_class_token_is_not_on_the_map():
+    weights = np.arange(49, dtype=np.float32).reshape(1, 1, 7, 7)
+    found = attention_map(weights, (2, 3), None, (1, 0))
+    np.testing.assert_array_equal(found, weights[0, :, 4, 1:].reshape(1, 2, 3))
+
+
+def test_attention_glows_where_it_is():
+    canvas = np.full((40, 40, 3), 100, np.uint8)
+    attention = np.zeros((4, 4), np.float32)
+    attention[3, 3] = 0.2
+    drawn = draw_attention(canvas, attention, 2, (0, 0), side=80)
+    assert drawn.shape == (80, 80, 3)
+    np.testing.assert_array_equal(drawn[10, 30], [60, 60, 60])
+    assert (drawn[70, 70] > [200, 150, 30]).all()
+    np.testing.assert_array_equal(drawn[40, 70], [255, 255, 255])
+    assert (draw_attention(canvas, attention, None, (0, 0), side=80)[40, 50] == 60).all()
+    assert drawn[0, 10, 0] > 200
+
+
+def test_features_of_two_kinds_get_two_colours():
+    features = np.zeros((4, 6, 5))
+    features[:, 3:] = [1, -2, 0, 0.5, 0]
+    drawn = draw_features(features, side=60)
+    assert drawn.shape == (40, 60, 3)
+    left, right = drawn[:, :30], drawn[:, 30:]
+    assert (left == left[0, 0]).all()
+    assert (right == right[0, 0]).all()
+    assert abs(int(left[0, 0, 0]) - int(right[0, 0, 0])) == 255
+    assert draw_features(np.ones((1, 1, 8))).shape == (240, 240, 3)
+    assert draw_features(np.ones((3, 2, 2))).shape == (240, 160, 3)

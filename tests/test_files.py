@@ -1,0 +1,50 @@
+"""Files are written whole or not at all."""
+
+from __future__ import annotations
+
+import pytest
+
+from jaxdet.errors import UserError
+from jaxdet.files import whole_file
+
+
+def test_what_is_written_takes_the_place_of_what_was(tmp_path):
+    path = tmp_path / "new" / "file"
+    for text in ("first", "second"):
+        with whole_file(path) as partial:
+            partial.write_text(text)
+        assert path.read_text() == text
+    assert [*path.parent.iterdir()] == [path]
+
+
+def write_and_fail(path, beside=None):
+    with whole_file(path) as partial:
+        partial.write_text("half")
+        if beside is not None:
+            beside.write_text("")
+        raise ZeroDivisionError
+
+
+def test_an_error_leaves_what_was_there_and_no_part(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("before")
+    with pytest.raises(ZeroDivisionError):
+        write_and_fail(path)
+    assert path.read_text() == "before"
+    assert [*tmp_path.iterdir()] == [path]
+
+
+def test_a_new_folder_goes_again_unless_others_use_it(tmp_path):
+    path = tmp_path / "new" / "file"
+    with pytest.raises(ZeroDivisionError):
+        write_and_fail(path)
+    assert not path.parent.exists()
+    with pytest.raises(ZeroDivisionError):
+        write_and_fail(path, beside=path.parent / "other")
+    assert [*path.parent.iterdir()] == [path.parent / "other"]
+
+
+def test_what_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"file/x cannot be written .*; free space or rights"):
+        write_and_fail(tmp_path / "file" / "x")

@@ -1,0 +1,194 @@
+"""Saving and restoring a run's state, which checkpoints are kept, and damaged ones."""
+
+from __future__ import annotations
+
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxdet.errors import UserError
+from jaxdet.training.checkpoint import Checkpoints, abstract
+from jaxdet.training.optim import adamw
+
+CONFIG = {"seed": 3, "model": {"width": 8, "blocks": [1, 3], "scale": None}, "name": "tiny"}
+
+
+@pytest.fixture(scope="module")
+def replicated() -> NamedSharding:
+    return NamedSharding(Mesh(np.array(jax.devices()), ("data",)), PartitionSpec())
+
+
+def state_of(seed: int, width: int = 3):
+    """A state after two steps of a small model, lists keyed by number as in the detector's."""
+    rng = np.random.default_rng(seed)
+
+    def values(*shape):
+        return jnp.asarray(rng.normal(size=shape), jnp.float32)
+
+    params = {
+        "blocks": {0: {"kernel": values(2, width)}, 1: {"kernel": values(width, 2)}},
+        "norm": {"scale": values(width)},
+    }
+    optimizer = adamw(
+        optax.constant_schedule(0.1), weight_decay=0.1, betas=(0.9, 0.99), no_decay=("norm",)
+    )
+    opt_state = optimizer.init(params)
+    for _ in range(2):
+        gradients = jax.tree.map(lambda leaf: values(*leaf.shape), params)
+        updates, opt_state = optimizer.update(gradients, opt_state, params)
+        params = optax.apply_updates(params, updates)
+    stats = {"norm": {"mean": values(width), "var": values(width)}}
+    return {"params": params, "stats": stats, "opt_state": opt_state, "step": jnp.int32(2)}
+
+
+def saved(folder, *steps: tuple[int, float | None]):
+    """The checkpoints' folder after saving `state_of(step)` for (step, score) one by one."""
+    with Checkpoints(folder) as checkpoints:
+        for step, score in steps:
+            checkpoints.save(state_of(step), step, CONFIG, score)
+    return folder
+
+
+def kept(folder) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_a_model_without_batch_statistics_is_saved_too(tmp_path, replicated):
+    state = {**state_of(1), "stats": {}}
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state, 1, CONFIG)
+    target = abstract({name: state[name] for name in ("params", "stats", "opt_state")}, replicated)
+    with Checkpoints(tmp_path) as checkpoints:
+        restored = checkpoints.restore(1, target)
+    assert restored["stats"] == {}
+    jax.tree.map(np.testing.assert_array_equal, restored["params"], state["params"])
+
+
+def assert_same(one, two):
+    assert jax.tree.structure(one) == jax.tree.structure(two)
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_state_comes_back_exactly(tmp_path, replicated):
+    state = state_of(7)
+    target = abstract(state, replicated)
+    with Checkpoints(saved(tmp_path / "checkpoints", (7, 0.5))) as checkpoints:
+        assert checkpoints.latest == 7
+        assert checkpoints.meta(7) == CONFIG
+        restored = checkpoints.restore(7, target)
+    assert set(restored) == {"params", "stats", "opt_state"}
+    assert_same(restored, {name: state[name] for name in restored})
+    assert all(leaf.sharding == replicated for leaf in jax.tree.leaves(restored))
+
+
+def test_parameters_and_statistics_come_back_without_the_optimizer(tmp_path, replicated):
+    state = state_of(7)
+    part = {name: state[name] for name in ("params", "stats")}
+    with Checkpoints(saved(tmp_path, (7, None))) as checkpoints:
+        assert_same(checkpoints.restore(7, abstract(part, replicated)), part)
+
+
+def test_the_latest_and_the_best_are_kept(tmp_path, replicated):
+    saved(tmp_path, (1, 0.5), (2, 0.9), (3, None), (4, 0.1))
+    assert kept(tmp_path) == {"2", "4"}
+    # A later run goes on from here and still knows the scores.
+    saved(tmp_path, (5, None), (6, 0.3))
+    assert kept(tmp_path) == {"2", "6"}
+    state = state_of(2)
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.latest == 6
+        target = abstract({"params": state["params"]}, replicated)
+        assert_same(checkpoints.restore(2, target)["params"], state["params"])
+
+
+def test_only_the_latest_is_kept_without_scores(tmp_path):
+    saved(tmp_path, (1, None), (2, None), (3, None))
+    assert kept(tmp_path) == {"3"}
+
+
+def test_one_checkpoint_may_be_both(tmp_path):
+    saved(tmp_path, (1, 0.1), (2, 0.2), (3, 0.3))
+    assert kept(tmp_path) == {"3"}
+
+
+def test_saving_may_be_followed_by_changes(tmp_path, replicated):
+    """Saving goes on in the background while training gives the state's memory away."""
+    state = state_of(7)
+    expected = jax.tree.map(np.array, state["params"])
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state, 7, CONFIG)
+        for leaf in jax.tree.leaves(state):
+            leaf.delete()
+    with Checkpoints(tmp_path) as checkpoints:
+        target = abstract({"params": expected}, replicated)
+        assert_same(checkpoints.restore(7, target)["params"], expected)
+
+
+def test_an_empty_folder_has_no_checkpoint(tmp_path):
+    with Checkpoints(tmp_path / "new" / "checkpoints") as checkpoints:
+        assert checkpoints.latest is None
+    assert (tmp_path / "new" / "checkpoints").is_dir()
+
+
+def test_an_unusable_folder_is_named(tmp_path):
+    path = tmp_path / "checkpoints"
+    path.touch()
+    with pytest.raises(UserError, match="choose another --workdir") as raised:
+        Checkpoints(path)
+    assert str(path) in str(raised.value)
+
+
+def test_what_a_killed_run_left_half_saved_is_no_checkpoint(tmp_path, replicated):
+    saved(tmp_path, (3, None))
+    shutil.copytree(tmp_path / "3", tmp_path / "7.orbax-checkpoint-tmp")
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.latest == 3
+        checkpoints.save(state_of(7), 7, CONFIG)
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.latest == 7
+        state = state_of(7)
+        target = abstract({"params": state["params"]}, replicated)
+        assert_same(checkpoints.restore(7, target)["params"], state["params"])
+
+
+@pytest.mark.parametrize("change", ["shape", "missing", "surplus"])
+def test_another_model_is_refused(tmp_path, replicated, change):
+    saved(tmp_path, (7, None))
+    state = state_of(7, width=4 if change == "shape" else 3)
+    params = state["params"]
+    if change == "missing":
+        params = {"blocks": params["blocks"]}
+    elif change == "surplus":
+        params = {**params, "fc": {"kernel": jnp.zeros(2)}}
+    target = abstract({"params": params, "stats": state["stats"]}, replicated)
+    with Checkpoints(tmp_path) as checkpoints, pytest.raises(UserError) as raised:
+        checkpoints.restore(7, target)
+    assert str(tmp_path / "7") in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def empty_the_arrays(folder):
+    for path in (folder / "params").rglob("*"):
+        if path.is_file() and "d" in path.parent.parts[-1:]:
+            path.write_bytes(b"")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [lambda folder: shutil.rmtree(folder / "params"), empty_the_arrays],
+    ids=["arrays absent", "arrays empty"],
+)
+def test_a_damaged_checkpoint_is_refused(tmp_path, replicated, damage):
+    saved(tmp_path, (7, None))
+    damage(tmp_path / "7")
+    target = abstract({"params": state_of(7)["params"]}, replicated)
+    with Checkpoints(tmp_path) as checkpoints, pytest.raises(UserError) as raised:
+        checkpoints.restore(7, target)
+    assert str(tmp_path / "7") in str(raised.value)

@@ -1,0 +1,155 @@
+"""Scalars on disk survive a restart without doubles; progress is right and stays cheap."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+
+import numpy as np
+import pytest
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+from jaxdet.training.metric_writer import MetricWriter, Progress
+
+
+def read_lines(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def read_events(workdir):
+    """The events of all files, in the order they were written."""
+    events = []
+    for path in workdir.glob("events.out.tfevents.*"):
+        content, offset = path.read_bytes(), 0
+        while offset < len(content):
+            length = int.from_bytes(content[offset : offset + 8], "little")
+            events.append(Event.FromString(content[offset + 12 : offset + 12 + length]))
+            offset += 12 + length + 4
+    return sorted(events, key=lambda event: event.wall_time)
+
+
+def test_scalars_reach_both_files(tmp_path):
+    with MetricWriter(tmp_path / "new" / "run") as writer:
+        writer.write(1, {"loss": np.float32(0.5), "lr": 1e-4})
+        assert read_lines(tmp_path / "new" / "run")[0]["loss"] == 0.5
+        writer.write(20, {"loss": 0.25})
+    lines = read_lines(tmp_path / "new" / "run")
+    assert [line["step"] for line in lines] == [1, 20]
+    assert lines[0]["lr"] == 1e-4
+    assert lines[0]["time"] <= lines[1]["time"]
+    scalars = {
+        (event.step, value.tag): value.simple_value
+        for event in read_events(tmp_path / "new" / "run")
+        for value in event.summary.value
+    }
+    assert scalars == {(1, "loss"): 0.5, (1, "lr"): pytest.approx(1e-4), (20, "loss"): 0.25}
+
+
+def test_what_is_not_finite_is_null(tmp_path):
+    with MetricWriter(tmp_path) as writer:
+        writer.write(1, {"loss": math.nan, "grad_norm": math.inf, "lr": 1.0})
+    (line,) = read_lines(tmp_path)
+    assert (line["loss"], line["grad_norm"], line["lr"]) == (None, None, 1.0)
+
+
+def write_run(workdir, steps, start_step=0):
+    with MetricWriter(workdir, start_step) as writer:
+        for step in steps:
+            writer.write(step, {"loss": step + 0.5 * bool(start_step)})
+
+
+def test_a_resumed_run_takes_back_later_steps(tmp_path):
+    write_run(tmp_path, range(1, 8))
+    write_run(tmp_path, range(6, 10), start_step=5)
+    lines = read_lines(tmp_path)
+    assert [line["step"] for line in lines] == list(range(1, 10))
+    assert [line["loss"] for line in lines] == [1, 2, 3, 4, 5, 6.5, 7.5, 8.5, 9.5]
+    starts = [e for e in read_events(tmp_path) if e.session_log.status == SessionLog.START]
+    assert starts[-1].step == 6  # TensorBoard drops earlier events from this step on
+    assert [path.name for path in tmp_path.glob("*.tmp")] == []
+
+
+def test_a_run_from_the_start_begins_the_file_anew(tmp_path):
+    write_run(tmp_path, [0, 1, 2])
+    write_run(tmp_path, [0, 1])
+    assert [line["step"] for line in read_lines(tmp_path)] == [0, 1]
+
+
+def test_half_a_line_of_a_killed_run_is_dropped(tmp_path):
+    write_run(tmp_path, [1, 2])
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 3, "lo')
+    write_run(tmp_path, [4], start_step=3)
+    assert [line["step"] for line in read_lines(tmp_path)] == [1, 2, 4]
+
+
+class Clock:
+    """Seconds that pass only when told."""
+
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+class DeviceScalar:
+    """Counts how often it is read, as reading waits for the device."""
+
+    reads = 0
+
+    def __float__(self):
+        DeviceScalar.reads += 1
+        return 1.5
+
+
+def run_steps(progress, clock, steps, seconds_per_step, scalar):
+    for step in steps:
+        clock.now += seconds_per_step
+        progress.update(step, {"loss": scalar})
+
+
+def test_a_log_gets_a_line_every_few_seconds():
+    clock, log = Clock(), io.StringIO()
+    DeviceScalar.reads = 0
+    with Progress(
+        1000, images_per_step=8, log_every_seconds=10, stream=log, clock=clock
+    ) as progress:
+        clock.now += 60  # compilation
+        run_steps(progress, clock, range(1, 51), 0.5, DeviceScalar())
+    assert log.getvalue().splitlines() == [
+        "step 1/1000 | loss 1.5",
+        "step 21/1000 | loss 1.5 | 16.0 images/s, 0:08:10 to go",
+        "step 41/1000 | loss 1.5 | 16.0 images/s, 0:08:00 to go",
+    ]
+    assert DeviceScalar.reads == 3
+
+
+def test_the_last_step_is_always_reported():
+    clock, log = Clock(), io.StringIO()
+    with Progress(5, images_per_step=1, stream=log, clock=clock) as progress:
+        run_steps(progress, clock, range(1, 6), 0.1, 2.0)
+    assert log.getvalue().splitlines()[-1] == "step 5/5 | loss 2 | 10.0 images/s, 0:00:00 to go"
+
+
+def test_a_resumed_run_counts_only_its_own_steps():
+    clock, log = Clock(), io.StringIO()
+    with Progress(10000, 9000, images_per_step=2, stream=log, clock=clock) as progress:
+        run_steps(progress, clock, range(9001, 9013), 1.0, 2.0)
+    assert "step 9011/10000 | loss 2 | 2.0 images/s, 0:16:29 to go" in log.getvalue()
+
+
+def test_a_terminal_gets_a_bar():
+    clock, terminal = Clock(), Terminal()
+    with Progress(20, 10, images_per_step=4, stream=terminal, clock=clock) as progress:
+        run_steps(progress, clock, range(11, 21), 1.0, 0.75)
+    shown = terminal.getvalue()
+    assert " 50%|" in shown
+    assert "20/20, loss 0.75 | 4.0 images/s, 0:00:00 to go" in shown
+    assert shown.count("\n") == 1

@@ -19,7 +19,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from benchmarks.saved_residuals import kept_bytes
+from benchmarks.saved_residuals import residual_bytes
 from jaxdet.benchmark.cost.compiled_program import cost_of
 from jaxdet.models.attention import attend, attend_with_position_channels
 from jaxdet.models.position import DecomposedRelativePosition
@@ -38,7 +38,7 @@ def main() -> None:
             cost = cost_of(jax.grad(loss), inputs)
             rows.append(
                 f"| {place} | {form} | {cost.flops / 1e9:.1f} | "
-                f"{kept_bytes(loss, inputs) / 1e9:.3f} | {cost.temporary_bytes / 1e9:.3f} |"
+                f"{residual_bytes(loss, inputs) / 1e9:.3f} | {cost.temporary_bytes / 1e9:.3f} |"
             )
             print(rows[-1], flush=True)
     lines = [

@@ -42,7 +42,7 @@ from jaxdet.benchmark.cost.step import (
 from jaxdet.config.mask_rcnn import check
 from jaxdet.errors import UserError
 from jaxdet.flags import load_config
-from jaxdet.models.build import Functional, build_detector
+from jaxdet.models.build import StatelessModel, build_detector
 from jaxdet.training.optim import build_optimizer
 from jaxdet.training.step import initial_state
 
@@ -232,9 +232,9 @@ def prepare(options: argparse.Namespace, batch: int, remat: str, attention: str)
     config = experiment_config(options, batch, remat, attention)
     mesh = parallel.data_mesh(batch, batch)
     step = compile_step(config, COCO_CLASSES, mesh)
-    functional = Functional(lambda rngs: build_detector(config, COCO_CLASSES, rngs, mesh))
+    stateless = StatelessModel(lambda rngs: build_detector(config, COCO_CLASSES, rngs, mesh))
     optimizer = build_optimizer(config, lambda step: config.optim.lr)
-    start = partial(initial_state, functional, optimizer)
+    start = partial(initial_state, stateless, optimizer)
     placement = parallel.replicated(mesh)
     key = jax.device_put(jax.random.key(0), placement)
     state = jax.jit(start, out_shardings=placement)(key)

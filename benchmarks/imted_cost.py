@@ -51,7 +51,7 @@ def main() -> None:
     lines = [
         f"# {options.config.stem}: the compiled training step of one image",
         "",
-        f"`python benchmarks/imted_cost.py --config={options.config}`: {config.canvas} px, "
+        f"`python benchmarks/imted_cost.py --config={options.config}`: {config.image_size} px, "
         f"{config.model.dtype}, {config.model.detector.roi_batch} RoIs. FLOPs and memory are XLA's "
         "own count, loops counted as often as they run; nothing was run. Temporary memory is "
         "that of the CPU's program, and a GPU's is another.",

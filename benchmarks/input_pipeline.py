@@ -24,7 +24,7 @@ from PIL import Image
 from jaxdet.data.coco import CocoDataset, find_coco
 from jaxdet.data.loader import _TrainingExample, train_batches
 
-CANVAS, SLOTS, MASK_SIZE = 1024, 100, 112
+IMAGE_SIZE, MAX_INSTANCES, MASK_SIZE = 1024, 100, 112
 ROUNDS = 8
 BATCH = 16
 BATCHES = 10
@@ -67,7 +67,7 @@ def main() -> None:
             f"{best[0] / best[1]:.2f}; {ratios.min():.2f} to {ratios.max():.2f}, "
             f"median {np.median(ratios):.2f}",
         ),
-        (f"a batch of 64 at {CANVAS} px with {SLOTS} slots", f"{gigabytes:.3f} GB"),
+        (f"a batch of 64 at {IMAGE_SIZE} px with {MAX_INSTANCES} instances", f"{gigabytes:.3f} GB"),
         *((f"loader alone, {name}", seen(values, "images/s")) for name, values in speeds.items()),
         ("two worker processes against one, pair by pair", seen(worker_ratios, "x")),
         *(
@@ -82,7 +82,7 @@ def main() -> None:
     text = f"""# The input pipeline
 
 `python benchmarks/input_pipeline.py` on {len(dataset)} COCO images: large-scale jitter (0.1 to 2.0)
-on a canvas of {CANVAS} px, masks at {MASK_SIZE} px. Sample times are process CPU time, one core,
+on {IMAGE_SIZE} px, masks at {MASK_SIZE} px. Sample times are process CPU time, one core,
 best of {ROUNDS} rounds; the loader's speeds are by the clock, {BATCHES} batches of {BATCH},
 {REPETITIONS} times. The load average of the machine was
 {os.getloadavg()[0]:.1f} at the end.
@@ -102,7 +102,7 @@ best of {ROUNDS} rounds; the loader's speeds are by the clock, {BATCHES} batches
 def sample_times(dataset: CocoDataset) -> tuple[np.ndarray, np.ndarray]:
     """CPU seconds [rounds, images] of Pillow's decoding and of whole training samples."""
     indices = [index for index in range(len(dataset)) if dataset.has_objects(index)]
-    transform = _TrainingExample(CANVAS, SLOTS, MASK_SIZE, (0.1, 2.0), True)
+    transform = _TrainingExample(IMAGE_SIZE, MAX_INSTANCES, MASK_SIZE, (0.1, 2.0), True)
     decode, sample = np.zeros((2, ROUNDS, len(indices)))
     for round_number in range(ROUNDS):
         for i, index in enumerate(indices):
@@ -138,8 +138,8 @@ def loader_speed(dataset: CocoDataset, **words: int) -> tuple[float, float]:
 def batch_settings(batch_size: int) -> dict[str, int]:
     return {
         "batch_size": batch_size,
-        "canvas": CANVAS,
-        "slots": SLOTS,
+        "image_size": IMAGE_SIZE,
+        "max_instances": MAX_INSTANCES,
         "mask_size": MASK_SIZE,
         "seed": 0,
     }

@@ -18,13 +18,13 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from benchmarks.saved_residuals import kept_bytes
+from benchmarks.saved_residuals import residual_bytes
 from jaxdet import parallel
 from jaxdet.benchmark.complexity import COCO_CLASSES
 from jaxdet.benchmark.cost.step import compile_step, resized_config
 from jaxdet.config.mask_rcnn import CHOICES, check
 from jaxdet.flags import load_config
-from jaxdet.models.build import Functional, build_detector
+from jaxdet.models.build import StatelessModel, build_detector
 
 WORDS = CHOICES["model.vit.remat"]
 KEPT_OF = ("vitb_mae", "vitdet_b_mae", "vitl_mae", "vitdet_h_mae")
@@ -33,7 +33,7 @@ KEPT_OF = ("vitb_mae", "vitdet_b_mae", "vitl_mae", "vitdet_h_mae")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", type=Path, default=Path("configs/vitb_mae.py"))
-    parser.add_argument("--canvas", type=int, default=1024)
+    parser.add_argument("--image-size", type=int, default=1024)
     options = parser.parse_args()
 
     kept = {
@@ -56,7 +56,7 @@ def main() -> None:
 
 def rematerialising(name: str, word: str, options: argparse.Namespace) -> ConfigDict:
     config = resized_config(load_config(options.config.parent / f"{name}.py"), 1)
-    config.canvas = options.canvas
+    config.image_size = options.image_size
     config.model.vit.remat = word
     check(config)
     return config
@@ -64,10 +64,10 @@ def rematerialising(name: str, word: str, options: argparse.Namespace) -> Config
 
 def backbone_bytes(config: ConfigDict) -> int:
     """What the backbone keeps of one image for the gradient."""
-    functional = Functional(lambda rngs: build_detector(config, COCO_CLASSES, rngs).backbone)
-    images = jnp.zeros((1, config.canvas, config.canvas, 3))
+    stateless = StatelessModel(lambda rngs: build_detector(config, COCO_CLASSES, rngs).backbone)
+    images = jnp.zeros((1, config.image_size, config.image_size, 3))
     keys = jax.random.split(jax.random.key(0), 1)
-    return kept_bytes(lambda p: functional.bind(p, {})(images, keys), functional.abstract[0])
+    return residual_bytes(lambda p: stateless.bind(p, {})(images, keys), stateless.abstract[0])
 
 
 def report(options: argparse.Namespace, kept, rows) -> list[str]:
@@ -76,11 +76,12 @@ def report(options: argparse.Namespace, kept, rows) -> list[str]:
     return [
         "# What rematerialisation saves and costs",
         "",
-        f"`python benchmarks/remat.py --config={options.config} --canvas={options.canvas}`; jax "
+        f"`python benchmarks/remat.py --config={options.config} "
+        f"--image-size={options.image_size}`; jax "
         f"{jax.__version__}, {jax.default_backend()}, {os.cpu_count()} cores, "
         f"{platform.machine()}, {time.strftime('%Y-%m-%d')}. Nothing was run.",
         "",
-        f"GB that the backbone keeps of one image of {options.canvas} px for its gradient, in "
+        f"GB that the backbone keeps of one image of {options.image_size} px for its gradient, in "
         "bfloat16, as JAX asks for it (`benchmarks.saved_residuals`): the same on every backend.",
         "",
         f"| config | {header} |",

@@ -9,7 +9,7 @@ import jax
 from jax.extend.core import Var
 
 
-def kept_bytes(function: Callable[..., Any], argument: Any) -> int:
+def residual_bytes(function: Callable[..., Any], argument: Any) -> int:
     """Bytes of the arrays that reverse differentiation carries from forward to backward pass.
 
     The argument itself is not counted, and an array once, though it be cast several times. It is

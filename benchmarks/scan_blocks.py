@@ -24,24 +24,24 @@ import jax.numpy as jnp
 from jaxdet.benchmark.complexity import COCO_CLASSES
 from jaxdet.benchmark.cost.compiled_program import xla_cost
 from jaxdet.flags import load_config
-from jaxdet.models.build import Functional, build_detector
+from jaxdet.models.build import StatelessModel, build_detector
 from jaxdet.models.vit import ViT
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--configs", nargs="+", default=["vitb_mae", "vitl_mae"])
-    parser.add_argument("--canvas", type=int, default=1024)
+    parser.add_argument("--image-size", type=int, default=1024)
     options = parser.parse_args()
     rows = []
     for name in options.configs:
         for form, forward in FORMS.items():
-            rows.append(measure(name, form, forward, options.canvas))
+            rows.append(measure(name, form, forward, options.image_size))
             print(rows[-1], flush=True)
     lines = [
         "# The backbone's blocks in a scan, or one after the other",
         "",
-        f"`python benchmarks/scan_blocks.py --canvas={options.canvas}`: the gradient of the "
+        f"`python benchmarks/scan_blocks.py --image-size={options.image_size}`: gradient of the "
         "backbone, batch 1, bfloat16, no drop path, compiled and not run; jax "
         f"{jax.__version__}, {jax.default_backend()}, {os.cpu_count()} shared cores, "
         f"{platform.machine()}, {time.strftime('%Y-%m-%d')}. Seconds are of this process on the "
@@ -61,17 +61,17 @@ def main() -> None:
     print("\n".join(lines) + f"\nwritten to {target}")
 
 
-def measure(name: str, form: str, forward: Callable[[ViT, jax.Array], Any], canvas: int) -> str:
+def measure(name: str, form: str, forward: Callable[[ViT, jax.Array], Any], image_size: int) -> str:
     config = load_config(Path("configs") / f"{name}.py")
     config.model.vit.drop_path = 0.0
-    config.canvas = canvas
-    functional = Functional(lambda rngs: build_detector(config, COCO_CLASSES, rngs).backbone)
-    params, _ = functional.abstract
-    images = jax.ShapeDtypeStruct((1, canvas, canvas, 3), jnp.float32)
+    config.image_size = image_size
+    stateless = StatelessModel(lambda rngs: build_detector(config, COCO_CLASSES, rngs).backbone)
+    params, _ = stateless.abstract
+    images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
 
     @jax.grad
     def gradient(params, images):
-        maps = forward(functional.bind(params, {}), images)
+        maps = forward(stateless.bind(params, {}), images)
         return sum(jnp.square(x.astype(jnp.float32)).sum() for x in maps)
 
     started = time.process_time()

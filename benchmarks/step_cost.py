@@ -28,7 +28,7 @@ from jaxdet.benchmark.cost.compiled_program import XlaCost, xla_cost
 from jaxdet.benchmark.cost.step import full_batch
 from jaxdet.config.mask_rcnn import check
 from jaxdet.flags import load_config
-from jaxdet.models.build import Functional, build_detector
+from jaxdet.models.build import StatelessModel, build_detector
 from jaxdet.models.mask_rcnn import MaskRCNN
 from jaxdet.models.roi_features import Features, PyramidRoIs
 from jaxdet.training.optim import build_optimizer
@@ -67,8 +67,8 @@ def main() -> None:
 
 def measure(config: ConfigDict, runs: int) -> list[Part]:
     """Compiles and runs every part of the step on one image full of objects."""
-    functional = Functional(lambda rngs: build_detector(config, COCO_CLASSES, rngs))
-    params, stats = jax.jit(functional.init)(jax.random.key(0))
+    stateless = StatelessModel(lambda rngs: build_detector(config, COCO_CLASSES, rngs))
+    params, stats = jax.jit(stateless.init)(jax.random.key(0))
     batch, keys = full_batch(config, COCO_CLASSES), jax.random.split(jax.random.key(0), 1)
     parts = []
 
@@ -76,7 +76,7 @@ def measure(config: ConfigDict, runs: int) -> list[Part]:
         """Measures function(model, *arguments) as a part and returns what it returns."""
 
         def bound(params, stats, *arguments):
-            return function(functional.bind(params, stats), *arguments)
+            return function(stateless.bind(params, stats), *arguments)
 
         result, part = time_part(name, bound, (params, stats, *arguments), runs)
         parts.append(part)
@@ -85,9 +85,11 @@ def measure(config: ConfigDict, runs: int) -> list[Part]:
 
     image = (batch["image"], batch["image_hw"])
     objects = (batch["boxes"], batch["labels"], batch["valid"])
-    taps = run("backbone", lambda m, *a: m.backbone(m.normalise(*a)), *image)
-    pyramid = run("pyramid", lambda m, x: m.pyramid.merge(m.pyramid.project(x), train=True), taps)
-    maps = Features(pyramid, taps[-1])
+    out_indices = run("backbone", lambda m, *a: m.backbone(m.normalise(*a)), *image)
+    pyramid = run(
+        "pyramid", lambda m, x: m.pyramid.merge(m.pyramid.project(x), train=True), out_indices
+    )
+    maps = Features(pyramid, out_indices[-1])
     objectness, deltas = run("RPN head", lambda m, x: m.rpn(x), pyramid)
     run("RPN matching and losses", rpn_losses, pyramid, objectness, deltas, *objects, keys)
     proposals = run("proposals", propose, pyramid, objectness, deltas, batch["image_hw"])
@@ -120,7 +122,7 @@ def measure(config: ConfigDict, runs: int) -> list[Part]:
         batch["boxes"],
     )
     run(FORWARD, lambda m, *a: m.losses(*a)[0], batch, keys)
-    parts.append(whole_step(config, functional, batch))
+    parts.append(whole_step(config, stateless, batch))
     return parts
 
 
@@ -135,11 +137,11 @@ def time_part(name: str, function: Any, arguments: tuple[Any, ...], runs: int) -
     return result, Part(name, cost, statistics.median(seconds))
 
 
-def whole_step(config: ConfigDict, functional: Functional, batch: dict[str, Any]) -> Part:
+def whole_step(config: ConfigDict, stateless: StatelessModel, batch: dict[str, Any]) -> Part:
     mesh = parallel.data_mesh(1, 1)
     optimizer = build_optimizer(config, lambda step: config.optim.lr)
-    step, key = make_train_step(functional, optimizer, mesh), jax.random.key(0)
-    state = jax.jit(partial(initial_state, functional, optimizer))(key)
+    step, key = make_train_step(stateless, optimizer, mesh), jax.random.key(0)
+    state = jax.jit(partial(initial_state, stateless, optimizer))(key)
     compiled = step.lower(state, batch, key).compile()
     cost = xla_cost(compiled, jax.make_jaxpr(step)(state, batch, key))
     started = time.perf_counter()
@@ -186,8 +188,9 @@ def report(config: ConfigDict, options: argparse.Namespace, parts: list[Part]) -
     return [
         f"# {options.config.stem}: what a training step costs",
         "",
-        f"`python benchmarks/step_cost.py --config={options.config}`: {config.canvas} px, batch 1, "
-        f"{config.model.dtype}, {detector.roi_batch} RoIs and {config.data.slots} objects, no "
+        f"`python benchmarks/step_cost.py --config={options.config}`: {config.image_size} px, "
+        f"batch 1, {config.model.dtype}, {detector.roi_batch} RoIs and "
+        f"{config.data.max_instances} objects, no "
         "rematerialisation. FLOPs, bytes and temporary memory are XLA's own counts of the compiled "
         "parts, loops of known length counted as often as they run (bytes: once). Times are wall "
         f"clock on this CPU, the median of {options.runs} runs of each part and one run of the "

@@ -68,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
         help="what to take of a pre-training: its encoder, or imTED's encoder and decoder",
     )
     parser.add_argument("--window", type=_side, default=14, help="config.model.vit.window")
-    parser.add_argument("--global-grid", type=_side, default=64, help="config.canvas / patch")
+    parser.add_argument("--global-grid", type=_side, default=64, help="config.image_size / patch")
     parser.add_argument("--rel-pos-resize", choices=("bicubic", "geometric"), default="bicubic")
     parser.add_argument("--patch", type=_side, help="resample the patch projection to this side")
     parser.add_argument("--pixels", choices=sorted(PIXELS), help="default: the layout's")

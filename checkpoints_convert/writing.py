@@ -12,7 +12,7 @@ import numpy as np
 from checkpoints_convert.reading import REPORT_KEY
 from checkpoints_convert.tensors import State, Tensor
 from jaxdet.errors import UserError
-from jaxdet.files import whole_file
+from jaxdet.files import atomic_write
 from jaxdet.weights.file import write_weights
 
 Progress = Callable[[int], None]
@@ -44,7 +44,7 @@ def write_torch(
     for name, tensor in arrays.items():
         tensors[name] = torch.from_numpy(_values(name, tensor))
         progress(tensors[name].nbytes)
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         if path.suffix == ".safetensors":
             from safetensors.torch import save_file
 

@@ -14,14 +14,14 @@ from jaxdet.config import benchmark
 
 def get_config() -> ConfigDict:
     config = benchmark("tiny", "random", lr=1e-3, weight_decay=0.05, drop_path=0.0, epochs=100.0)
-    config.canvas = 256
+    config.image_size = 256
     config.batch_size = 4
     config.eval_batch_size = 4
     config.eval_every = config.checkpoint_every = 10.0
-    config.data.update(slots=50, mask_size=56, scale_range=(0.5, 1.5), threads=2)
+    config.data.update(max_instances=50, mask_size=56, scale_range=(0.5, 1.5), threads=2)
     config.model.dtype = "float32"
     config.model.vit.update(
-        depth=8, window=4, pretrain_grid=16, global_blocks=(1, 3, 5, 7), taps=(1, 3, 5, 7)
+        depth=8, window=4, pretrain_grid=16, global_blocks=(1, 3, 5, 7), out_indices=(1, 3, 5, 7)
     )
     config.model.pyramid.channels = 64
     config.model.heads.update(

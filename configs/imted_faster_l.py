@@ -13,7 +13,7 @@ issue 8 of github.com/facebookresearch/mae. To convert:
 
 Published on COCO val2017: box AP 55.4 after 36 epochs.
 The pyramid is made from block 11 of 24, as published; for what is meant, the last one, give
---config.model.vit.taps=(23,).
+--config.model.vit.out_indices=(23,).
 """
 
 from ml_collections import ConfigDict

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from jaxdet.errors import UserError
 
 
 @contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """A place to write to that becomes `path` at the end, and leaves nothing after an error.
 
     Raises:
@@ -30,3 +33,21 @@ def whole_file(path: Path) -> Iterator[Path]:
         if isinstance(error, OSError):
             raise UserError(f"{path} cannot be written ({error}); free space or rights") from error
         raise
+
+
+def write_json(path: Path, content: Any, indent: int | None = None) -> None:
+    """Writes a file whole or not at all.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    text = json.dumps(content, indent=indent, allow_nan=False) + "\n"
+    with atomic_write(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def without_nan(tree: Any) -> Any:
+    """The same nested dictionaries with None for every number that is not finite."""
+    if isinstance(tree, dict):
+        return {name: without_nan(value) for name, value in tree.items()}
+    return None if isinstance(tree, float) and not math.isfinite(tree) else tree

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
+import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, NoReturn
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from jaxdet.config.mask_rcnn import unknown_word
+from jaxdet.config.mask_rcnn import unknown_key
 from jaxdet.errors import PreemptedError, UserError
 
 DEFAULT_CONFIG = "shapes_tiny"
@@ -114,7 +117,7 @@ def _explain(error: Exception, config: ConfigDict, arguments: list[str]) -> str:
         name = argument.lstrip("-").partition("=")[0]
         for prefix in ("config.", "noconfig."):
             if name.startswith(prefix):
-                unknown = unknown_word(config, name.removeprefix(prefix))
+                unknown = unknown_key(config, name.removeprefix(prefix))
                 if unknown:
                     return unknown
     lines = str(error).strip().splitlines()
@@ -148,10 +151,52 @@ def load_config(path: Path) -> ConfigDict:
         ) from error
 
 
-def exit_status(command: Callable[[], None]) -> int:
-    """Runs a command; returns its exit status (2: an error of the user's, 143: SIGTERM)."""
+class Parser(argparse.ArgumentParser):
+    """A command line whose mistakes are `UserError`s.
+
+    Flags are spelt with hyphens. The underscores of earlier versions are read with a note, until
+    the next release. A flag is never guessed from its first letters.
+
+    Args:
+        command: as the user calls it, such as "jaxdet predict".
+        description: the command's own docstring.
+    """
+
+    def __init__(self, command: str, description: str | None, **options: Any):
+        super().__init__(
+            prog=command,
+            description=description,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+            **options,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; {self.prog} --help lists the flags")
+
+    def parse_known_args(
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        arguments = sys.argv[1:] if args is None else args
+        return super().parse_known_args([self._hyphenated(one) for one in arguments], namespace)
+
+    def _hyphenated(self, argument: str) -> str:
+        name, equals, value = argument.partition("=")
+        spelt = name.replace("_", "-")
+        if spelt == name or not name.startswith("--") or spelt not in self._option_string_actions:
+            return argument
+        print(f"note: {name} is now spelt {spelt}", file=sys.stderr)
+        return f"{spelt}{equals}{value}"
+
+
+def run_main(command: Callable[[], int | None]) -> int:
+    """Runs a command and returns its exit status: the one way in which every command ends.
+
+    What the command returns is its status (None: 0). An error of the user's is one line on stderr
+    and status 2, a run stopped by SIGTERM 143, by Ctrl-C 130.
+    """
     try:
-        command()
+        return command() or 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -159,6 +204,8 @@ def exit_status(command: Callable[[], None]) -> int:
         print(stop, file=sys.stderr)
         return 128 + signal.SIGTERM
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
+        print("interrupted; the same command resumes where it stopped", file=sys.stderr)
         return 130
-    return 0
+    except BrokenPipeError:  # as in `| head`: whoever read is satisfied
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 what Python flushes at exit
+        return 0

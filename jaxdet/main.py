@@ -19,12 +19,12 @@ from absl import logging
 
 from jaxdet.config.mask_rcnn import check
 from jaxdet.errors import UserError
-from jaxdet.flags import config_path, exit_status, parse
+from jaxdet.flags import config_path, parse, run_main
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
-    return exit_status(lambda: _run(sys.argv[1:] if arguments is None else arguments))
+    return run_main(lambda: _run(sys.argv[1:] if arguments is None else arguments))
 
 
 def _run(arguments: list[str]) -> None:

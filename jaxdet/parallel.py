@@ -124,7 +124,7 @@ def local_rows(tree: Any) -> Any:
     return jax.tree.map(rows, tree)
 
 
-def whole(array: jax.Array | np.ndarray) -> np.ndarray:
+def to_host(array: jax.Array | np.ndarray) -> np.ndarray:
     """All of an array on the host, wherever its parts lie; every process must ask for it."""
     if isinstance(array, np.ndarray) or array.is_fully_addressable or array.is_fully_replicated:
         return np.asarray(array)

@@ -31,10 +31,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxdet.data.dataset import Category, Picture
-from jaxdet.data.image import is_named_image, open_picture
+from jaxdet.data.dataset import Category, LazyImage
+from jaxdet.data.image import is_named_image, open_image
 from jaxdet.errors import UserError
-from jaxdet.evaluation.evaluate import write_json
+from jaxdet.files import write_json
 from jaxdet.flags import load_config
 from jaxdet.inference.coco_results import Results
 from jaxdet.inference.detector import Detector, load, load_converted
@@ -42,7 +42,7 @@ from jaxdet.inference.export import write_exported
 from jaxdet.inference.prediction import DRAWN_SCORE, Prediction
 
 
-def find_pictures(arguments: Sequence[str]) -> list[Path]:
+def find_images(arguments: Sequence[str]) -> list[Path]:
     """The files that names of files, folders and patterns stand for, each once.
 
     Of a folder, the files whose names say that they are pictures, in the order of their names.
@@ -142,11 +142,11 @@ def _files_of_others(out: Path) -> set[str]:
     return {name.lower() for name in names - drawings}
 
 
-def _readable(paths: Sequence[Path]) -> Iterator[tuple[Path, Picture]]:
+def _readable(paths: Sequence[Path]) -> Iterator[tuple[Path, LazyImage]]:
     """The pictures that can be decoded; says which cannot."""
     for path in paths:
         try:
-            picture = open_picture(path)
+            picture = open_image(path)
             picture.pixels()
         except UserError as error:
             print(f"left out: {error}", file=sys.stderr)
@@ -217,7 +217,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.export is not None:
             write_exported(_detector(options, options.batch), options.batch, options.export)
             return 0
-        paths = find_pictures(options.images)
+        paths = find_images(options.images)
         if not paths:
             raise UserError("no picture is given; name files, folders or patterns")
         detector = _detector(options, min(options.batch, len(paths)))

@@ -31,19 +31,20 @@ from PIL import Image
 
 from jaxdet import __version__, parallel
 from jaxdet.config.mae import check_pretraining
-from jaxdet.data.dataset import Picture
-from jaxdet.data.unlabelled import crop_batches, open_pictures
+from jaxdet.config.roles import difference
+from jaxdet.data.dataset import LazyImage
+from jaxdet.data.unlabelled import crop_batches, open_images
 from jaxdet.errors import UserError
-from jaxdet.evaluation.evaluate import versions, write_json
-from jaxdet.files import whole_file
-from jaxdet.flags import config_path, exit_status, parse_with_config
-from jaxdet.models.build import Functional, Tree, parameter_count
+from jaxdet.evaluation.evaluate import versions
+from jaxdet.files import atomic_write, write_json
+from jaxdet.flags import config_path, parse_with_config, run_main
+from jaxdet.models.build import StatelessModel, Tree, parameter_count
 from jaxdet.models.mae import FROZEN, MAE, patch_statistics, random_orders, unpatchify
+from jaxdet.models.paths import path_name
 from jaxdet.models.vit import patchify
 from jaxdet.training.checkpoint import Checkpoints, abstract, digest
-from jaxdet.training.experiment import difference
 from jaxdet.training.metric_writer import MetricWriter, Progress
-from jaxdet.training.optim import adamw, path_name
+from jaxdet.training.optim import adamw
 from jaxdet.training.step import Metrics, State, abstract_state, initial_state, make_train_step
 from jaxdet.visualize import contact_sheet
 from jaxdet.weights.file import write_weights
@@ -52,7 +53,7 @@ DEFAULT_CONFIG = "mini/pretrain"
 
 NO_DECAY = ("norm", r"\.bias$", "pos_embed")
 
-NEUTRAL_WORDS = tuple(
+NEUTRAL_KEYS = tuple(
     f"config.{word}"
     for word in (
         "data.root",
@@ -85,9 +86,9 @@ class Pretraining:
     config: ConfigDict
 
     @cached_property
-    def pictures(self) -> Sequence[Picture]:
+    def pictures(self) -> Sequence[LazyImage]:
         """All images there are to learn from."""
-        return open_pictures(self.config.data)
+        return open_images(self.config.data)
 
     @cached_property
     def mesh(self) -> jax.sharding.Mesh:
@@ -95,9 +96,9 @@ class Pretraining:
         return parallel.data_mesh(self.config.batch_size, self.config.batch_size)
 
     @cached_property
-    def functional(self) -> Functional:
+    def stateless(self) -> StatelessModel:
         """The model as pure functions."""
-        return Functional(lambda rngs: build_mae(self.config, rngs))
+        return StatelessModel(lambda rngs: build_mae(self.config, rngs))
 
     def steps_at(self, epochs: float) -> int:
         """Training steps in so many epochs, at least one."""
@@ -167,7 +168,7 @@ def pretrain(config: ConfigDict, workdir: Path) -> Path:
     total = run.total_steps
     saves = math.ceil(config.epochs / config.checkpoint_every)
     save_steps = {run.steps_at(config.checkpoint_every * i) for i in range(1, saves)} | {total}
-    train_step = make_train_step(run.functional, run.optimizer, run.mesh, frozen=FROZEN)
+    train_step = make_train_step(run.stateless, run.optimizer, run.mesh, frozen=FROZEN)
     run_key = jax.random.key(config.seed)
     with ExitStack() as stack:
         checkpoints = stack.enter_context(Checkpoints(workdir / "checkpoints"))
@@ -210,10 +211,10 @@ def pretrain(config: ConfigDict, workdir: Path) -> Path:
         images = jax.device_get(next(batches)["image"][:SHOWN])
         batches.close()
     params = jax.device_get(state["params"])
-    sheet = reconstructions(run.functional, params, images, jax.random.key(config.seed))
+    sheet = reconstructions(run.stateless, params, images, jax.random.key(config.seed))
     path = workdir / "weights.npz"
     write_weights(path, detector_arrays(params).items(), weights_report(run, params))
-    with whole_file(workdir / "reconstructions.png") as partial:
+    with atomic_write(workdir / "reconstructions.png") as partial:
         Image.fromarray(sheet).save(partial, "PNG")
     return path
 
@@ -223,7 +224,7 @@ def _claim_workdir(run: Pretraining, workdir: Path, checkpoints: Checkpoints) ->
     identity = run.identity
     if checkpoints.latest is not None:
         stored = checkpoints.meta(checkpoints.latest)
-        changed = difference(stored["config"], identity["config"], ignored=NEUTRAL_WORDS)
+        changed = difference(stored["config"], identity["config"], ignored=NEUTRAL_KEYS)
         changed = changed or difference(stored["images"], identity["images"], "number of images")
         if changed:
             raise UserError(
@@ -241,17 +242,17 @@ def _start(run: Pretraining, checkpoints: Checkpoints) -> tuple[State, int]:
 
         def init() -> State:
             key = jax.random.key(run.config.seed)
-            return initial_state(run.functional, run.optimizer, key)
+            return initial_state(run.stateless, run.optimizer, key)
 
         return jax.jit(init, out_shardings=placement)(), 0
-    shapes = abstract_state(run.functional, run.optimizer)
+    shapes = abstract_state(run.stateless, run.optimizer)
     restored = checkpoints.restore(step, abstract(shapes, placement))
     return {**restored, "step": jax.device_put(np.int32(step), placement)}, step
 
 
 def _introduce(run: Pretraining, start_step: int) -> None:
     """Says in a few lines what is about to run."""
-    parameters = parameter_count(run.functional.abstract[0])
+    parameters = parameter_count(run.stateless.abstract[0])
     print(
         f"{parameters / 1e6:.1f} M parameters, {run.total_steps} steps of "
         f"{run.config.batch_size} of {len(run.pictures)} images on {jax.device_count()} "
@@ -279,7 +280,10 @@ def _batches(run: Pretraining, start_step: int) -> Iterator[dict[str, jax.Array]
 
 
 def reconstructions(
-    functional: Functional, params: Tree, images: UInt8[np.ndarray, "n s s 3"], key: jax.Array
+    stateless: StatelessModel,
+    params: Tree,
+    images: UInt8[np.ndarray, "n s s 3"],
+    key: jax.Array,
 ) -> UInt8[np.ndarray, "h w 3"]:
     """A sheet of images: what the encoder saw, what the decoder painted, and the original.
 
@@ -288,7 +292,7 @@ def reconstructions(
 
     @jax.jit
     def paint(params: Tree, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        model = functional.bind(params, {})
+        model = stateless.bind(params, {})
         patch = model.encoder.patch
         order = random_orders(jax.random.split(key, len(images)), model.patches)
         hidden = model.is_masked(order)[..., None]
@@ -379,7 +383,7 @@ def weights_report(run: Pretraining, params: Tree) -> dict[str, Any]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
-    return exit_status(lambda: _run(sys.argv[1:] if arguments is None else arguments))
+    return run_main(lambda: _run(sys.argv[1:] if arguments is None else arguments))
 
 
 def _run(arguments: list[str]) -> None:

@@ -11,10 +11,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from jaxdet import parallel
 from jaxdet.config.published_weights import how_to_get
+from jaxdet.config.roles import difference, resumable_keys
 from jaxdet.data.loader import train_batches
 from jaxdet.data.source import multiscale_of
 from jaxdet.errors import PreemptedError, UserError
@@ -24,43 +24,17 @@ from jaxdet.evaluation.evaluate import (
     report,
     trained_subject,
     versions,
-    write_json,
 )
+from jaxdet.files import write_json
 from jaxdet.models.build import parameter_count
 from jaxdet.training.checkpoint import Checkpoints, abstract
-from jaxdet.training.experiment import Experiment, difference
+from jaxdet.training.experiment import Experiment
 from jaxdet.training.metric_writer import MetricWriter, Progress
-from jaxdet.training.monitor import Watch
+from jaxdet.training.monitor import Monitor
 from jaxdet.training.optim import frozen_parameters
 from jaxdet.training.step import Metrics, State, abstract_state, initial_state, make_train_step
 from jaxdet.weights.load import initialise
 from jaxdet.weights.transfer import start_from_base_run
-
-NEUTRAL_WORDS = tuple(
-    f"config.{word}"
-    for word in (
-        "init",
-        "weights",
-        "few_shot.base_run",
-        "data.root",
-        "data.train_annotations",
-        "data.train_images",
-        "data.val_annotations",
-        "data.val_images",
-        "data.threads",
-        "data.workers",
-        "model.vit.remat",
-        "model.vit.attention",
-        "eval_batch_size",
-        "eval_workers",
-        "log_every_steps",
-        "log_every_seconds",
-        "on_nonfinite",
-        "profile_steps",
-        "sharding",
-    )
-)
-"""Words a resumed run may change: where its files lie, and what its result does not depend on."""
 
 
 def train(experiment: Experiment) -> dict[str, Any]:
@@ -88,7 +62,7 @@ def train(experiment: Experiment) -> dict[str, Any]:
         lambda: jax.random.key(config.seed), out_shardings=parallel.replicated(experiment.mesh)
     )()
     train_step = make_train_step(
-        experiment.functional,
+        experiment.stateless,
         experiment.optimizer,
         experiment.mesh,
         accumulate=config.accumulate,
@@ -114,7 +88,7 @@ def train(experiment: Experiment) -> dict[str, Any]:
                     log_every_seconds=config.log_every_seconds,
                 )
             )
-        watch = Watch(experiment, checkpoints, writer, progress)
+        watch = Monitor(experiment, checkpoints, writer, progress)
         profile = stack.enter_context(Profile(workdir / "profile", config.profile_steps))
         batches = _training_batches(experiment, start_step, watch)
         evaluation = None
@@ -127,7 +101,7 @@ def train(experiment: Experiment) -> dict[str, Any]:
 
             is_stopping = preemption.announced(step)
             if step in checkpoint_steps or is_stopping:
-                watch.settle()
+                watch.flush()
                 score = None
                 if step in eval_steps:
                     evaluation = evaluator(state["params"], state["stats"])
@@ -141,7 +115,7 @@ def train(experiment: Experiment) -> dict[str, Any]:
                 checkpoints.wait()
                 raise PreemptedError(
                     f"asked to stop; saved step {step} of {total_steps} in "
-                    f"{experiment.checkpoint_folder}, and the same command goes on from there"
+                    f"{experiment.checkpoint_folder}, and the same command resumes from there"
                 )
         evaluation = evaluation or evaluator(state["params"], state["stats"])
     record = _record(experiment, total_steps)
@@ -171,7 +145,7 @@ def _claim_workdir(experiment: Experiment, checkpoints: Checkpoints) -> None:
     if checkpoints.latest is not None:
         stored, given = checkpoints.meta(checkpoints.latest), experiment.identity
         changed = (
-            difference(stored["config"], given["config"], ignored=neutral_words(experiment.config))
+            difference(stored["config"], given["config"], ignored=resumable_keys(experiment.config))
             or difference(stored["categories"], given["categories"], "categories")
             or difference(
                 stored["train_images"], experiment.trained_images, "the number of training images"
@@ -186,13 +160,6 @@ def _claim_workdir(experiment: Experiment, checkpoints: Checkpoints) -> None:
         write_json(workdir / "config.json", experiment.plain_config, indent=2)
 
 
-def neutral_words(config: ConfigDict) -> tuple[str, ...]:
-    """The words that a resumed run of this config may change, each with "config." before it."""
-    if config.batch_statistics == "batch":
-        return (*NEUTRAL_WORDS, "config.accumulate")
-    return NEUTRAL_WORDS
-
-
 def _marks(experiment: Experiment, every: float) -> set[int]:
     """The steps at which so many epochs have passed again, and the last one."""
     total = experiment.total_steps
@@ -203,14 +170,18 @@ def _marks(experiment: Experiment, every: float) -> set[int]:
 
 def _start(experiment: Experiment, checkpoints: Checkpoints) -> tuple[State, int]:
     """The newest checkpoint's state, or a fresh one, and the number of steps it has seen."""
-    config, functional, optimizer = experiment.config, experiment.functional, experiment.optimizer
-    shapes = abstract_state(functional, optimizer)
+    config, stateless, optimizer = (
+        experiment.config,
+        experiment.stateless,
+        experiment.optimizer,
+    )
+    shapes = abstract_state(stateless, optimizer)
     placement = parallel.state_sharding(experiment.mesh, shapes, config.sharding)
     step = checkpoints.latest
     if step is None:
 
         def init() -> State:
-            return initial_state(functional, optimizer, jax.random.key(config.seed))
+            return initial_state(stateless, optimizer, jax.random.key(config.seed))
 
         state = jax.jit(init, out_shardings=placement)()
         if config.few_shot.base_run is not None:
@@ -230,7 +201,7 @@ def _start(experiment: Experiment, checkpoints: Checkpoints) -> tuple[State, int
 
 def _introduce(experiment: Experiment, start_step: int) -> None:
     """Says in a few lines what is about to run."""
-    parameters = parameter_count(experiment.functional.abstract[0])
+    parameters = parameter_count(experiment.stateless.abstract[0])
     print(
         f"{parameters / 1e6:.1f} M parameters, {experiment.total_steps} steps of "
         f"{experiment.config.batch_size} images on {jax.device_count()} "
@@ -244,7 +215,7 @@ def _introduce(experiment: Experiment, start_step: int) -> None:
 
 
 def _training_batches(
-    experiment: Experiment, start_step: int, watch: Watch
+    experiment: Experiment, start_step: int, watch: Monitor
 ) -> Iterator[tuple[np.ndarray, dict[str, jax.Array]]]:
     """Ids of this process's images, and batches on the devices.
 
@@ -254,8 +225,8 @@ def _training_batches(
     batches = train_batches(
         experiment.train_set,
         batch_size=config.batch_size,
-        canvas=config.canvas,
-        slots=config.data.slots,
+        image_size=config.image_size,
+        max_instances=config.data.max_instances,
         mask_size=config.data.mask_size,
         scale_range=tuple(config.data.scale_range),
         flip=config.data.flip,

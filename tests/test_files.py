@@ -5,20 +5,20 @@ from __future__ import annotations
 import pytest
 
 from jaxdet.errors import UserError
-from jaxdet.files import whole_file
+from jaxdet.files import atomic_write
 
 
 def test_what_is_written_takes_the_place_of_what_was(tmp_path):
     path = tmp_path / "new" / "file"
     for text in ("first", "second"):
-        with whole_file(path) as partial:
+        with atomic_write(path) as partial:
             partial.write_text(text)
         assert path.read_text() == text
     assert [*path.parent.iterdir()] == [path]
 
 
 def write_and_fail(path, beside=None):
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text("half")
         if beside is not None:
             beside.write_text("")

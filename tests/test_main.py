@@ -26,7 +26,10 @@ def errors_of(capsys, *arguments: str) -> str:
         (["--config.optim.lr=fast"], "could not convert string to float: 'fast'"),
         (["--config.batch_size=2.5"], "config.batch_size=2.5"),
         (["--config=configs/nothing.py"], "config file configs/nothing.py does not exist"),
-        (["--config.canvas=100"], "config.canvas=100 cannot be: it is a multiple of 32 pixels"),
+        (
+            ["--config.image_size=100"],
+            "config.image_size=100 cannot be: it is a multiple of 32 pixels",
+        ),
         (["--mode=fly"], "flag --mode=fly"),
         (["--fly"], "Unknown command line flag 'fly'"),
         (["train"], "'train' is not a flag"),

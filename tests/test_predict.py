@@ -16,9 +16,9 @@ from jaxdet.config.mask_rcnn import check
 from jaxdet.data.dataset import Category
 from jaxdet.errors import UserError
 from jaxdet.inference.detector import load, load_converted
-from jaxdet.predict import find_pictures, main, read_categories
+from jaxdet.models.paths import path_name
+from jaxdet.predict import find_images, main, read_categories
 from jaxdet.training.checkpoint import Checkpoints
-from jaxdet.training.optim import path_name
 from tests.tiny import get_config
 
 
@@ -222,12 +222,12 @@ def test_a_folder_s_pictures_are_found_by_their_names(tmp_path):
     for name in ("b.JPG", "a.png", "c.txt"):
         (tmp_path / name).write_bytes(b"")
     expected = [tmp_path / "a.png", tmp_path / "b.JPG"]
-    assert find_pictures([str(tmp_path)]) == expected
-    assert find_pictures([str(tmp_path / "c.txt"), str(tmp_path)]) == [
+    assert find_images([str(tmp_path)]) == expected
+    assert find_images([str(tmp_path / "c.txt"), str(tmp_path)]) == [
         tmp_path / "c.txt",
         *expected,
     ]
-    assert find_pictures([str(tmp_path / "[ab].*"), str(expected[0])]) == expected
+    assert find_images([str(tmp_path / "[ab].*"), str(expected[0])]) == expected
 
 
 @pytest.mark.parametrize(
@@ -274,7 +274,7 @@ def test_what_is_no_picture_is_refused(detector, image, expected):
     [
         (lambda meta: meta["config"]["model"].update(halo=1), "halo"),
         (lambda meta: meta["config"]["model"]["vit"].pop("width"), r"vit\.width was None"),
-        (lambda meta: meta["config"].update(canvas="wide"), "canvas"),
+        (lambda meta: meta["config"].update(image_size="wide"), "image_size"),
         (lambda meta: meta.pop("categories"), "categories"),
         (lambda meta: meta["category_ids"].pop(), "differ in length"),
     ],

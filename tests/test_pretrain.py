@@ -18,10 +18,10 @@ from jaxdet.config.shapes import mini, pretraining, start_from_pretraining
 from jaxdet.errors import UserError
 from jaxdet.flags import load_config
 from jaxdet.main import main as detect
-from jaxdet.models.build import Functional, build_detector
+from jaxdet.models.build import StatelessModel, build_detector
+from jaxdet.models.paths import path_name
 from jaxdet.models.vit import ViT
 from jaxdet.pretrain import build_mae, main
-from jaxdet.training.optim import path_name
 from jaxdet.weights.load import initialise, read_weights
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "mini" / "pretrain.py"
@@ -73,14 +73,14 @@ def started(config, weights: Path) -> dict[str, np.ndarray]:
     """The parameters that a run of a config starts from, the others zero."""
     config.init = str(weights)
     check(config)
-    functional = Functional(lambda rngs: build_detector(config, 4, rngs))
-    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), functional.abstract)
+    stateless = StatelessModel(lambda rngs: build_detector(config, 4, rngs))
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), stateless.abstract)
     return named(initialise(config, *zeros)[0])
 
 
 def mini_detector():
     config = shrink(mini("mae"))
-    config.model.vit.update(global_blocks=(0,), taps=(0,))
+    config.model.vit.update(global_blocks=(0,), out_indices=(0,))
     config.model.pyramid.kind = "simple"
     return config
 
@@ -90,7 +90,7 @@ def imted_detector():
     shrink_for_shapes(config)
     start_from_pretraining(config)
     shrink(config)
-    config.model.vit.update(global_blocks=(0,), taps=(0,))
+    config.model.vit.update(global_blocks=(0,), out_indices=(0,))
     return config
 
 
@@ -166,11 +166,11 @@ def test_with_every_patch_seen_the_tokens_are_the_detector_s(finished):
     def backbone(rngs):
         return ViT(
             **config.model.vit,
-            canvas=64,
+            image_size=64,
             pretrain_grid=8,
             window=4,
             global_blocks=(0,),
-            taps=(0,),
+            out_indices=(0,),
             qkv_bias="qkv",
             drop_path=0.0,
             layer_scale=None,
@@ -180,14 +180,14 @@ def test_with_every_patch_seen_the_tokens_are_the_detector_s(finished):
             rngs=rngs,
         )
 
-    def filled(functional, prefix):
+    def filled(stateless, prefix):
         """A model's parameters with those of the file whose names start so, the others zero."""
 
         def value(path, leaf):
             name = f"backbone.{path_name(path).removeprefix(prefix)}"
             return weights[name] if path_name(path).startswith(prefix) else np.zeros(leaf.shape)
 
-        return jax.tree_util.tree_map_with_path(value, functional.abstract[0])
+        return jax.tree_util.tree_map_with_path(value, stateless.abstract[0])
 
     @jax.jit
     def both(images, mae_params, backbone_params):
@@ -195,7 +195,7 @@ def test_with_every_patch_seen_the_tokens_are_the_detector_s(finished):
         tokens = mae.bind(mae_params, {}).encode(images, seen)
         return tokens, detector.bind(backbone_params, {})(images)[0]
 
-    mae, detector = Functional(lambda rngs: build_mae(config, rngs)), Functional(backbone)
+    mae, detector = StatelessModel(lambda rngs: build_mae(config, rngs)), StatelessModel(backbone)
     images = np.random.default_rng(0).normal(size=(2, 64, 64, 3)).astype(np.float32)
     tokens, maps = both(images, filled(mae, "encoder."), filled(detector, ""))
     np.testing.assert_allclose(tokens[:, 0, 1:].reshape(maps.shape), maps, atol=1e-5)

@@ -27,7 +27,7 @@ from jaxdet.models.batching import BATCH_AXIS
 from jaxdet.train import train
 from jaxdet.training.checkpoint import Checkpoints, abstract
 from jaxdet.training.experiment import Experiment
-from jaxdet.training.monitor import Watch
+from jaxdet.training.monitor import Monitor
 from jaxdet.training.step import abstract_state, initial_state, make_train_step
 from tests.tiny import get_config
 
@@ -50,7 +50,7 @@ def logged(workdir: Path) -> list[dict]:
 
 def saved_arrays(experiment: Experiment, step: int):
     """Everything a checkpoint holds, on one device."""
-    shapes = abstract_state(experiment.functional, experiment.optimizer)
+    shapes = abstract_state(experiment.stateless, experiment.optimizer)
     placement = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     with Checkpoints(experiment.checkpoint_folder) as checkpoints:
         return jax.device_get(checkpoints.restore(step, abstract(shapes, placement)))
@@ -65,14 +65,14 @@ def whole_run(tmp_path_factory):
 
 def stop_after(monkeypatch, step: int) -> None:
     """The next run gets a SIGTERM while the given step is under way."""
-    add = Watch.add
+    add = Monitor.add
 
     def add_and_signal(self, current, *rest):
         add(self, current, *rest)
         if current == step:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(Watch, "add", add_and_signal)
+    monkeypatch.setattr(Monitor, "add", add_and_signal)
 
 
 def test_a_run_told_to_stop_saves_and_goes_on_to_the_same_end(whole_run, tmp_path, monkeypatch):
@@ -130,23 +130,28 @@ def test_another_number_of_training_images_is_refused(whole_run):
 @pytest.fixture(scope="module")
 def one_batch(whole_run):
     experiment = whole_run[0]
-    watch = Watch(experiment, None, None, None)
+    watch = Monitor(experiment, None, None, None)
     return next(jaxdet.train._training_batches(experiment, 0, watch))[1]
 
 
 def first_step(experiment, batch, sharding: str, poison: bool = False):
     """The state before and after one step, and its metrics."""
-    functional, optimizer, mesh = experiment.functional, experiment.optimizer, experiment.mesh
-    placement = parallel.state_sharding(mesh, abstract_state(functional, optimizer), sharding)
+    stateless, optimizer, mesh = (
+        experiment.stateless,
+        experiment.optimizer,
+        experiment.mesh,
+    )
+    placement = parallel.state_sharding(mesh, abstract_state(stateless, optimizer), sharding)
     state = jax.jit(
-        lambda: initial_state(functional, optimizer, jax.random.key(0)), out_shardings=placement
+        lambda: initial_state(stateless, optimizer, jax.random.key(0)),
+        out_shardings=placement,
     )()
     if poison:
         bias = state["params"]["rpn"]["objectness"]["bias"]
         state["params"]["rpn"]["objectness"]["bias"] = bias * jnp.nan
     before = jax.device_get(state)
     key = jax.device_put(jax.random.key(0), parallel.replicated(mesh))
-    after, metrics = make_train_step(functional, optimizer, mesh, sharding=sharding)(
+    after, metrics = make_train_step(stateless, optimizer, mesh, sharding=sharding)(
         state, batch, key
     )
     return before, after, jax.device_get(metrics)
@@ -205,14 +210,14 @@ def test_a_step_that_is_not_finite_is_reported_one_step_later(whole_run, rule):
     experiment = experiment_on(8, whole_run[0].workdir, on_nonfinite=rule)
     told = Told()
     with Checkpoints(experiment.checkpoint_folder) as checkpoints:
-        watch = Watch(experiment, checkpoints, None, told)
+        watch = Monitor(experiment, checkpoints, None, told)
         watch.add(5, np.arange(8), step_metrics(0.0))
         assert told.updates == [], "the step under way must not be waited for"
         watch.add(6, np.arange(100, 120), step_metrics(1.0))
         assert told.updates == [5]
         stops = pytest.raises(UserError, match=r"checkpoints/4 is the last checkpoint")
         with stops if rule == "stop" else nullcontext() as raised:
-            watch.settle()
+            watch.flush()
     message = str(raised.value) if rule == "stop" else told.notes[0]
     what = "grad_norm, grad_norm/rpn, loss not finite at step 6 on the images 100, 101, "
     assert what in message

@@ -16,6 +16,7 @@ from PIL import Image
 from checkpoints_convert.cli import main as convert_main
 from jaxdet import parallel
 from jaxdet.config.mask_rcnn import check
+from jaxdet.config.roles import difference
 from jaxdet.data.dataset import Category
 from jaxdet.data.loader import train_batches
 from jaxdet.data.shapes import ShapesDataset
@@ -23,7 +24,7 @@ from jaxdet.errors import UserError
 from jaxdet.evaluation.evaluate import evaluate
 from jaxdet.train import train
 from jaxdet.training.checkpoint import Checkpoints, digest
-from jaxdet.training.experiment import Experiment, difference
+from jaxdet.training.experiment import Experiment
 from jaxdet.training.step import make_train_step
 from jaxdet.weights.load import initialise
 from tests.tiny import get_config as small_config
@@ -35,7 +36,7 @@ def lines(workdir):
 
 def restored(experiment, step):
     with Checkpoints(experiment.checkpoint_folder) as checkpoints:
-        params, stats = jax.eval_shape(experiment.functional.init, jax.random.key(0))
+        params, stats = jax.eval_shape(experiment.stateless.init, jax.random.key(0))
         target = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(
                 leaf.shape, leaf.dtype, sharding=jax.sharding.SingleDeviceSharding(jax.devices()[0])
@@ -236,10 +237,10 @@ def compiled(tmp_path_factory):
         structure = experiment.config.model.vit.qkv_bias
         if structure not in known:
             key = jax.random.key(0)
-            init = jax.jit(experiment.functional.init).lower(key)
+            init = jax.jit(experiment.stateless.init).lower(key)
             init = init.compile(compiler_options=QUICK_COMPILER)
-            step = make_train_step(experiment.functional, experiment.optimizer, experiment.mesh)
-            params, stats = experiment.functional.abstract
+            step = make_train_step(experiment.stateless, experiment.optimizer, experiment.mesh)
+            params, stats = experiment.stateless.abstract
             state = {
                 "params": params,
                 "stats": stats,
@@ -259,8 +260,8 @@ def batches(experiment):
     return train_batches(
         experiment.train_set,
         batch_size=config.batch_size,
-        canvas=config.canvas,
-        slots=config.data.slots,
+        image_size=config.image_size,
+        max_instances=config.data.max_instances,
         mask_size=config.data.mask_size,
         scale_range=tuple(config.data.scale_range),
         flip=config.data.flip,

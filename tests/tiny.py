@@ -10,12 +10,14 @@ def get_config(initialisation: str = "random") -> ConfigDict:
     config = benchmark(
         "tiny", initialisation, lr=1e-3, weight_decay=0.05, drop_path=0.1, epochs=2.0
     )
-    config.canvas = 64
+    config.image_size = 64
     config.batch_size = config.eval_batch_size = 8
     config.eval_every = config.checkpoint_every = 1.0
     config.log_every_steps = 1
     config.log_every_seconds = 0.0
-    config.data.update(name="shapes", slots=6, mask_size=28, scale_range=(0.8, 1.2), threads=1)
+    config.data.update(
+        name="shapes", max_instances=6, mask_size=28, scale_range=(0.8, 1.2), threads=1
+    )
     config.data.shapes.update(train_images=16, val_images=9, image_size=64)
     config.model.dtype = "float32"
     config.model.vit.update(
@@ -25,7 +27,7 @@ def get_config(initialisation: str = "random") -> ConfigDict:
         pretrain_grid=4,
         window=2,
         global_blocks=(1, 3),
-        taps=(0, 1, 2, 3),
+        out_indices=(0, 1, 2, 3),
     )
     config.model.pyramid.update(channels=8, groups=8)
     config.model.heads.update(

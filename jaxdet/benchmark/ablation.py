@@ -12,7 +12,7 @@
     initialisations  each with its weights: --checkpoint=mae=/weights/mae_vitl.npz ... (Table 1)
 
 Rows that several tables share are trained once. Before anything starts, it prints the trials and
-what they cost. Each trial is a run of jaxdet.main in a folder of its own; the same command goes on
+what they cost. Each trial is a run of jaxdet.main in a folder of its own; the same command resumes
 where it stopped.
 """
 

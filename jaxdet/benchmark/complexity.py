@@ -130,7 +130,7 @@ def _hidden_convs(count: int, inputs: int, width: int, size: int) -> tuple[list[
 
 def _backbone(config: ConfigDict) -> Cost:
     vit = config.model.vit
-    grid, width = config.canvas // vit.patch, vit.width
+    grid, width = config.image_size // vit.patch, vit.width
     layers = [_linear(grid**2, 3 * vit.patch**2, width)]
     for block in range(vit.depth):
         # Windows that reach beyond the map are padded to their full size.
@@ -169,7 +169,7 @@ def _block(
 
 def _pyramid(config: ConfigDict) -> Cost:
     width, channels = config.model.vit.width, config.model.pyramid.channels
-    grid = config.canvas // config.model.vit.patch
+    grid = config.image_size // config.model.vit.patch
 
     def level(side: int, inputs: int) -> list[Cost]:
         return [_linear(side**2, inputs, channels), _linear(side**2, 9 * channels, channels)]
@@ -202,7 +202,7 @@ def _rpn(config: ConfigDict) -> Cost:
     anchors = len(detector.aspect_ratios) * len(detector.anchor_sizes) // len(detector.strides)
     layers = []
     for stride in detector.strides:
-        cells = (config.canvas // stride) ** 2
+        cells = (config.image_size // stride) ** 2
         hidden = _linear(cells, 9 * channels, channels)
         outputs = _linear(cells, channels, 5 * anchors)
         layers += [_times(config.model.heads.rpn_convs, hidden), outputs]
@@ -212,9 +212,9 @@ def _rpn(config: ConfigDict) -> Cost:
 def parameters_by_part(config: ConfigDict, num_classes: int) -> dict[str, int]:
     """How many numbers each part of the detector learns; nothing is computed."""
     # Imported late: counting multiply-adds does without jax, which takes seconds.
-    from jaxdet.models.build import Functional, build_detector, parameter_count
+    from jaxdet.models.build import StatelessModel, build_detector, parameter_count
 
-    params, _ = Functional(lambda rngs: build_detector(config, num_classes, rngs)).abstract
+    params, _ = StatelessModel(lambda rngs: build_detector(config, num_classes, rngs)).abstract
     return {part: parameter_count(params.get(part, {})) for part in PARTS}
 
 

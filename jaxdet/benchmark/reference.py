@@ -133,7 +133,7 @@ def published_for(config: ConfigDict) -> Published | None:
         return find("imTED", backbone, config.initialisation, config.epochs, detector=detector)
     recipe = _RECIPES.get((config.model.pyramid.kind, config.model.heads.norm))
     variant = _variant(config, recipe[1]) if recipe else None
-    if config.canvas != 1024 or not variant:
+    if config.image_size != 1024 or not variant:
         return None
     return find(recipe[0], backbone, config.initialisation, config.epochs, variant=variant)
 
@@ -143,7 +143,7 @@ def _is_imted(config: ConfigDict, size: str) -> bool:
     vit, decoder = config.model.vit, config.model.decoder
     modulated = {"norm": "none", **PARTS["modulated"]}
     return (
-        config.canvas == 1344
+        config.image_size == 1344
         and config.model.pyramid.kind == "imted"
         and all(config.model.heads[word] == value for word, value in modulated.items())
         and size in DECODERS
@@ -151,7 +151,7 @@ def _is_imted(config: ConfigDict, size: str) -> bool:
         and decoder.start == vit.absolute_position == "pretrained"
         and vit.relative_position == "none"
         and len(vit.global_blocks) == vit.depth
-        and sorted(vit.taps) == sorted({11, vit.depth - 1})
+        and sorted(vit.out_indices) == sorted({11, vit.depth - 1})
     )
 
 

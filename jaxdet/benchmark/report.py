@@ -21,7 +21,7 @@ from jaxdet.benchmark.reporting.html import page
 from jaxdet.benchmark.reporting.markdown import markdown
 from jaxdet.benchmark.reporting.runs import Skipped, gather
 from jaxdet.errors import UserError
-from jaxdet.files import whole_file
+from jaxdet.files import atomic_write
 
 
 def write_report(runs: Sequence[Path], out: Path) -> tuple[Path, Path, list[Skipped]]:
@@ -41,7 +41,7 @@ def write_report(runs: Sequence[Path], out: Path) -> tuple[Path, Path, list[Skip
     except OSError as error:
         raise UserError(f"{out} cannot be made ({error}); give another --out") from error
     for name, content in contents.items():
-        with whole_file(out / name) as partial:
+        with atomic_write(out / name) as partial:
             partial.write_text(content, encoding="utf-8", errors="replace")
     return out / "report.html", out / "report.md", skipped
 

@@ -10,7 +10,7 @@ First a grid of learning rate and weight decay at drop path 0 on the short sched
 while its best point lies on its border; then drop path on the middle one; then runs of three
 lengths. A larger model takes learning rate and weight decay from ViT-B's sweep (--from). Before
 anything starts, it prints the trials and what they cost. Each trial is a run of jaxdet.main in a
-folder of its own; the same command goes on where it stopped.
+folder of its own; the same command resumes where it stopped.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from jaxdet.benchmark.trials.cost import (
 )
 from jaxdet.benchmark.trials.trials import Outcome, Trial, check_trial, make_trial, run_trials
 from jaxdet.errors import UserError
-from jaxdet.evaluation.evaluate import write_json
+from jaxdet.files import write_json
 
 GRID, DROP_PATH, FINAL = "lr x weight decay", "drop path", "final"
 SUMMARY = "sweep.json"

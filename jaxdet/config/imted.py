@@ -56,14 +56,14 @@ def imted(
         size, "mae", lr=1e-4, weight_decay=weight_decay, drop_path=drop_path, epochs=epochs
     )
     depth = VIT_SIZES[size]["depth"]
-    config.canvas = 1344
+    config.image_size = 1344
     config.batch_size = batch_size
     config.data.augmentation = "multiscale"
     config.model.vit.update(
         relative_position="none",
         global_blocks=tuple(range(depth)),
         # Published configs of ViT-L make the pyramid from block 11 too; (23,) is what is meant.
-        taps=tuple(sorted({11, depth - 1})),
+        out_indices=tuple(sorted({11, depth - 1})),
         class_token=True,
         resize_offset=0.1,
         remat="block",
@@ -140,12 +140,12 @@ def shrink_for_shapes(config: ConfigDict) -> None:
     encoder and two in the decoder, and the sampling of `configs/shapes_tiny.py`.
     """
     config.initialisation = "random"
-    config.canvas = 64
+    config.image_size = 64
     config.batch_size = 8
     config.eval_batch_size = 20
     config.log_every_seconds = 15.0
     config.data.update(
-        augmentation="lsj", slots=8, mask_size=28, scale_range=(0.75, 1.25), threads=1
+        augmentation="lsj", max_instances=8, mask_size=28, scale_range=(0.75, 1.25), threads=1
     )
     config.model.dtype = "float32"
     config.model.vit.update(
@@ -155,7 +155,7 @@ def shrink_for_shapes(config: ConfigDict) -> None:
         patch=8,
         pretrain_grid=8,
         global_blocks=(0, 1, 2, 3),
-        taps=(3,),
+        out_indices=(3,),
         absolute_position="random",
         drop_path=0.0,
         remat="none",

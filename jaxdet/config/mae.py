@@ -5,7 +5,7 @@ from __future__ import annotations
 from ml_collections import ConfigDict, config_dict
 
 from jaxdet.config.imted import DECODERS
-from jaxdet.config.mask_rcnn import INFINITY, TINY, VIT_SIZES, check_words, demand
+from jaxdet.config.mask_rcnn import INFINITY, TINY, VIT_SIZES, check_keys, validate
 from jaxdet.models.settings import Settings
 
 
@@ -93,7 +93,7 @@ CHOICES = {"model.dtype": ("float32", "bfloat16")}
 
 def check_pretraining(config: ConfigDict) -> None:
     """Raises UserError naming the first word of a config that cannot be, and what it may be."""
-    check_words(config, RANGES, LENGTHS, CHOICES)
+    check_keys(config, RANGES, LENGTHS, CHOICES)
     model = config.model
     patches = (config.image_size // model.vit.patch) ** 2
     rules = {
@@ -127,4 +127,4 @@ def check_pretraining(config: ConfigDict) -> None:
         },
     }
     for word, (holds, rule) in rules.items():
-        demand(config, word, holds, rule)
+        validate(config, word, holds, rule)

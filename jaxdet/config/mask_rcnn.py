@@ -97,7 +97,7 @@ def benchmark(
                 word: config_dict.placeholder(str) if value is None else value
                 for word, value in official_weights(initialisation, size).items()
             },
-            "canvas": 1024,
+            "image_size": 1024,
             "batch_size": 64,
             "accumulate": 1,
             "batch_statistics": "batch",
@@ -111,7 +111,7 @@ def benchmark(
                 "train_images": config_dict.placeholder(str),
                 "val_annotations": config_dict.placeholder(str),
                 "val_images": config_dict.placeholder(str),
-                "slots": 100,
+                "max_instances": 100,
                 "mask_size": 112,
                 "augmentation": "lsj",
                 "scale_range": (0.1, 2.0),
@@ -131,7 +131,7 @@ def benchmark(
                     "pretrain_grid": 14,
                     "window": 14,
                     "global_blocks": quarter_ends(VIT_SIZES[size]["depth"]),
-                    "taps": quarter_ends(VIT_SIZES[size]["depth"]),
+                    "out_indices": quarter_ends(VIT_SIZES[size]["depth"]),
                     "qkv_bias": "qkv",
                     "drop_path": drop_path,
                     "layer_scale": config_dict.placeholder(float),
@@ -253,7 +253,7 @@ TINY = 1e-12
 
 RANGES = {
     "seed": (0, 2**32 - 1),
-    "canvas": (1, 2**15),
+    "image_size": (1, 2**15),
     "batch_size": (1, INFINITY),
     "accumulate": (1, INFINITY),
     "eval_batch_size": (1, INFINITY),
@@ -264,7 +264,7 @@ RANGES = {
     "log_every_steps": (1, INFINITY),
     "log_every_seconds": (0, INFINITY),
     "profile_steps": (1, INFINITY),
-    "data.slots": (1, 10_000),
+    "data.max_instances": (1, 10_000),
     "data.mask_size": (28, 1024),
     "data.scale_range": (TINY, 100),
     "data.short_sides": (1, 2**15),
@@ -282,7 +282,7 @@ RANGES = {
     "model.vit.pretrain_grid": (1, 1024),
     "model.vit.window": (1, 1024),
     "model.vit.global_blocks": (0, INFINITY),
-    "model.vit.taps": (0, INFINITY),
+    "model.vit.out_indices": (0, INFINITY),
     "model.vit.drop_path": (0, 1 - TINY),
     "model.vit.resize_offset": (0, 1),
     "model.pyramid.channels": (1, INFINITY),
@@ -348,7 +348,7 @@ LENGTHS = {
 }
 
 CHOICES = {
-    "batch_statistics": ("batch", "part"),
+    "batch_statistics": ("batch", "microbatch"),
     "sharding": ("replicated", "fsdp"),
     "on_nonfinite": ("stop", "skip"),
     "data.name": ("coco", "shapes"),
@@ -374,7 +374,7 @@ CHOICES = {
 
 def check(config: ConfigDict) -> None:
     """Raises UserError naming the first word of a config that cannot be, and what it may be."""
-    check_words(config, RANGES, LENGTHS, CHOICES)
+    check_keys(config, RANGES, LENGTHS, CHOICES)
     if config.init is not None and not Path(config.init).is_file():
         raise UserError(f"config.init={config.init!r} is not a file; {how_to_get(config)}")
     if config.init is not None and config.initialisation == "random":
@@ -385,7 +385,7 @@ def check(config: ConfigDict) -> None:
 
     vit, detector, heads = config.model.vit, config.model.detector, config.model.heads
     kind = config.model.pyramid.kind
-    taps = 4 if kind == "fpn" else len(vit.taps)
+    out_indices = 4 if kind == "fpn" else len(vit.out_indices)
     strides = tuple(vit.patch // 4 * 2**level for level in range(5))
     strides = (vit.patch,) if kind == "single" else strides
     rules = {
@@ -400,8 +400,8 @@ def check(config: ConfigDict) -> None:
         ),
         "data.short_sides": (len(config.data.short_sides) > 0, "has a length"),
         "data.long_side": (
-            config.data.augmentation != "multiscale" or config.data.long_side <= config.canvas,
-            f"is at most the canvas, {config.canvas}",
+            config.data.augmentation != "multiscale" or config.data.long_side <= config.image_size,
+            f"is at most the canvas, {config.image_size}",
         ),
         "model.vit.heads": (vit.width % vit.heads == 0, "divides the width"),
         "model.vit.patch": (vit.patch % 4 == 0, "is a multiple of 4"),
@@ -409,10 +409,10 @@ def check(config: ConfigDict) -> None:
             _are_blocks(vit.global_blocks, vit.depth),
             f"names blocks 0 to {vit.depth - 1} in ascending order",
         ),
-        "model.vit.taps": (
-            len(vit.taps) == max(taps, 1)
-            and _are_blocks(vit.taps, vit.depth)
-            and vit.taps[-1] == vit.depth - 1,
+        "model.vit.out_indices": (
+            len(vit.out_indices) == max(out_indices, 1)
+            and _are_blocks(vit.out_indices, vit.depth)
+            and vit.out_indices[-1] == vit.depth - 1,
             f"names blocks in ascending order, the last one {vit.depth - 1}; four of them for an "
             "FPN",
         ),
@@ -437,8 +437,8 @@ def check(config: ConfigDict) -> None:
             kind != "fpn" or vit.width % config.model.pyramid.groups == 0,
             "divides the width",
         ),
-        "canvas": (
-            config.canvas % (4 * vit.patch) == 0,
+        "image_size": (
+            config.image_size % (4 * vit.patch) == 0,
             f"is a multiple of {4 * vit.patch} pixels (4 patches)",
         ),
         "model.detector.strides": (
@@ -488,10 +488,10 @@ def check(config: ConfigDict) -> None:
         ),
     }
     for word, (holds, reason) in rules.items():
-        demand(config, word, holds, reason)
+        validate(config, word, holds, reason)
 
 
-def check_words(
+def check_keys(
     config: ConfigDict,
     ranges: Mapping[str, tuple[float, float]],
     lengths: Mapping[str, int],
@@ -499,22 +499,22 @@ def check_words(
 ) -> None:
     """Raises UserError for a word that is missing, out of its range, too long or no choice."""
     for word in (*ranges, *lengths, *choices):
-        missing = unknown_word(config, word)
+        missing = unknown_key(config, word)
         if missing:
             raise UserError(f"this config is for another command: {missing}")
     for word, (low, high) in ranges.items():
-        value = word_of(config, word)
+        value = value_of(config, word)
         elements = value if isinstance(value, tuple | list) else (value,)
-        demand(
+        validate(
             config,
             word,
             all(_is_number(element) and low <= element <= high for element in elements),
             f"lies between {_readable(low)} and {_readable(high)}",
         )
     for word, length in lengths.items():
-        demand(config, word, len(word_of(config, word)) == length, f"has {length} numbers")
+        validate(config, word, len(value_of(config, word)) == length, f"has {length} numbers")
     for word, values in choices.items():
-        demand(config, word, word_of(config, word) in values, f"is one of {', '.join(values)}")
+        validate(config, word, value_of(config, word) in values, f"is one of {', '.join(values)}")
 
 
 def config_digest(config: Mapping[str, Any]) -> str:
@@ -523,17 +523,17 @@ def config_digest(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def word_of(config: ConfigDict, dotted: str) -> Any:
+def value_of(config: ConfigDict, dotted: str) -> Any:
     """The value of a word such as "model.vit.width"."""
     for name in dotted.split("."):
         config = config[name]
     return config
 
 
-def demand(config: ConfigDict, word: str, holds: bool, rule: str) -> None:
+def validate(config: ConfigDict, word: str, holds: bool, rule: str) -> None:
     """Raises UserError with the rule for a word where it does not hold."""
     if not holds:
-        raise UserError(f"config.{word}={word_of(config, word)!r} cannot be: it {rule}")
+        raise UserError(f"config.{word}={value_of(config, word)!r} cannot be: it {rule}")
 
 
 def _is_number(value: object) -> bool:
@@ -563,7 +563,7 @@ def _is_pattern(text: object) -> bool:
     return True
 
 
-def unknown_word(config: ConfigDict, dotted: str) -> str | None:
+def unknown_key(config: ConfigDict, dotted: str) -> str | None:
     """A sentence about the first part of `dotted` the config does not have; None if it has it all.
 
     Args:

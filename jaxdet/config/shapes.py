@@ -23,15 +23,17 @@ def shapes_detector(initialisation: str, *, epochs: float) -> ConfigDict:
     config = benchmark(
         "tiny", initialisation, lr=3e-3, weight_decay=0.05, drop_path=0.0, epochs=epochs
     )
-    config.canvas = 64
+    config.image_size = 64
     config.batch_size = 8
     config.eval_batch_size = 20
     config.log_every_seconds = 15.0
-    config.data.update(name="shapes", slots=8, mask_size=28, scale_range=(0.75, 1.25), threads=1)
+    config.data.update(
+        name="shapes", max_instances=8, mask_size=28, scale_range=(0.75, 1.25), threads=1
+    )
     config.data.shapes.update(train_images=2000, val_images=100, image_size=96)
     config.model.dtype = "float32"
     config.model.vit.update(
-        **ENCODER, pretrain_grid=GRID, window=4, global_blocks=(1, 3), taps=(0, 1, 2, 3)
+        **ENCODER, pretrain_grid=GRID, window=4, global_blocks=(1, 3), out_indices=(0, 1, 2, 3)
     )
     config.model.pyramid.channels = 32
     config.model.heads.update(

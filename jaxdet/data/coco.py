@@ -20,7 +20,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from jaxdet.data.dataset import RLE, Category, Example, Polygons
-from jaxdet.data.image import LARGEST_IMAGE, EncodedPicture
+from jaxdet.data.image import LARGEST_IMAGE, EncodedImage
 from jaxdet.data.rle import compressed_rle
 from jaxdet.errors import UserError
 
@@ -223,7 +223,7 @@ class CocoDataset:
         objects = self._objects(index)
         path, hw = self.file(index)
         return Example(
-            picture=EncodedPicture(hw, path, str(path), str(self._annotations_path)),
+            picture=EncodedImage(hw, path, str(path), str(self._annotations_path)),
             image_id=self.image_ids[index],
             boxes=self._boxes[objects],
             labels=self._labels[objects],

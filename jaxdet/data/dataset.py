@@ -23,7 +23,7 @@ class Category(NamedTuple):
     name: str
 
 
-class Picture(Protocol):
+class LazyImage(Protocol):
     """An image that knows its size and is decoded when asked.
 
     Attributes:
@@ -68,7 +68,7 @@ class Example:
         masks: one per object, polygons or run-length encoded.
     """
 
-    picture: Picture
+    picture: LazyImage
     image_id: int
     boxes: np.ndarray
     labels: np.ndarray

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from jaxdet.data.dataset import Picture
+from jaxdet.data.dataset import LazyImage
 from jaxdet.errors import UserError
 
 LARGEST_IMAGE = 80_000_000
@@ -33,7 +33,7 @@ def is_named_image(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and path.is_file()
 
 
-class ArrayPicture:
+class ArrayImage:
     """Pixels that are there already: uint8 [height, width, 3], RGB."""
 
     def __init__(self, pixels: np.ndarray):
@@ -48,7 +48,7 @@ class ArrayPicture:
 
 
 @dataclass(frozen=True)
-class EncodedPicture:
+class EncodedImage:
     """An image file, on disk or its bytes.
 
     The orientation note that cameras leave in the file (EXIF) is not followed, as COCO's boxes are
@@ -107,7 +107,7 @@ class EncodedPicture:
             )
 
 
-def open_picture(path: Path) -> Picture:
+def open_image(path: Path) -> LazyImage:
     """An image file that no annotations list.
 
     It is turned upright where the camera noted that it lies (EXIF), as nobody refers to its stored
@@ -123,7 +123,7 @@ def open_picture(path: Path) -> Picture:
             hw = (image.height, image.width)
             is_small = hw[0] * hw[1] <= LARGEST_IMAGE
             if is_small and _orientation(image) != 1:
-                return ArrayPicture(np.asarray(_to_rgb(ImageOps.exif_transpose(image))))
+                return ArrayImage(np.asarray(_to_rgb(ImageOps.exif_transpose(image))))
     except UnidentifiedImageError as error:
         raise UserError(f"{path} is no image of {', '.join(IMAGE_FORMATS)}") from error
     except Exception as error:  # as in EncodedPicture
@@ -134,27 +134,27 @@ def open_picture(path: Path) -> Picture:
             f"{path} has {hw[0]} x {hw[1]} pixels, more than the {LARGEST_IMAGE} that are decoded; "
             "scale it down"
         )
-    return EncodedPicture(hw, content, str(path), "the pictures given")
+    return EncodedImage(hw, content, str(path), "the pictures given")
 
 
-def as_picture(source: Source | Picture) -> Picture:
+def as_image(source: Source | LazyImage) -> LazyImage:
     """A picture of what people have; files as by `open_picture`.
 
     Raises:
         UserError: it is no picture.
     """
     if isinstance(source, str | Path):
-        return open_picture(Path(source))
+        return open_image(Path(source))
     if isinstance(source, Image.Image):
-        return ArrayPicture(np.asarray(_to_rgb(ImageOps.exif_transpose(source))))
+        return ArrayImage(np.asarray(_to_rgb(ImageOps.exif_transpose(source))))
     if isinstance(source, np.ndarray):
         if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3 or not source.size:
             raise UserError(
                 f"an array of {source.dtype} {list(source.shape)} is no picture; give uint8 "
                 "[height, width, 3], RGB"
             )
-        return ArrayPicture(source)
-    if isinstance(source, ArrayPicture | EncodedPicture):
+        return ArrayImage(source)
+    if isinstance(source, ArrayImage | EncodedImage):
         return source
     raise UserError(
         f"a {type(source).__name__} is no picture; give a path, an array or Pillow's image"

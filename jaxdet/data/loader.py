@@ -20,7 +20,7 @@ import numpy as np
 from absl import flags
 
 from jaxdet.data.dataset import DetectionDataset, Example
-from jaxdet.data.image import ArrayPicture
+from jaxdet.data.image import ArrayImage
 from jaxdet.data.lsj import fit_placement, place_image, place_objects, sample_placement
 from jaxdet.data.multiscale import Multiscale
 from jaxdet.errors import UserError
@@ -39,8 +39,8 @@ def train_batches(
     dataset: DetectionDataset,
     *,
     batch_size: int,
-    canvas: int,
-    slots: int,
+    image_size: int,
+    max_instances: int,
     mask_size: int,
     scale_range: tuple[float, float] = (0.1, 2.0),
     flip: bool = True,
@@ -93,7 +93,9 @@ def train_batches(
         .seed(seed)
         .shuffle()
         .repeat()
-        .random_map(_TrainingExample(canvas, slots, mask_size, scale_range, flip, multiscale))
+        .random_map(
+            _TrainingExample(image_size, max_instances, mask_size, scale_range, flip, multiscale)
+        )
     )
     return endless_batches(
         stream,
@@ -133,7 +135,7 @@ def eval_batches(
     dataset: DetectionDataset,
     *,
     batch_size: int,
-    canvas: int,
+    image_size: int,
     multiscale: Multiscale | None = None,
     threads: int = 8,
     workers: int = 0,
@@ -166,7 +168,7 @@ def eval_batches(
     local_batch = _local_batch(batch_size, process_count)
     steps = math.ceil(len(dataset) / batch_size)
     stream = grain.MapDataset.range(steps * batch_size).map(
-        _EvaluationExample(dataset, canvas, multiscale)
+        _EvaluationExample(dataset, image_size, multiscale)
     )
     rows = grain.MapDataset.range(steps * local_batch).map(
         _HostRow(stream, batch_size, process_index, process_count)
@@ -188,8 +190,8 @@ class _Subset:
 
 @dataclass(frozen=True)
 class _TrainingExample(grain.transforms.RandomMap):
-    canvas: int
-    slots: int
+    image_size: int
+    max_instances: int
     mask_size: int
     scale_range: tuple[float, float]
     flip: bool
@@ -199,23 +201,23 @@ class _TrainingExample(grain.transforms.RandomMap):
         hw = example.picture.hw
         # Detectron2 pads with a colour, and the padding belongs to the image; MMDetection pads
         # with nothing.
-        image_hw = (self.canvas, self.canvas)
+        image_hw = (self.image_size, self.image_size)
         if self.multiscale is None:
-            placement = sample_placement(rng, *hw, self.canvas, self.scale_range, self.flip)
+            placement = sample_placement(rng, *hw, self.image_size, self.scale_range, self.flip)
         else:
             placement = self.multiscale.sample(rng, *hw, self.flip)
-            image_hw = placement.visible_hw(self.canvas)
-        boxes, labels, masks = place_objects(example, placement, self.canvas, self.mask_size)
-        if len(boxes) > self.slots:
-            kept = rng.permutation(len(boxes))[: self.slots]
+            image_hw = placement.visible_hw(self.image_size)
+        boxes, labels, masks = place_objects(example, placement, self.image_size, self.mask_size)
+        if len(boxes) > self.max_instances:
+            kept = rng.permutation(len(boxes))[: self.max_instances]
             boxes, labels, masks = boxes[kept], labels[kept], masks[kept]
         return {
-            "image": place_image(example.picture, placement, self.canvas, TRAINING_PAD),
+            "image": place_image(example.picture, placement, self.image_size, TRAINING_PAD),
             "image_hw": np.array(image_hw, np.int32),
-            "boxes": _pad_rows(boxes, self.slots),
-            "labels": _pad_rows(labels, self.slots),
-            "masks": _pad_rows(masks, self.slots),
-            "valid": np.arange(self.slots) < len(boxes),
+            "boxes": _pad_rows(boxes, self.max_instances),
+            "labels": _pad_rows(labels, self.max_instances),
+            "masks": _pad_rows(masks, self.max_instances),
+            "valid": np.arange(self.max_instances) < len(boxes),
             "image_id": np.int64(example.image_id),
         }
 
@@ -223,7 +225,7 @@ class _TrainingExample(grain.transforms.RandomMap):
 @dataclass(frozen=True)
 class _EvaluationExample(grain.transforms.Map):
     dataset: DetectionDataset
-    canvas: int
+    image_size: int
     multiscale: Multiscale | None = None
 
     def map(self, index: int) -> Batch:
@@ -232,14 +234,14 @@ class _EvaluationExample(grain.transforms.Map):
             example = self.dataset[int(index)]
             picture, image_id = example.picture, example.image_id
         else:
-            nothing = np.zeros((self.canvas, self.canvas, 3), np.uint8)
-            picture, image_id = ArrayPicture(nothing), PADDING_IMAGE_ID
+            nothing = np.zeros((self.image_size, self.image_size, 3), np.uint8)
+            picture, image_id = ArrayImage(nothing), PADDING_IMAGE_ID
         if self.multiscale is None:
-            placement = fit_placement(*picture.hw, self.canvas)
+            placement = fit_placement(*picture.hw, self.image_size)
         else:
             placement = self.multiscale.fit(*picture.hw)
         return {
-            "image": place_image(picture, placement, self.canvas, EVALUATION_PAD),
+            "image": place_image(picture, placement, self.image_size, EVALUATION_PAD),
             "image_hw": np.array(placement.resized_hw, np.int32),
             "original_hw": np.array(placement.image_hw, np.int32),
             "image_id": np.int64(image_id),

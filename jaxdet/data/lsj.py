@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from jaxdet.data.dataset import RLE, Example, Picture, Polygons
+from jaxdet.data.dataset import RLE, Example, LazyImage, Polygons
 from jaxdet.data.resize import enlarge, resample
 
 SMALLEST_SIDE = 1e-5
@@ -90,7 +90,7 @@ def fit_placement(height: int, width: int, canvas: int) -> Placement:
     return Placement((height, width), resized_hw, False, (0, 0))
 
 
-def place_image(picture: Picture, placement: Placement, canvas: int, pad: int) -> np.ndarray:
+def place_image(picture: LazyImage, placement: Placement, canvas: int, pad: int) -> np.ndarray:
     """Resizes what the canvas shows of a picture, antialiased bilinearly, and pads the rest.
 
     Args:

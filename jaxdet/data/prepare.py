@@ -9,7 +9,7 @@ of their files, outlines as JSON text (polygons or run-length codes), crowd flag
 reads it without TensorFlow and without tensorflow-datasets.
 
 Shards are written side by side by worker processes, each whole or not at all; after an
-interruption the same command goes on where it stopped. Every image is decoded once on the way, and
+interruption the same command resumes where it stopped. Every image is decoded once on the way, and
 at the end every shard is counted and its checksum compared with what was written.
 """
 
@@ -35,7 +35,7 @@ from tqdm import tqdm
 
 from jaxdet.data.coco import CocoDataset, find_coco
 from jaxdet.data.dataset import RLE
-from jaxdet.data.image import EncodedPicture
+from jaxdet.data.image import EncodedImage
 from jaxdet.data.prepared import (
     NAME,
     VERSION,
@@ -247,7 +247,7 @@ def _read_whole(entry: Entry, annotations: str) -> bytes:
             f"{entry.path} cannot be read ({error.strerror}); replace the file, or remove it from "
             f"{annotations}"
         ) from error
-    EncodedPicture(entry.hw, content, str(entry.path), annotations).pixels()
+    EncodedImage(entry.hw, content, str(entry.path), annotations).pixels()
     return content
 
 
@@ -386,7 +386,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
+        print("interrupted; the same command resumes where it stopped", file=sys.stderr)
         return 130
     print(f"train on it with --config.data.root={options.target}")
     return 0

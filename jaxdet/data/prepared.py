@@ -16,7 +16,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 
 from jaxdet.data.dataset import RLE, Category, Example, Polygons
-from jaxdet.data.image import EncodedPicture
+from jaxdet.data.image import EncodedImage
 from jaxdet.errors import UserError
 
 NAME = "coco_instances"
@@ -105,7 +105,7 @@ class PreparedDataset:
         is_usable = np.all(boxes[:, 2:] > boxes[:, :2], axis=1) if len(boxes) else boxes
         usable = [number for number in usable if is_usable[number]]
         return Example(
-            picture=EncodedPicture(
+            picture=EncodedImage(
                 tuple(self._sizes[index].tolist()),
                 features["image"][0],
                 f"{features['image/file_name'][0].decode()} in {where}",

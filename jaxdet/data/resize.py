@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from jaxdet.data.dataset import Picture
+from jaxdet.data.dataset import LazyImage
 
 # Worker threads and processes share out the work; OpenCV's own threads would only get in the way.
 cv2.setNumThreads(0)
@@ -88,7 +88,7 @@ def enlarge(
 
 
 def resample(
-    picture: Picture, box: tuple[float, float, float, float], hw: tuple[int, int]
+    picture: LazyImage, box: tuple[float, float, float, float], hw: tuple[int, int]
 ) -> np.ndarray:
     """A part of a picture at another size, antialiased.
 

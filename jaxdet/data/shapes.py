@@ -25,7 +25,7 @@ from PIL import Image, ImageDraw
 from pycocotools import mask as mask_api
 
 from jaxdet.data.dataset import RLE, Category, Example
-from jaxdet.data.image import ArrayPicture
+from jaxdet.data.image import ArrayImage
 from jaxdet.errors import UserError
 
 MAX_OBJECTS = 5
@@ -98,7 +98,7 @@ class ShapesDataset:
         rng = self._generator(index)
         scene = _compose(rng, self._image_size)
         return Example(
-            picture=ArrayPicture(_paint(rng, scene)),
+            picture=ArrayImage(_paint(rng, scene)),
             image_id=self.image_ids[index],
             boxes=scene.boxes(),
             labels=np.array([shape.label for shape in scene.shapes], np.int32),

@@ -40,7 +40,7 @@ def samples(config: ConfigDict) -> np.ndarray:
         dataset,
         batch_size=1,
         canvas=config.canvas,
-        slots=config.data.slots,
+        max_instances=config.data.max_instances,
         mask_size=config.data.mask_size,
         scale_range=tuple(config.data.scale_range),
         flip=config.data.flip,

@@ -12,13 +12,13 @@ import grain
 import numpy as np
 from PIL import Image
 
-from jaxdet.data.dataset import Picture
+from jaxdet.data.dataset import LazyImage
 from jaxdet.data.image import (
     IMAGE_FORMATS,
     LARGEST_IMAGE,
     SUFFIXES,
-    ArrayPicture,
-    EncodedPicture,
+    ArrayImage,
+    EncodedImage,
     is_named_image,
 )
 from jaxdet.data.loader import Batch, endless_batches
@@ -33,7 +33,7 @@ ASPECT_RATIOS = (3 / 4, 4 / 3)
 CROP_ATTEMPTS = 10
 
 
-def open_pictures(data: ConfigDict) -> Sequence[Picture]:
+def open_images(data: ConfigDict) -> Sequence[LazyImage]:
     """The images that `config.data` of a pre-training names.
 
     Raises:
@@ -66,10 +66,10 @@ class DrawnPictures(Sequence):
     def __len__(self) -> int:
         return len(self._dataset)
 
-    def __getitem__(self, index: int) -> Picture:
+    def __getitem__(self, index: int) -> LazyImage:
         if index not in self._drawn:
             self._drawn[index] = self._dataset[index].image
-        return ArrayPicture(self._drawn[index])
+        return ArrayImage(self._drawn[index])
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class ImageFolder(Sequence):
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> Picture:
+    def __getitem__(self, index: int) -> LazyImage:
         path = self.paths[index]
         try:
             with Image.open(path, formats=IMAGE_FORMATS) as image:
@@ -96,11 +96,11 @@ class ImageFolder(Sequence):
                 f"{path} has {width} x {height} pixels, more than the {LARGEST_IMAGE} allowed; "
                 "make it smaller, or remove it"
             )
-        return EncodedPicture((height, width), path, str(path), "the folder")
+        return EncodedImage((height, width), path, str(path), "the folder")
 
 
 def crop_batches(
-    pictures: Sequence[Picture],
+    pictures: Sequence[LazyImage],
     *,
     batch_size: int,
     image_size: int,
@@ -140,7 +140,7 @@ class _Crop(grain.transforms.RandomMap):
     crop_area: tuple[float, float]
     flip: bool
 
-    def random_map(self, picture: Picture, rng: np.random.Generator) -> Batch:
+    def random_map(self, picture: LazyImage, rng: np.random.Generator) -> Batch:
         box = sample_crop(rng, *picture.hw, self.crop_area)
         # MAE's code resizes bicubically, the detectors bilinearly.
         image = resample(picture, box, (self.image_size, self.image_size))

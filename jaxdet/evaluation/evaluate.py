@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +20,7 @@ from pycocotools import mask as rle
 
 from jaxdet import __version__, parallel
 from jaxdet.config.mask_rcnn import config_digest
+from jaxdet.config.roles import TEST_KEYS, difference
 from jaxdet.data.loader import eval_batches
 from jaxdet.data.rle import compressed_rle
 from jaxdet.data.source import multiscale_of
@@ -29,32 +29,19 @@ from jaxdet.evaluation.coco import IOU_TYPES, check_novel, evaluate_coco, split_
 from jaxdet.evaluation.submission import read_detections
 from jaxdet.evaluation.table import KINDS, category_table, points, tide_lines
 from jaxdet.evaluation.tide import evaluate_tide
-from jaxdet.files import whole_file
+from jaxdet.files import atomic_write, without_nan, write_json
 from jaxdet.inference.coco_results import Results, coco_results, result_workers
 from jaxdet.inference.prediction import DRAWN_SCORE
-from jaxdet.models.build import Functional, Tree, parameter_count
+from jaxdet.models.build import StatelessModel, Tree, parameter_count
 from jaxdet.models.mask_rcnn import Detections
 from jaxdet.training.checkpoint import Checkpoints, abstract, digest
-from jaxdet.training.experiment import Experiment, difference
+from jaxdet.training.experiment import Experiment
 from jaxdet.visualize import contact_sheet, draw_detections
 from jaxdet.weights.load import load_detector
 
 Metrics = dict[str, Any]
 
-TEST_WORDS = (
-    "test_pre_nms",
-    "test_post_nms",
-    "score_threshold",
-    "nms",
-    "nms_threshold",
-    "nms_sigma",
-    "nms_min_score",
-    "detections",
-    "max_candidates",
-)
-"""Words of config.model.detector that a trained detector may be evaluated with others of."""
-
-PICTURED_IMAGES = 8
+DRAWN_IMAGES = 8
 
 
 class Evaluation(NamedTuple):
@@ -80,7 +67,7 @@ class Subject(NamedTuple):
         kind: one of "checkpoint", "converted detector" and "file of detections".
         path: the checkpoint or file it came from.
         sha256: of its arrays (`jaxdet.training.checkpoint.digest`), or of a file of detections.
-        config: the complete config it was trained with, its TEST_WORDS as evaluated.
+        config: the complete config it was trained with, its TEST_KEYS as evaluated.
         init: name and SHA-256 of the original of the weights it started from.
         step, epochs, train_images: of its training, where that was a run's.
     """
@@ -96,12 +83,12 @@ class Subject(NamedTuple):
 
 
 def detect_function(
-    functional: Functional, mesh: jax.sharding.Mesh
+    stateless: StatelessModel, mesh: jax.sharding.Mesh
 ) -> Callable[[Tree, Tree, dict[str, jax.Array]], Detections]:
     """The detector of parameters and batch statistics on a batch, compiled at its first call."""
 
     def detect(params: Tree, stats: Tree, batch: dict[str, jax.Array]) -> Detections:
-        return functional.bind(params, stats).detect(batch)
+        return stateless.bind(params, stats).detect(batch)
 
     return jax.jit(detect, out_shardings=parallel.split_batch(mesh))
 
@@ -114,7 +101,7 @@ class Evaluator:
             {category.name for category in experiment.val_set.categories},
             experiment.config.few_shot.novel,
         )
-        self._detect = detect_function(experiment.functional, experiment.mesh)
+        self._detect = detect_function(experiment.stateless, experiment.mesh)
         self._experiment = experiment
         self._is_compiled = False
 
@@ -187,7 +174,7 @@ class Evaluator:
         for host in eval_batches(
             self._experiment.val_set,
             batch_size=config.eval_batch_size,
-            canvas=config.canvas,
+            image_size=config.image_size,
             multiscale=multiscale_of(config.data),
             threads=config.data.threads,
             workers=config.data.workers,
@@ -234,10 +221,12 @@ def evaluate(experiment: Experiment) -> Metrics:
         if step is None:
             raise UserError(f"{folder} holds no checkpoint yet; train first")
         stored, given = checkpoints.meta(step), experiment.identity
-        free = {f"config.model.detector.{word}" for word in TEST_WORDS}
+        free = {f"config.model.detector.{word}" for word in TEST_KEYS}
         changed = (
             difference(stored["config"]["model"], given["config"]["model"], "config.model", free)
-            or difference(stored["config"]["canvas"], given["config"]["canvas"], "config.canvas")
+            or difference(
+                stored["config"]["image_size"], given["config"]["image_size"], "config.image_size"
+            )
             or difference(stored["categories"], given["categories"], "categories")
         )
         if changed:
@@ -247,11 +236,11 @@ def evaluate(experiment: Experiment) -> Metrics:
             )
         if parallel.is_main():
             print(experiment.val_set.summary())
-        params, stats = experiment.functional.abstract
+        params, stats = experiment.stateless.abstract
         target = abstract({"params": params, "stats": stats}, parallel.replicated(experiment.mesh))
         state = checkpoints.restore(step, target)
     evaluation = Evaluator(experiment)(state["params"], state["stats"])
-    for word in TEST_WORDS:
+    for word in TEST_KEYS:
         stored["config"]["model"]["detector"][word] = given["config"]["model"]["detector"][word]
     subject = trained_subject(experiment, stored, state["params"], state["stats"])
     if parallel.is_main():
@@ -292,7 +281,7 @@ def _origin(workdir: Path) -> dict[str, str] | None:
 def _evaluate_converted(experiment: Experiment) -> Metrics:
     """Evaluates the converted detector that config.init names."""
     path = Path(experiment.config.init)
-    params, stats, origin = load_detector(experiment.config, *experiment.functional.abstract)
+    params, stats, origin = load_detector(experiment.config, *experiment.stateless.abstract)
     params, stats = jax.device_put((params, stats), parallel.replicated(experiment.mesh))
     if parallel.is_main():
         print(experiment.val_set.summary())
@@ -360,7 +349,7 @@ def report(experiment: Experiment, subject: Subject, evaluation: Evaluation) -> 
         "epochs": subject.epochs,
         "images": {"train": subject.train_images, "val": images},
         "metrics": without_nan(metrics),
-        "parameters": parameter_count(experiment.functional.abstract[0]) if is_ours else None,
+        "parameters": parameter_count(experiment.stateless.abstract[0]) if is_ours else None,
         "checkpoint": str(subject.path),
         "checkpoint_sha256": subject.sha256,
         "init": subject.init,
@@ -421,7 +410,7 @@ def draw_samples(experiment: Experiment, results: Results, path: Path) -> None:
     names = [category.name for category in dataset.categories]
     label_of = {category.id: label for label, category in enumerate(dataset.categories)}
     pictures = []
-    for index in range(min(PICTURED_IMAGES, len(dataset))):
+    for index in range(min(DRAWN_IMAGES, len(dataset))):
         example = dataset[index]
         found = [
             result
@@ -447,23 +436,5 @@ def draw_samples(experiment: Experiment, results: Results, path: Path) -> None:
                 names,
             )
         )
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         Image.fromarray(contact_sheet(pictures, columns=4)).save(partial, "PNG")
-
-
-def write_json(path: Path, content: Any, indent: int | None = None) -> None:
-    """Writes a file whole or not at all.
-
-    Raises:
-        UserError: the file cannot be written.
-    """
-    text = json.dumps(content, indent=indent, allow_nan=False) + "\n"
-    with whole_file(path) as partial:
-        partial.write_text(text, encoding="utf-8")
-
-
-def without_nan(tree: Any) -> Any:
-    """The same nested dictionaries with None for every number that is not finite."""
-    if isinstance(tree, dict):
-        return {name: without_nan(value) for name, value in tree.items()}
-    return None if isinstance(tree, float) and not math.isfinite(tree) else tree

@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw
 from jaxdet.data.image import Source
 from jaxdet.data.loader import Batch
 from jaxdet.inference.detector import Detector
-from jaxdet.models.build import Functional, Tree
+from jaxdet.models.build import StatelessModel, Tree
 
 ATTENTION_COLOUR = (255, 190, 30)
 QUERY_COLOUR = (230, 57, 70)
@@ -30,7 +30,7 @@ GRID_COLOUR = (255, 255, 255)
 def feature_pyramid(detector: Detector, image: Source) -> list[Float[np.ndarray, "h w channels"]]:
     """P2 ... P6 of a picture on its canvas."""
     batch = detector.prepare(image)
-    maps = _pyramid(detector.functional, detector.params, detector.stats, batch)
+    maps = _pyramid(detector.stateless, detector.params, detector.stats, batch)
     return [np.asarray(level[0], np.float32) for level in maps]
 
 
@@ -43,21 +43,21 @@ def attention_weights(
         block: 0-based position; of its windows the order is row by row.
     """
     batch = detector.prepare(image)
-    weights = _weights(detector.functional, detector.params, detector.stats, batch, block)
+    weights = _weights(detector.stateless, detector.params, detector.stats, batch, block)
     return np.asarray(weights)
 
 
 @partial(jax.jit, static_argnums=0)
-def _pyramid(functional: Functional, params: Tree, stats: Tree, batch: Batch) -> list[jax.Array]:
-    model = functional.bind(params, stats)
+def _pyramid(stateless: StatelessModel, params: Tree, stats: Tree, batch: Batch) -> list[jax.Array]:
+    model = stateless.bind(params, stats)
     return model.features(batch["image"], batch["image_hw"]).pyramid
 
 
 @partial(jax.jit, static_argnums=(0, 4))
 def _weights(
-    functional: Functional, params: Tree, stats: Tree, batch: Batch, block: int
+    stateless: StatelessModel, params: Tree, stats: Tree, batch: Batch, block: int
 ) -> jax.Array:
-    model = functional.bind(params, stats)
+    model = stateless.bind(params, stats)
     images = model.normalise(batch["image"], batch["image_hw"])
     return model.backbone.attention_weights(images, block)
 

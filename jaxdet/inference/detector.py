@@ -18,17 +18,17 @@ from ml_collections import ConfigDict
 
 from jaxdet import parallel
 from jaxdet.config.mask_rcnn import benchmark, check
-from jaxdet.data.dataset import Category, Example, Picture
-from jaxdet.data.image import Source, as_picture
+from jaxdet.config.roles import difference
+from jaxdet.data.dataset import Category, Example, LazyImage
+from jaxdet.data.image import Source, as_image
 from jaxdet.data.loader import Batch, eval_batches
 from jaxdet.data.source import multiscale_of
 from jaxdet.errors import UserError
 from jaxdet.evaluation.evaluate import detect_function
 from jaxdet.inference.coco_results import Results, coco_results
 from jaxdet.inference.prediction import Prediction
-from jaxdet.models.build import Functional, Tree, build_detector
+from jaxdet.models.build import StatelessModel, Tree, build_detector
 from jaxdet.training.checkpoint import Checkpoints, abstract
-from jaxdet.training.experiment import difference
 from jaxdet.weights.load import load_detector, read_weights
 
 
@@ -49,16 +49,16 @@ class Detector:
         categories: Sequence[Category],
         params: Tree,
         stats: Tree,
-        functional: Functional,
+        stateless: StatelessModel,
         mesh: jax.sharding.Mesh,
         batch: int,
     ):
         self.config = config
         self.categories = tuple(categories)
         self.params, self.stats = params, stats
-        self.functional, self.mesh = functional, mesh
+        self.stateless, self.mesh = stateless, mesh
         self.batch = batch
-        self._detect = detect_function(functional, mesh)
+        self._detect = detect_function(stateless, mesh)
 
     def predict(self, images: Source | Sequence[Source]) -> Prediction | list[Prediction]:
         """What is found on a picture, or on each of a list of them.
@@ -71,7 +71,7 @@ class Detector:
         """
         if not isinstance(images, list | tuple):
             return self.predict([images])[0]
-        pictures = [as_picture(image) for image in images]
+        pictures = [as_image(image) for image in images]
         pixels = [picture.pixels() for picture in pictures]
         found: list[Results] = [[] for _ in pictures]
         for result in self._results(pictures):
@@ -83,10 +83,10 @@ class Detector:
 
     def prepare(self, image: Source) -> Batch:
         """A picture as the model takes it: image uint8 [1, canvas, canvas, 3], image_hw [1, 2]."""
-        (host,) = self._batches([as_picture(image)], 1)
+        (host,) = self._batches([as_image(image)], 1)
         return {name: host[name] for name in ("image", "image_hw")}
 
-    def _results(self, pictures: list[Picture]) -> Iterator[dict[str, Any]]:
+    def _results(self, pictures: list[LazyImage]) -> Iterator[dict[str, Any]]:
         """Detections in COCO's result layout; image_id is the position of the picture."""
         category_ids = [category.id for category in self.categories]
         for host in self._batches(pictures, self.batch):
@@ -96,12 +96,12 @@ class Detector:
             rows = parallel.local_rows(detections)._asdict()
             yield from coco_results(rows, host, category_ids)
 
-    def _batches(self, pictures: list[Picture], batch: int) -> Iterator[Batch]:
+    def _batches(self, pictures: list[LazyImage], batch: int) -> Iterator[Batch]:
         """The pictures as evaluation prepares them."""
         return eval_batches(
             _Unlabelled(pictures),
             batch_size=batch,
-            canvas=self.config.canvas,
+            image_size=self.config.image_size,
             multiscale=multiscale_of(self.config.data),
             threads=self.config.data.threads,
         )
@@ -111,7 +111,7 @@ class Detector:
 class _Unlabelled:
     """Pictures as evaluation reads a dataset's; their ids are their positions."""
 
-    pictures: list[Picture]
+    pictures: list[LazyImage]
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -139,11 +139,11 @@ def load(workdir: str | Path, *, batch: int = 1) -> Detector:
         if step is None:
             raise UserError(f"{folder} holds no checkpoint yet; train first")
         config, categories = _described(checkpoints.meta(step), folder / str(step))
-        functional, mesh, batch = _build(config, len(categories), batch)
-        params, stats = functional.abstract
+        stateless, mesh, batch = _build(config, len(categories), batch)
+        params, stats = stateless.abstract
         target = abstract({"params": params, "stats": stats}, parallel.replicated(mesh))
         state = checkpoints.restore(step, target)
-    return Detector(config, categories, state["params"], state["stats"], functional, mesh, batch)
+    return Detector(config, categories, state["params"], state["stats"], stateless, mesh, batch)
 
 
 def load_converted(
@@ -176,22 +176,22 @@ def load_converted(
             f"{init} knows {count} classes and {len(categories)} categories are given; give the "
             "list that it was trained on"
         )
-    functional, mesh, batch = _build(config, len(categories), batch)
-    params, stats, _ = load_detector(config, *functional.abstract)
+    stateless, mesh, batch = _build(config, len(categories), batch)
+    params, stats, _ = load_detector(config, *stateless.abstract)
     params, stats = jax.device_put((params, stats), parallel.replicated(mesh))
-    return Detector(config, categories, params, stats, functional, mesh, batch)
+    return Detector(config, categories, params, stats, stateless, mesh, batch)
 
 
 def _build(
     config: ConfigDict, num_classes: int, batch: int
-) -> tuple[Functional, jax.sharding.Mesh, int]:
+) -> tuple[StatelessModel, jax.sharding.Mesh, int]:
     """The model on all devices, and the batch as a multiple of their number."""
     if batch < 1:
         raise UserError(f"a batch of {batch} pictures cannot be; give at least 1")
     batch = -(-batch // jax.device_count()) * jax.device_count()
     mesh = parallel.data_mesh(batch, batch)
-    functional = Functional(lambda rngs: build_detector(config, num_classes, rngs, mesh))
-    return functional, mesh, batch
+    stateless = StatelessModel(lambda rngs: build_detector(config, num_classes, rngs, mesh))
+    return stateless, mesh, batch
 
 
 def _described(meta: Any, checkpoint: Path) -> tuple[ConfigDict, list[Category]]:

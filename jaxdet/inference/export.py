@@ -17,9 +17,9 @@ import jax.numpy as jnp
 from jax import export
 
 from jaxdet.errors import UserError
-from jaxdet.files import whole_file
+from jaxdet.files import atomic_write
 from jaxdet.inference.detector import Detector
-from jaxdet.models.build import Functional, build_detector
+from jaxdet.models.build import StatelessModel, build_detector
 
 LARGEST_BYTES = 2**31
 """What JAX writes through flatbuffers, whose sizes are signed 32-bit numbers."""
@@ -47,15 +47,15 @@ def export_detector(detector: Detector, batch: int) -> bytes:
             f"than {LARGEST_BYTES / 1e9:.2f}; export a smaller detector"
         )
     # Built anew, because the detector's own model is made for all devices of this machine.
-    functional = Functional(lambda rngs: build_detector(config, len(detector.categories), rngs))
+    stateless = StatelessModel(lambda rngs: build_detector(config, len(detector.categories), rngs))
 
     def detect(image: jax.Array, image_hw: jax.Array) -> dict[str, jax.Array]:
-        model = functional.bind(params, stats)
+        model = stateless.bind(params, stats)
         found = model.detect({"image": image, "image_hw": image_hw})._asdict()
         return {name: value for name, value in found.items() if value is not None}
 
     shapes = (
-        jax.ShapeDtypeStruct((batch, config.canvas, config.canvas, 3), jnp.uint8),
+        jax.ShapeDtypeStruct((batch, config.image_size, config.image_size, 3), jnp.uint8),
         jax.ShapeDtypeStruct((batch, 2), jnp.int32),
     )
     # cuDNN's attention is a call of NVIDIA's library; everything else is StableHLO.
@@ -76,9 +76,9 @@ def write_exported(detector: Detector, batch: int, path: Path) -> None:
         UserError: it cannot be written.
     """
     content = export_detector(detector, batch)
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_bytes(content)
-    side = detector.config.canvas
+    side = detector.config.image_size
     print(
         f"{path}, {len(content) / 1e6:.1f} MB: call(image uint8 [{batch}, {side}, {side}, 3], "
         f"image_hw int32 [{batch}, 2])"

@@ -1,4 +1,4 @@
-"""How what concerns single images runs over a batch: side by side on the devices, or in parts."""
+"""How what concerns single images runs over a batch: side by side, or in microbatches."""
 
 from __future__ import annotations
 
@@ -30,43 +30,45 @@ def per_image(function: Callable[..., Any], mesh: Mesh | None) -> Callable[..., 
     return jax.shard_map(mapped, mesh=mesh, in_specs=split, out_specs=split, check_vma=False)
 
 
-def split_parts(tree: Any, parts: int) -> Any:
-    """Arrays [n, ...] as [parts, n / parts, ...]; part p holds rows p, p + parts, ...
+def split_microbatches(tree: Any, microbatches: int) -> Any:
+    """Arrays [n, ...] as [m, n / m, ...]; microbatch i holds rows i, i + m, ...
 
-    Taken that way, every part of a batch that is spread over devices is spread over all of them.
+    So that a microbatch of a batch spread over devices is spread over all of them.
     """
     return jax.tree.map(
-        lambda a: a.reshape(a.shape[0] // parts, parts, *a.shape[1:]).swapaxes(0, 1), tree
+        lambda a: a.reshape(a.shape[0] // microbatches, microbatches, *a.shape[1:]).swapaxes(0, 1),
+        tree,
     )
 
 
-def join_parts(tree: Any) -> Any:
-    """Undoes `split_parts`."""
+def join_microbatches(tree: Any) -> Any:
+    """Undoes `split_microbatches`."""
     return jax.tree.map(lambda a: a.swapaxes(0, 1).reshape(-1, *a.shape[2:]), tree)
 
 
-def in_parts(function: Callable[..., Any], parts: int, *arrays: Any) -> Any:
-    """`function(*arrays)` for a function that treats images apart, one part after the other.
+def in_microbatches(function: Callable[..., Any], microbatches: int, *arrays: Any) -> Any:
+    """`function(*arrays)` for a function that treats images apart, one microbatch after the other.
 
-    Of each part only what goes in and comes out is kept for the gradient; the rest is computed
-    again when it is needed.
+    Of each only what goes in and comes out is kept for the gradient; the rest is computed again.
 
     Args:
         function: of trees of arrays [n, ...], to such trees.
-        parts: divides n.
+        microbatches: divides n.
     """
-    if parts == 1:
+    if microbatches == 1:
         return function(*arrays)
     checkpointed = jax.checkpoint(function)
-    return join_parts(jax.lax.map(lambda part: checkpointed(*part), split_parts(arrays, parts)))
+    return join_microbatches(
+        jax.lax.map(lambda part: checkpointed(*part), split_microbatches(arrays, microbatches))
+    )
 
 
 def in_chunks(function: Callable[..., Any], chunks: int, *arrays: Any) -> Any:
     """`function(*arrays)` for a function that treats the entries of each image apart, one chunk of
     them after the other.
 
-    As with `in_parts`, what lies between a chunk's inputs and outputs is computed again for the
-    gradient.
+    As with `in_microbatches`, what lies between a chunk's inputs and outputs is computed again for
+    the gradient.
 
     Args:
         function: of trees of arrays [n, entries, ...], to such trees.

@@ -46,14 +46,14 @@ def build_detector(
     """
     model = config.model
     if model.vit.attention == "cudnn":
-        vit, grid = model.vit, config.canvas // model.vit.patch
+        vit, grid = model.vit, config.image_size // model.vit.patch
         sides = [grid if block in vit.global_blocks else vit.window for block in range(vit.depth)]
         require_cudnn(vit.width // vit.heads, vit.relative_position, sides, model.dtype)
     part = {"dtype": jnp.dtype(model.dtype), "rngs": rngs}
     settings = Settings(num_classes=num_classes, **model.detector)
     channels = model.pyramid.channels
     vit = {word: value for word, value in model.vit.items() if word not in NOT_STRUCTURE}
-    backbone = ViT(**vit, canvas=config.canvas, **part)
+    backbone = ViT(**vit, image_size=config.image_size, **part)
     return MaskRCNN(
         backbone=backbone,
         pyramid=_pyramid(model, part),
@@ -119,7 +119,7 @@ def _box_head(model: ConfigDict, settings: Settings, part: dict[str, Any]) -> nn
     )
 
 
-class Functional:
+class StatelessModel:
     """A model as pure functions of plain dictionaries, for use under `jax.jit`.
 
     Modules never cross a jit boundary: their state does, as nested dictionaries of arrays

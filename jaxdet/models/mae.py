@@ -107,11 +107,11 @@ class MAE(nnx.Module):
         grid = image_size // patch
         self.encoder = ViT(
             **vit,
-            canvas=image_size,
+            image_size=image_size,
             pretrain_grid=grid,
             window=grid,
             global_blocks=range(depth),
-            taps=(depth - 1,),
+            out_indices=(depth - 1,),
             qkv_bias="qkv",
             drop_path=0.0,
             layer_scale=None,
@@ -131,14 +131,14 @@ class MAE(nnx.Module):
         self.pixel_std = pixel_std
 
     def losses(
-        self, batch: dict[str, Array], keys: Key[Array, " n"], parts: int = 1
+        self, batch: dict[str, Array], keys: Key[Array, " n"], microbatches: int = 1
     ) -> tuple[dict[str, Array], dict[str, Array]]:
         """The loss of a batch under random masks, and nothing else worth watching.
 
         Args:
             batch: its "image" is uint8 [n, s, s, 3].
             keys: one an image.
-            parts: nothing here reaches from one image to another, so it has no meaning.
+            microbatches: nothing here reaches from one image to another, so it has no meaning.
         """
         images = self.normalise(batch["image"])
         order = random_orders(keys, self.patches)

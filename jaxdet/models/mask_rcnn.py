@@ -1,4 +1,4 @@
-"""Mask R-CNN on a plain ViT: the parts wired together, for training losses and for detections.
+"""Mask R-CNN on a plain ViT: its parts wired together, for training losses and for detections.
 
 Everything has static shapes. Every padded axis comes with a validity flag, and nothing padded is
 matched, sampled, normalised over, or scored.
@@ -16,7 +16,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxdet.models.batching import in_chunks, in_parts, per_image
+from jaxdet.models.batching import in_chunks, in_microbatches, per_image
 from jaxdet.models.roi_features import Features, PyramidRoIs
 from jaxdet.models.rpn import Proposals, propose
 from jaxdet.models.settings import Settings
@@ -89,14 +89,14 @@ class MaskRCNN(nnx.Module):
         self.mesh = mesh
 
     def losses(
-        self, batch: Batch, keys: Array, parts: int = 1
+        self, batch: Batch, keys: Array, microbatches: int = 1
     ) -> tuple[dict[str, Array], dict[str, Array]]:
         """Training losses of a batch, each the mean over images of Detectron2's loss of one image.
 
         Args:
             batch: images, boxes, labels, masks and valid as `jaxdet.data.loader` makes them.
             keys: one an image: all its randomness (drop path, sampling).
-            parts: computes what treats images apart in so many parts, one after the other, to
+            microbatches: computes what treats images apart in so many microbatches in turn, to
                 need less memory. Batch statistics are those of the whole batch all the same, and
                 so are their gradients.
 
@@ -104,18 +104,18 @@ class MaskRCNN(nnx.Module):
             The losses by name, and counts worth watching.
         """
         drop_keys, rpn_keys, roi_keys = jax.vmap(lambda key: jax.random.split(key, 3))(keys).T
-        projected, encoded = in_parts(
-            self._project, parts, batch["image"], batch["image_hw"], drop_keys
+        projected, encoded = in_microbatches(
+            self._project, microbatches, batch["image"], batch["image_hw"], drop_keys
         )
-        pyramid = self.pyramid.merge(projected, train=True, parts=parts)
+        pyramid = self.pyramid.merge(projected, train=True, microbatches=microbatches)
         features = Features(pyramid, encoded)
         objects = (batch["boxes"], batch["labels"], batch["valid"])
-        rpn_losses, samples, counts = in_parts(
-            self._rpn_stage, parts, pyramid, batch["image_hw"], *objects, rpn_keys, roi_keys
+        rpn_losses, samples, counts = in_microbatches(
+            self._rpn_stage, microbatches, pyramid, batch["image_hw"], *objects, rpn_keys, roi_keys
         )
 
         class_logits, box_deltas = self._classify(
-            features, samples.rois, samples.sampled, train=True, parts=parts
+            features, samples.rois, samples.sampled, train=True, microbatches=microbatches
         )
         per_image_losses = {
             **rpn_losses,
@@ -124,7 +124,11 @@ class MaskRCNN(nnx.Module):
         if self.mask_head is not None:
             positives = jax.tree.map(lambda a: a[:, : self._max_foreground()], samples)
             mask_logits = self._segment(
-                features, positives.rois, positives.foreground, train=True, parts=parts
+                features,
+                positives.rois,
+                positives.foreground,
+                train=True,
+                microbatches=microbatches,
             )
             per_image_losses["loss_mask"] = self._per_image(self._mask_loss)(
                 mask_logits, positives, batch["masks"], batch["boxes"]
@@ -261,7 +265,7 @@ class MaskRCNN(nnx.Module):
         return self._per_image(partial(kind.pool, size=size))(features, rois)
 
     def _classify(
-        self, features: Features, rois, valid, *, train: bool, parts: int = 1
+        self, features: Features, rois, valid, *, train: bool, microbatches: int = 1
     ) -> tuple[Float[Array, "n rois classes+1"], Float[Array, "n rois classes*4"]]:
         kind, size = self.box_features, self.settings.box_roi_size
 
@@ -269,22 +273,30 @@ class MaskRCNN(nnx.Module):
             return kind.combine(self._pool(kind, size, features, rois))
 
         return self._in_head(
-            self.box_head, describe, features, rois, valid, train, parts, self.roi_chunks
+            self.box_head, describe, features, rois, valid, train, microbatches, self.roi_chunks
         )
 
     def _segment(
-        self, features: Features, rois, valid, *, train: bool, parts: int = 1
+        self, features: Features, rois, valid, *, train: bool, microbatches: int = 1
     ) -> Float[Array, "n rois size size classes"]:
         pool = partial(self._pool, PyramidRoIs(self.settings), self.settings.mask_roi_size)
-        return self._in_head(self.mask_head, pool, features, rois, valid, train, parts, 1)
+        return self._in_head(self.mask_head, pool, features, rois, valid, train, microbatches, 1)
 
     def _in_head(
-        self, head, describe, features: Features, rois, valid, train: bool, parts: int, chunks: int
+        self,
+        head,
+        describe,
+        features: Features,
+        rois,
+        valid,
+        train: bool,
+        microbatches: int,
+        chunks: int,
     ) -> Any:
         """What a head says of RoIs that `describe` gives it, [n, rois, ...].
 
         All of a batch's RoIs enter a head with batch norm at once; RoIs that another head treats by
-        themselves stay in their part of the batch and in their chunk all the way.
+        themselves stay in their microbatch and in their chunk all the way.
         """
 
         def run(described: Array, valid: Array) -> Any:
@@ -292,7 +304,7 @@ class MaskRCNN(nnx.Module):
             return jax.tree.map(lambda y: y.reshape(*valid.shape, *y.shape[1:]), outputs)
 
         if nnx.state(head, nnx.BatchStat):
-            return run(in_parts(describe, parts, features, rois), valid)
+            return run(in_microbatches(describe, microbatches, features, rois), valid)
 
         def run_images(features: Features, rois: Array, valid: Array) -> Any:
             def run_chunk(rois, valid):
@@ -300,7 +312,7 @@ class MaskRCNN(nnx.Module):
 
             return in_chunks(run_chunk, chunks, rois, valid)
 
-        return in_parts(run_images, parts, features, rois, valid)
+        return in_microbatches(run_images, microbatches, features, rois, valid)
 
     def _select(self, proposals: Proposals, class_logits, box_deltas, image_hw):
         """Final boxes of one image from every (proposal, class) pair above the score threshold."""

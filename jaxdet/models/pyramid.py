@@ -10,7 +10,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from jaxdet.models.batching import in_parts
+from jaxdet.models.batching import in_microbatches
 from jaxdet.models.layers import (
     BatchNorm,
     ConvNorm,
@@ -42,8 +42,8 @@ class TapScaling(nnx.Module):
         self.up4_second = Upsample2x(width, width, **options)
         self.up2 = Upsample2x(width, width, **options)
 
-    def __call__(self, taps: Sequence[Float[Array, "n g g width"]]) -> list[Array]:
-        first, second, third, fourth = taps
+    def __call__(self, maps: Sequence[Float[Array, "n g g width"]]) -> list[Array]:
+        first, second, third, fourth = maps
         finest = self.up4_second(gelu(self.up4_norm(self.up4_first(first))))
         return [finest, self.up2(second), third, nnx.max_pool(fourth, (2, 2), strides=(2, 2))]
 
@@ -62,18 +62,22 @@ class FPN(nnx.Module):
         self.output = nnx.List([ConvNorm(channels, channels, 3, **options) for _ in range(4)])
 
     def project(
-        self, taps: Sequence[Float[Array, "n g g width"]]
+        self, maps: Sequence[Float[Array, "n g g width"]]
     ) -> list[Float[Array, "n h w channels"]]:
         """The scaled maps after the lateral convolutions: all that treats images apart."""
-        maps = self.scaling(taps)
+        maps = self.scaling(maps)
         return [lateral.conv(x) for lateral, x in zip(self.lateral, maps, strict=True)]
 
     def merge(
-        self, projected: Sequence[Float[Array, "n h w channels"]], *, train: bool, parts: int = 1
+        self,
+        projected: Sequence[Float[Array, "n h w channels"]],
+        *,
+        train: bool,
+        microbatches: int = 1,
     ) -> list[Float[Array, "n h w channels"]]:
         """P2 ... P6, strides 1/4, 1/2, 1, 2 and 4 times the patch.
 
-        Batch norms lie all along the way: none of it can be computed in `parts`.
+        Batch norms lie all along the way: none of it can be computed in microbatches.
         """
         merged = [
             lateral.normalise(x, train=train)
@@ -104,10 +108,10 @@ class SimplePyramid(nnx.Module):
         self.output = nnx.List([ConvNorm(channels, channels, 3, **options) for _ in widths])
 
     def project(
-        self, taps: Sequence[Float[Array, "n g g width"]]
+        self, maps: Sequence[Float[Array, "n g g width"]]
     ) -> list[Float[Array, "n h w channels"]]:
         """P2 ... P6, strides 1/4, 1/2, 1, 2 and 4 times the patch; only the last tap is used."""
-        last = taps[-1]
+        last = maps[-1]
         finest = self.up4_second(gelu(self.up4_norm(self.up4_first(last))))
         maps = [finest, self.up2(last), last, nnx.max_pool(last, (2, 2), strides=(2, 2))]
         pyramid = [
@@ -116,7 +120,7 @@ class SimplePyramid(nnx.Module):
         ]
         return [*pyramid, pyramid[-1][:, ::2, ::2]]
 
-    def merge(self, projected: list[Array], *, train: bool, parts: int = 1) -> list[Array]:
+    def merge(self, projected: list[Array], *, train: bool, microbatches: int = 1) -> list[Array]:
         """The same maps: nothing here depends on other images or on training."""
         return projected
 
@@ -135,15 +139,19 @@ class SingleScale(nnx.Module):
         self.output = ConvNorm(channels, channels, 3, **options)
 
     def project(
-        self, taps: Sequence[Float[Array, "n g g width"]]
+        self, maps: Sequence[Float[Array, "n g g width"]]
     ) -> list[Float[Array, "n g g channels"]]:
         """The map after the first convolution: all that treats images apart."""
-        return [self.lateral.conv(taps[-1])]
+        return [self.lateral.conv(maps[-1])]
 
     def merge(
-        self, projected: Sequence[Float[Array, "n g g channels"]], *, train: bool, parts: int = 1
+        self,
+        projected: Sequence[Float[Array, "n g g channels"]],
+        *,
+        train: bool,
+        microbatches: int = 1,
     ) -> list[Float[Array, "n g g channels"]]:
-        """The only level. Batch norms lie all along the way: it cannot be computed in `parts`."""
+        """The only level. Batch norms lie all along the way, so microbatches change nothing."""
         (x,) = projected
         return [self.output(self.lateral.normalise(x, train=train), train=train)]
 
@@ -168,9 +176,9 @@ class ImTEDPyramid(nnx.Module):
         self.lateral = nnx.List([ConvNorm(width, channels, 1, **options) for _ in range(4)])
         self.output = nnx.List([ConvNorm(channels, channels, 3, **options) for _ in range(4)])
 
-    def project(self, taps: Sequence[Float[Array, "n g g width"]]) -> list[Float[Array, "n h w _"]]:
+    def project(self, maps: Sequence[Float[Array, "n g g width"]]) -> list[Float[Array, "n h w _"]]:
         """The finest level up to its batch norm, and P3 ... P5 complete."""
-        x = taps[0]
+        x = maps[0]
         maps = [self.up2(x), x, nnx.max_pool(x, (2, 2), strides=(2, 2))]
         return [
             self.up4_first(x),
@@ -178,17 +186,19 @@ class ImTEDPyramid(nnx.Module):
         ]
 
     def merge(
-        self, projected: Sequence[Float[Array, "n h w _"]], *, train: bool, parts: int = 1
+        self, projected: Sequence[Float[Array, "n h w _"]], *, train: bool, microbatches: int = 1
     ) -> list[Float[Array, "n h w channels"]]:
         """P2 ... P6, strides 1/4, 1/2, 1, 2 and 4 times the patch.
 
         Args:
-            parts: what follows the batch norm, at the largest map of all, is computed in so many
-                parts of the batch, see `in_parts`.
+            microbatches: what follows the batch norm, at the largest map of all, is computed in so
+                many, see `in_microbatches`.
         """
         first, *coarser = projected
         first = self.up4_norm(first, train=train)
-        finest = in_parts(lambda x: self._neck(0, self.up4_second(gelu(x))), parts, first)
+        finest = in_microbatches(
+            lambda x: self._neck(0, self.up4_second(gelu(x))), microbatches, first
+        )
         return [finest, *coarser, coarser[-1][:, ::2, ::2]]
 
     def _neck(self, level: int, x: Array) -> Array:

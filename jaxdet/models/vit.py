@@ -330,11 +330,11 @@ class ViT(nnx.Module):
         heads: int,
         mlp_ratio: float,
         patch: int,
-        canvas: int,
+        image_size: int,
         pretrain_grid: int,
         window: int,
         global_blocks: Sequence[int],
-        taps: Sequence[int],
+        out_indices: Sequence[int],
         qkv_bias: str,
         drop_path: float,
         layer_scale: float | None,
@@ -358,7 +358,7 @@ class ViT(nnx.Module):
             dtype=dtype,
             rngs=rngs,
         )
-        grid = canvas // patch
+        grid = image_size // patch
         self.pos_embed = absolute_embedding(
             absolute_position,
             stored_grid=pretrain_grid,
@@ -403,7 +403,7 @@ class ViT(nnx.Module):
         )
         self.patch = patch
         self.width = width
-        self.taps = tuple(taps)
+        self.out_indices = tuple(out_indices)
         self.resize_offset = resize_offset
         self.remat = remat
         self.dtype = dtype
@@ -431,7 +431,7 @@ class ViT(nnx.Module):
                 # that gradients are added up in float32.
                 bias = bias.astype(self.dtype)
             x = call(block, x, bias, block_keys)
-            if i in self.taps:
+            if i in self.out_indices:
                 maps.append(self._without_class_token(x, grid))
         return maps
 

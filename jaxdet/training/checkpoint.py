@@ -18,7 +18,7 @@ from orbax.checkpoint.checkpoint_managers import (
 
 from jaxdet import parallel
 from jaxdet.errors import UserError
-from jaxdet.training.optim import path_name
+from jaxdet.models.paths import path_name
 
 ARRAYS = ("params", "stats", "opt_state")
 
@@ -187,7 +187,7 @@ def digest(*trees: Any) -> str:
     }
     found = hashlib.sha256()
     for name in sorted(arrays):
-        array = parallel.whole(arrays[name])
+        array = parallel.to_host(arrays[name])
         found.update(f"{name} {array.dtype} {array.shape}".encode())
         found.update(array.tobytes())
     return found.hexdigest()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from jaxdet.data.dataset import DetectionDataset
 from jaxdet.data.loader import trained_images
 from jaxdet.data.source import open_dataset
 from jaxdet.errors import UserError
-from jaxdet.models.build import Functional, build_detector
+from jaxdet.models.build import StatelessModel, build_detector
 from jaxdet.training import optim
 
 
@@ -52,9 +51,11 @@ class Experiment:
         return parallel.data_mesh(config.batch_size, config.eval_batch_size, config.accumulate)
 
     @cached_property
-    def functional(self) -> Functional:
+    def stateless(self) -> StatelessModel:
         num_classes = len(self.val_set.categories)
-        return Functional(lambda rngs: build_detector(self.config, num_classes, rngs, self.mesh))
+        return StatelessModel(
+            lambda rngs: build_detector(self.config, num_classes, rngs, self.mesh)
+        )
 
     @cached_property
     def trained_images(self) -> int:
@@ -107,24 +108,3 @@ class Experiment:
             "categories": [category.name for category in categories],
             "category_ids": [category.id for category in categories],
         }
-
-
-def difference(
-    stored: Any, given: Any, word: str = "config", ignored: Collection[str] = ()
-) -> str | None:
-    """The first word in which two plain configs differ, with both values; None if in none.
-
-    Args:
-        stored, given: nested dictionaries of JSON values.
-        word: what the values are called.
-        ignored: dotted words that may differ.
-    """
-    if word in ignored:
-        return None
-    if isinstance(stored, dict) and isinstance(given, dict):
-        for name in sorted(stored.keys() | given.keys()):
-            found = difference(stored.get(name), given.get(name), f"{word}.{name}", ignored)
-            if found:
-                return found
-        return None
-    return None if stored == given else f"{word} was {stored!r} and is now {given!r}"

@@ -22,7 +22,7 @@ SHOWN_IDS = 16
 """As many image ids an error names."""
 
 
-class Watch:
+class Monitor:
     """Follows the steps of a run, one behind: the device is not waited for.
 
     A step's numbers are read when the next step is already under way, or when `settle` asks for
@@ -64,10 +64,10 @@ class Watch:
         """
         for value in metrics.values():
             value.copy_to_host_async()
-        self.settle()
+        self.flush()
         self._pending = (step, image_ids, metrics)
 
-    def settle(self) -> None:
+    def flush(self) -> None:
         """Reads the numbers of the step that is not settled yet, and reports them.
 
         Raises:
@@ -78,14 +78,16 @@ class Watch:
         (step, image_ids, metrics), self._pending = self._pending, None
         metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
         if metrics.pop("skipped"):
-            self._judge(step, image_ids, metrics)
+            self._handle_nonfinite(step, image_ids, metrics)
         config, total = self._experiment.config, self._experiment.total_steps
         if self._writer and (step % config.log_every_steps == 0 or step == total):
-            self._writer.write(step, {**metrics, **self._circumstances(step)})
+            self._writer.write(step, {**metrics, **self._context(step)})
         if self._progress:
             self._progress.update(step, _shown(metrics))
 
-    def _judge(self, step: int, image_ids: np.ndarray, metrics: dict[str, float]) -> None:
+    def _handle_nonfinite(
+        self, step: int, image_ids: np.ndarray, metrics: dict[str, float]
+    ) -> None:
         """Says what was not finite: as an error, or in a line and a count."""
         broken = [name for name, value in metrics.items() if not math.isfinite(value)]
         norms = [
@@ -111,7 +113,7 @@ class Watch:
             f"with --config.on_nonfinite=skip ({kept})"
         )
 
-    def _circumstances(self, step: int) -> dict[str, float]:
+    def _context(self, step: int) -> dict[str, float]:
         """What is worth knowing beside a step's own numbers."""
         config, now = self._experiment.config, time.monotonic()
         rate = float(self._experiment.schedule(step - 1))

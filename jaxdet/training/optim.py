@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxdet.models.paths import path_name
+
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
@@ -67,11 +69,6 @@ def decay_mask(params: Any, no_decay: Sequence[str]) -> Any:
         return not any(pattern.search(path_name(path)) for pattern in patterns)
 
     return jax.tree_util.tree_map_with_path(decayed, params)
-
-
-def path_name(path: Sequence[Any]) -> str:
-    """A parameter's path in dotted form, such as "backbone.blocks.0.attn.qkv.kernel"."""
-    return jax.tree_util.keystr(path, simple=True, separator=".")
 
 
 def step_multipliers(

@@ -11,9 +11,10 @@ import optax
 from jax.sharding import Mesh
 
 from jaxdet import parallel
-from jaxdet.models.batching import split_parts
-from jaxdet.models.build import Functional, Tree, batch_stats
-from jaxdet.training.optim import is_frozen, path_name
+from jaxdet.models.batching import split_microbatches
+from jaxdet.models.build import StatelessModel, Tree, batch_stats
+from jaxdet.models.paths import path_name
+from jaxdet.training.optim import is_frozen
 
 State = dict[str, Any]
 """What a step changes: {"params", "stats", "opt_state", "step"}, nested plain dictionaries."""
@@ -23,10 +24,10 @@ TrainStep = Callable[[State, dict[str, jax.Array], jax.Array], tuple[State, Metr
 
 
 def initial_state(
-    functional: Functional, optimizer: optax.GradientTransformation, key: jax.Array
+    stateless: StatelessModel, optimizer: optax.GradientTransformation, key: jax.Array
 ) -> State:
     """A fresh run's state with random parameters; call it under `jax.jit`."""
-    params, stats = functional.init(key)
+    params, stats = stateless.init(key)
     return {
         "params": params,
         "stats": stats,
@@ -36,7 +37,7 @@ def initial_state(
 
 
 def gradient_function(
-    functional: Functional,
+    stateless: StatelessModel,
     *,
     accumulate: int = 1,
     batch_statistics: str = "batch",
@@ -45,17 +46,17 @@ def gradient_function(
     """(params, batch statistics, batch, keys of its images) -> (gradients, metrics, statistics).
 
     Args:
-        accumulate: the batch is computed in so many parts, one after the other, to need less
+        accumulate: the batch is computed in so many microbatches, one after the other, to need less
             memory; loss and gradient are those of the whole batch.
         batch_statistics: what batch norm takes its statistics of then. "batch": of the whole batch,
-            so that the number of parts changes nothing but rounding; what lies between two batch
+            so that their number changes nothing but rounding; what lies between two batch
             norms is computed again for the gradient, and their inputs are kept for the whole batch.
-            "part": of each part alone, in less time and memory; the running statistics go from part
-            to part. A model without batch norm needs neither, and is exact in the second way.
+            "microbatch": of each alone, in less time and memory; the running statistics go from one
+            to the next. A model without batch norm needs neither, and is exact in the second way.
         frozen: patterns of parameters whose gradient is zero, and is not computed, see
             `jaxdet.training.optim.is_frozen`.
     """
-    has_statistics = bool(jax.tree.leaves(functional.abstract[1]))
+    has_statistics = bool(jax.tree.leaves(stateless.abstract[1]))
     inner = accumulate if has_statistics and batch_statistics == "batch" else 1
     outer = accumulate // inner
 
@@ -64,30 +65,32 @@ def gradient_function(
 
     def differentiate(params, stats, batch, keys):
         def total_loss(params):
-            model = functional.bind(jax.tree_util.tree_map_with_path(hold, params), stats)
-            losses, counts = model.losses(batch, keys, parts=inner)
+            model = stateless.bind(jax.tree_util.tree_map_with_path(hold, params), stats)
+            losses, counts = model.losses(batch, keys, microbatches=inner)
             loss = sum(losses.values())
             return loss, ({"loss": loss, **losses, **counts}, batch_stats(model))
 
         gradients, (metrics, new_stats) = jax.grad(total_loss, has_aux=True)(params)
         return gradients, metrics, new_stats
 
-    def differentiate_in_parts(params, stats, batch, keys):
+    def differentiate_in_microbatches(params, stats, batch, keys):
         def visit(carry, part):
             total, stats = carry
             gradients, metrics, stats = differentiate(params, stats, *part)
             return (jax.tree.map(jnp.add, total, gradients), stats), metrics
 
         start = (jax.tree.map(jnp.zeros_like, params), stats)
-        (total, stats), metrics = jax.lax.scan(visit, start, split_parts((batch, keys), outer))
+        (total, stats), metrics = jax.lax.scan(
+            visit, start, split_microbatches((batch, keys), outer)
+        )
         gradients = jax.tree.map(lambda leaf: leaf / outer, total)
         return gradients, jax.tree.map(lambda leaf: leaf.mean(0), metrics), stats
 
-    return differentiate if outer == 1 else differentiate_in_parts
+    return differentiate if outer == 1 else differentiate_in_microbatches
 
 
 def make_train_step(
-    functional: Functional,
+    stateless: StatelessModel,
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
     *,
@@ -110,9 +113,9 @@ def make_train_step(
         of its parts by module ("grad_norm/backbone", ...), and "skipped", 1 where nothing changed.
     """
     differentiate = gradient_function(
-        functional, accumulate=accumulate, batch_statistics=batch_statistics, frozen=frozen
+        stateless, accumulate=accumulate, batch_statistics=batch_statistics, frozen=frozen
     )
-    placement = parallel.state_sharding(mesh, abstract_state(functional, optimizer), sharding)
+    placement = parallel.state_sharding(mesh, abstract_state(stateless, optimizer), sharding)
 
     def step(state: State, batch: dict[str, jax.Array], key: jax.Array) -> tuple[State, Metrics]:
         keys = jax.random.split(jax.random.fold_in(key, state["step"]), len(batch["image"]))
@@ -137,7 +140,7 @@ def make_train_step(
     return jax.jit(step, donate_argnums=0, out_shardings=out_shardings)
 
 
-def abstract_state(functional: Functional, optimizer: optax.GradientTransformation) -> State:
+def abstract_state(stateless: StatelessModel, optimizer: optax.GradientTransformation) -> State:
     """The shapes and dtypes of a run's state."""
     key = jax.eval_shape(lambda: jax.random.key(0))
-    return jax.eval_shape(lambda key: initial_state(functional, optimizer, key), key)
+    return jax.eval_shape(lambda key: initial_state(stateless, optimizer, key), key)

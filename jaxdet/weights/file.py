@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxdet.files import whole_file
+from jaxdet.files import atomic_write
 
 
 def write_weights(
@@ -27,7 +27,10 @@ def write_weights(
     Raises:
         UserError: the file cannot be written; nothing is left of it.
     """
-    with whole_file(path) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
+    with (
+        atomic_write(path) as partial,
+        zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive,
+    ):
         for name, array in arrays:
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, array, allow_pickle=False)

@@ -14,10 +14,11 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxdet.config.mask_rcnn import unknown_word, word_of
+from jaxdet.config.mask_rcnn import unknown_key, value_of
 from jaxdet.errors import UserError
 from jaxdet.models.build import Tree
-from jaxdet.training.optim import ABSOLUTE_POSITION, RELATIVE_POSITION, path_name
+from jaxdet.models.paths import path_name
+from jaxdet.training.optim import ABSOLUTE_POSITION, RELATIVE_POSITION
 
 DECODER = r"box_head\.(norm|embed|pos_embed|blocks)\b"
 """Paths of what a box head takes from the decoder of the pre-training."""
@@ -132,13 +133,13 @@ def initialise(
     check_fit(weights, config)
     arrays = weights.arrays
     if not weights.is_detector:
-        left = started_anew(config, arrays)
+        left = reinitialized(config, arrays)
         if left:
             more = f" and {len(left) - 2} more" if len(left) > 2 else ""
             print(f"{weights.path}: {', '.join(left[:2])}{more} not taken, as config.model says")
         arrays = {name: value for name, value in arrays.items() if name not in left}
     params, stats = place(weights, arrays, params, stats)
-    _demand_whole(weights, config, arrays, params, stats)
+    _validate_complete(weights, config, arrays, params, stats)
     return params, stats, weights.report
 
 
@@ -161,7 +162,7 @@ def load_detector(
         )
     check_fit(weights, config)
     params, stats = place(weights, weights.arrays, params, stats)
-    _demand_whole(weights, config, weights.arrays, params, stats)
+    _validate_complete(weights, config, weights.arrays, params, stats)
     return params, stats, weights.report
 
 
@@ -175,18 +176,18 @@ def check_fit(weights: Weights, config: ConfigDict) -> None:
     if report is None:
         return
     for word in report["config"]:
-        strange = unknown_word(config, word)
+        strange = unknown_key(config, word)
         if strange:
             raise UserError(f"{weights.path}: {strange}; convert the original with this version")
     differing = {
         word: value
         for word, value in report["config"].items()
         if (weights.is_detector or _is_taken(config, word))
-        and not _agree(word_of(config, word), value)
+        and not _agree(value_of(config, word), value)
     }
     if differing:
         theirs = ", ".join(f"{word} {value}" for word, value in differing.items())
-        ours = ", ".join(str(word_of(config, word)) for word in differing)
+        ours = ", ".join(str(value_of(config, word)) for word in differing)
         raise UserError(
             f"{weights.path} ({report['layout']}, {report['source']['file']}) is made for "
             f"{theirs}; the config says {ours}: use the config of these weights, or set its words"
@@ -228,7 +229,7 @@ def _agree(ours: Any, theirs: Any) -> bool:
     return ours == theirs
 
 
-def started_anew(config: ConfigDict, names: Collection[str]) -> list[str]:
+def reinitialized(config: ConfigDict, names: Collection[str]) -> list[str]:
     """Those of some parameters that a config does not take from a pre-training."""
     vit, heads = config.model.vit, config.model.heads
     patterns = [] if vit.class_token else [CLASS_TOKEN]
@@ -285,7 +286,7 @@ def _mend(name: str, theirs: tuple[int, ...], ours: tuple[int, ...]) -> str:
     return mend.format(side=theirs[0], window=grid(ours[0]), global_grid=grid(ours[0]))
 
 
-def _demand_whole(
+def _validate_complete(
     weights: Weights, config: ConfigDict, arrays: dict[str, np.ndarray], params: Tree, stats: Tree
 ) -> None:
     """Refuses weights that lack what the config takes from them."""
@@ -293,7 +294,7 @@ def _demand_whole(
     if not weights.is_detector:
         taken = re.compile(rf"backbone\.|{DECODER}")
         names = {name for name in names if taken.match(name)}
-        names -= {*started_anew(config, names)}
+        names -= {*reinitialized(config, names)}
     absent = sorted(names - arrays.keys())
     if not absent:
         return

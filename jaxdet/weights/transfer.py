@@ -11,11 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdet import parallel
+from jaxdet.config.roles import difference
 from jaxdet.errors import UserError
-from jaxdet.models.build import Functional, Tree, build_detector
+from jaxdet.models.build import StatelessModel, Tree, build_detector
+from jaxdet.models.paths import path_name
 from jaxdet.training.checkpoint import Checkpoints, abstract
-from jaxdet.training.experiment import Experiment, difference
-from jaxdet.training.optim import path_name
+from jaxdet.training.experiment import Experiment
 
 MAY_DIFFER = tuple(
     f"config.model.{word}"
@@ -65,7 +66,7 @@ def start_from_base_run(experiment: Experiment, params: Tree) -> tuple[Tree, Tre
             reason = changed or "it does not hold the ids of its categories"
             raise UserError(f"the run in {folder} cannot be gone on from ({reason}); train it anew")
         base_ids = meta["category_ids"]
-        base = Functional(lambda rngs: build_detector(experiment.config, len(base_ids), rngs))
+        base = StatelessModel(lambda rngs: build_detector(experiment.config, len(base_ids), rngs))
         target = dict(zip(("params", "stats"), base.abstract, strict=True))
         stored = checkpoints.restore(step, abstract(target, parallel.replicated(experiment.mesh)))
     ids = [category.id for category in experiment.val_set.categories]

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks.saved_residuals import kept_bytes
+from benchmarks.saved_residuals import residual_bytes
 from jaxdet import parallel
 from jaxdet.benchmark.complexity import Cost, forward_cost, main, total
 from jaxdet.benchmark.cost.compiled_program import cost_of, xla_cost
@@ -17,7 +17,7 @@ from jaxdet.config.imted import PARTS, imted
 from jaxdet.config.mask_rcnn import benchmark, check, vitdet
 from jaxdet.flags import load_config
 from jaxdet.models.batching import per_image
-from jaxdet.models.build import Functional, build_detector
+from jaxdet.models.build import StatelessModel, build_detector
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
@@ -63,7 +63,7 @@ def tiny_config(kind: str):
     else:
         config = imted("b", drop_path=0.0, masks=True, parts=kind)
         config.data.long_side = 128
-    config.canvas = 128
+    config.image_size = 128
     is_imted = kind in PARTS
     config.model.vit.update(
         width=32,
@@ -71,7 +71,7 @@ def tiny_config(kind: str):
         heads=2,
         window=3,
         global_blocks=(0, 1, 2, 3) if is_imted else (1, 3),
-        taps=(3,) if is_imted else (0, 1, 2, 3),
+        out_indices=(3,) if is_imted else (0, 1, 2, 3),
     )
     config.model.decoder.update(width=24, depth=2, heads=2)
     config.model.pyramid.channels = 8
@@ -102,8 +102,8 @@ def products(jaxpr) -> Cost:
 @pytest.mark.parametrize("kind", ["fpn", "simple", "single", "modulated", "baseline"])
 def test_parts_cost_what_they_compute(kind):
     config, classes, rois = tiny_config(kind), 5, 6
-    functional = Functional(lambda rngs: build_detector(config, classes, rngs))
-    params, stats = jax.eval_shape(functional.init, jax.random.key(0))
+    stateless = StatelessModel(lambda rngs: build_detector(config, classes, rngs))
+    params, stats = jax.eval_shape(stateless.init, jax.random.key(0))
 
     def count(function, *shapes) -> Cost:
         arguments = jax.tree.map(
@@ -113,18 +113,20 @@ def test_parts_cost_what_they_compute(kind):
         )
 
         def bound(params, stats, *arguments):
-            return function(functional.bind(params, stats), *arguments)
+            return function(stateless.bind(params, stats), *arguments)
 
         return products(jax.make_jaxpr(bound)(params, stats, *arguments).jaxpr)
 
     valid, grid = jnp.ones(rois, bool), 128 // 16
-    taps = [(1, grid, grid, 32)] * 4
+    out_indices = [(1, grid, grid, 32)] * 4
     inputs = 32 if config.model.heads.box_features == "modulated" else 8
     pooled = [(rois, 7, 7, 32), (rois, 7, 7, 8)] if inputs == 32 else (rois, 7, 7, 8)
     maps = [(1, 128 // stride, 128 // stride, 8) for stride in config.model.detector.strides]
     found = {
         "backbone": count(lambda m, x: m.backbone(x), (1, 128, 128, 3)),
-        "pyramid": count(lambda m, x: m.pyramid.merge(m.pyramid.project(x), train=True), taps),
+        "pyramid": count(
+            lambda m, x: m.pyramid.merge(m.pyramid.project(x), train=True), out_indices
+        ),
         "rpn": count(lambda m, x: m.rpn(x), maps),
         "box_features": count(lambda m, x: m.box_features.combine(x), pooled),
         "box_head": count(
@@ -179,5 +181,5 @@ def test_a_gradient_keeps_what_its_products_need():
 
     x = jax.ShapeDtypeStruct((32, 32), jnp.float32)
     # One factor is made from x and kept, the other is x itself; the square keeps its root.
-    assert kept_bytes(loss, x) == 2 * 4 * 32**2
-    assert kept_bytes(rematerialised, x) == 0
+    assert residual_bytes(loss, x) == 2 * 4 * 32**2
+    assert residual_bytes(rematerialised, x) == 0

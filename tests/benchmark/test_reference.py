@@ -148,14 +148,14 @@ def test_every_config_of_imted_finds_its_number(name):
     "change",
     [
         {"epochs": 12.0},
-        {"canvas": 1024},
+        {"image_size": 1024},
         {"few_shot.novel": ("dog",)},
         {"model.decoder.depth": 4},
         {"model.decoder.start": "random"},
         {"model.heads.box_features": "encoder"},
         {"model.heads.norm": "layer"},
         {"model.vit.relative_position": "shared"},
-        {"model.vit.taps": (23,)},
+        {"model.vit.out_indices": (23,)},
         {"model.vit.global_blocks": (5, 11, 17, 23)},
     ],
 )
@@ -205,7 +205,7 @@ def test_another_start_has_no_published_number(name, change):
 @pytest.mark.parametrize(
     "change",
     [
-        {"canvas": 512},
+        {"image_size": 512},
         {"data.name": "shapes"},
         {"model.vit.depth": 6},
         {"model.vit.global_blocks": (0, 1)},

@@ -228,7 +228,7 @@ def test_a_whole_sweep(tmp_path, trainer, capsys):
 def test_the_same_command_goes_on(tmp_path, trainer, capsys, stop):
     trainer.score = lambda config: "interrupted" if len(trainer.ran) == stop + 1 else score(config)
     assert sweep(tmp_path) == 130
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "the same command resumes" in capsys.readouterr().err
     assert trainer.ran == ALL[: stop + 1]
     assert sweep(tmp_path) == 0
     assert trainer.ran == ALL[: stop + 1] + ALL[stop:]

@@ -13,8 +13,8 @@ from checkpoints_convert.reading import read
 from jaxdet.config.imted import imted
 from jaxdet.config.mask_rcnn import check
 from jaxdet.errors import UserError
-from jaxdet.models.build import Functional, build_detector
-from jaxdet.training.optim import path_name
+from jaxdet.models.build import StatelessModel, build_detector
+from jaxdet.models.paths import path_name
 from jaxdet.weights.load import initialise
 
 torch = pytest.importorskip("torch")
@@ -31,9 +31,9 @@ def autoencoder(reference_file, tmp_path):
 
 def tiny_config(init, parts="modulated"):
     config = imted("b", drop_path=0.0, masks=False, parts=parts)
-    config.canvas = config.data.long_side = 64
+    config.image_size = config.data.long_side = 64
     config.model.vit.update(
-        width=32, depth=4, heads=2, pretrain_grid=4, global_blocks=(0, 1, 2, 3), taps=(3,)
+        width=32, depth=4, heads=2, pretrain_grid=4, global_blocks=(0, 1, 2, 3), out_indices=(3,)
     )
     config.model.pyramid.channels = 8
     config.init = str(init)
@@ -43,8 +43,8 @@ def tiny_config(init, parts="modulated"):
 def started(config):
     """The parameters a run of this config starts from, by name."""
     check(config)
-    functional = Functional(lambda rngs: build_detector(config, 3, rngs))
-    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), functional.abstract)
+    stateless = StatelessModel(lambda rngs: build_detector(config, 3, rngs))
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), stateless.abstract)
     params, _, _ = initialise(config, *zeros)
     return {path_name(p): leaf for p, leaf in jax.tree_util.tree_leaves_with_path(params)}
 

@@ -11,7 +11,7 @@ from checkpoints_convert.conversion import convert
 from checkpoints_convert.plan import Options
 from checkpoints_convert.reading import read
 from checkpoints_convert.relative_position import resize_table
-from jaxdet.models.build import Functional
+from jaxdet.models.build import StatelessModel
 from jaxdet.models.position import RelativePositionBias
 from jaxdet.models.vit import ViT
 from jaxdet.weights.load import Weights, place
@@ -40,18 +40,18 @@ def case(request, reference, reference_file):
     arrays.pop("backbone.rel_pos_window.table", None)
     words = converted.report["config"]
     is_beit = words["model.vit.layer_scale"]
-    functional = Functional(
+    stateless = StatelessModel(
         lambda rngs: ViT(
             width=WIDTH,
             depth=DEPTH,
             heads=HEADS,
             mlp_ratio=words["model.vit.mlp_ratio"],
             patch=16,
-            canvas=64,
+            image_size=64,
             pretrain_grid=GRID,
             window=GRID,
             global_blocks=range(DEPTH),
-            taps=range(DEPTH),
+            out_indices=range(DEPTH),
             qkv_bias=words["model.vit.qkv_bias"],
             drop_path=0.0,
             layer_scale=0.0 if is_beit else None,
@@ -61,10 +61,10 @@ def case(request, reference, reference_file):
             rngs=rngs,
         )
     )
-    abstract = {"backbone": functional.abstract[0]}
+    abstract = {"backbone": stateless.abstract[0]}
     assert {*arrays} == {f"backbone.{name}" for name in names(abstract["backbone"])}
     placed, _ = place(Weights(source.path, arrays, None), arrays, abstract, {})
-    return functional, placed["backbone"], source, reference(f"{request.param}_outputs.npz")
+    return stateless, placed["backbone"], source, reference(f"{request.param}_outputs.npz")
 
 
 def names(tree) -> list[str]:
@@ -115,12 +115,12 @@ def block_biases(model: ViT, source) -> list[jax.Array | None]:
 
 def run(case, image: np.ndarray) -> list[np.ndarray]:
     """Tokens after each block, class token first: our embedding, our blocks."""
-    functional, params, source, _ = case
+    stateless, params, source, _ = case
     token = jnp.asarray(class_token(source))
 
     @jax.jit
     def tokens(params, images):
-        model = functional.bind(params, {})
+        model = stateless.bind(params, {})
         x = model.embed(images)
         x = x.reshape(x.shape[0], -1, WIDTH)
         x = jnp.concatenate([jnp.broadcast_to(token, (x.shape[0], 1, WIDTH)), x], 1)[:, None]

@@ -11,7 +11,7 @@ from jaxdet.config.mask_rcnn import check
 from jaxdet.config.published_weights import how_to_get
 from jaxdet.errors import UserError
 from jaxdet.flags import load_config
-from jaxdet.models.build import Functional, build_detector, parameter_count
+from jaxdet.models.build import StatelessModel, build_detector, parameter_count
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
@@ -32,8 +32,8 @@ DROP_PATH = {"s": 0.1, "b": 0.2, "l": 0.3}
 def test_a_config_is_the_published_detector(kind, size):
     path = CONFIGS / f"imted_{kind}_{size}.py"
     config = load_config(path)
-    functional = Functional(lambda rngs: build_detector(config, 80, rngs))
-    count = parameter_count(functional.abstract[0])
+    stateless = StatelessModel(lambda rngs: build_detector(config, 80, rngs))
+    count = parameter_count(stateless.abstract[0])
     assert round(count / 1e6, 2) == PARAMETERS[kind, size]
 
     vit, optim = config.model.vit, config.optim
@@ -94,7 +94,7 @@ def test_the_two_stages_of_few_shot_detection():
     ("word", "value"),
     [
         ("model.vit.global_blocks", (0, 1)),
-        ("model.vit.taps", ()),
+        ("model.vit.out_indices", ()),
         ("model.decoder.heads", 7),
         ("model.decoder.start", "zero"),
         ("model.heads.box", "fc"),

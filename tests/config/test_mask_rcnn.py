@@ -10,11 +10,11 @@ import jax
 import pytest
 from ml_collections import ConfigDict
 
-from jaxdet.config.mask_rcnn import RANGES, benchmark, check, unknown_word
+from jaxdet.config.mask_rcnn import RANGES, benchmark, check, unknown_key
 from jaxdet.config.published_weights import how_to_get
 from jaxdet.errors import UserError
 from jaxdet.flags import load_config
-from jaxdet.models.build import Functional, build_detector
+from jaxdet.models.build import StatelessModel, build_detector
 from jaxdet.models.mask_rcnn import Settings
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -36,14 +36,14 @@ SIZES = {
         "depth": 12,
         "heads": 12,
         "global_blocks": (2, 5, 8, 11),
-        "taps": (2, 5, 8, 11),
+        "out_indices": (2, 5, 8, 11),
     },
     "l": {
         "width": 1024,
         "depth": 24,
         "heads": 16,
         "global_blocks": (5, 11, 17, 23),
-        "taps": (5, 11, 17, 23),
+        "out_indices": (5, 11, 17, 23),
     },
 }
 
@@ -68,7 +68,7 @@ def test_benchmark_config_is_the_published_recipe(size, initialisation):
     assert (config.optim.lr, config.optim.weight_decay) == LR_AND_WEIGHT_DECAY[initialisation]
     assert config.optim.betas == (0.9, 0.999)
     assert config.optim.warmup_epochs == 0.25
-    assert config.canvas == 1024
+    assert config.image_size == 1024
     assert config.batch_size == 64
     assert config.data.scale_range == (0.1, 2.0)
     assert config.epochs in EPOCHS["random" if initialisation == "random" else "pre-trained"]
@@ -100,7 +100,7 @@ def test_vitdet_config_is_the_published_recipe(size):
     found = (vit.width, vit.depth, vit.drop_path, config.epochs, optim.layer_decay)
     assert found == VITDET[size]
     assert (optim.lr, optim.weight_decay, optim.schedule) == (1e-4, 0.1, "step")
-    assert (config.canvas, config.batch_size) == (1024, 64)
+    assert (config.image_size, config.batch_size) == (1024, 64)
     steps = 184375
     assert [round(share * steps) for share in optim.milestones] == [163889, 177546]
     assert vit.relative_position == "decomposed"
@@ -130,8 +130,8 @@ def expected_parameters(width: int, depth: int, heads: int) -> int:
 @pytest.mark.parametrize(("size", "published"), [("b", "116 M"), ("l", "339 M")])
 def test_parameter_count_is_the_published_one(size, published):
     config = load_config(CONFIGS / f"vit{size}_mae.py")
-    functional = Functional(lambda rngs: build_detector(config, 80, rngs))
-    params, _ = jax.eval_shape(functional.init, jax.random.key(0))
+    stateless = StatelessModel(lambda rngs: build_detector(config, 80, rngs))
+    params, _ = jax.eval_shape(stateless.init, jax.random.key(0))
     count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
     vit = config.model.vit
     assert count == expected_parameters(vit.width, vit.depth, vit.heads)
@@ -155,16 +155,16 @@ WRONG = [
     ("eval_every", 0.0),
     ("checkpoint_every", -1.0),
     ("log_every_steps", 0),
-    ("data.slots", 0),
+    ("data.max_instances", 0),
     ("data.mask_size", 27),
     ("data.threads", 0),
     ("data.scale_range", (0.0, 2.0)),
     ("data.scale_range", (2.0, 0.1)),
     ("data.scale_range", (1.0,)),
     ("model.dtype", "float16"),
-    ("model.vit.taps", (2, 5, 8)),
-    ("model.vit.taps", (5, 2, 8, 11)),
-    ("model.vit.taps", (2, 5, 8, 12)),
+    ("model.vit.out_indices", (2, 5, 8)),
+    ("model.vit.out_indices", (5, 2, 8, 11)),
+    ("model.vit.out_indices", (2, 5, 8, 12)),
     ("model.vit.relative_position", "sinusoidal"),
     ("model.vit.attention", "flash"),
     ("model.vit.remat", "all"),
@@ -191,8 +191,8 @@ WRONG = [
     ("model.vit.drop_path", -0.1),
     ("model.pyramid.groups", 7),
     ("model.pyramid.groups", 0),
-    ("canvas", 1000),
-    ("canvas", 0),
+    ("image_size", 1000),
+    ("image_size", 0),
     ("model.detector.strides", (4, 8, 16, 32)),
     ("model.detector.anchor_sizes", (32.0, 64.0)),
     ("optim.lr", 0.0),
@@ -206,7 +206,7 @@ WRONG = [
     ("model.vit.window", 0),
     ("model.vit.pretrain_grid", 0),
     ("model.vit.global_blocks", (1, "a")),
-    ("model.vit.taps", (0, 1, 2, 3)),
+    ("model.vit.out_indices", (0, 1, 2, 3)),
     ("model.pyramid.channels", 0),
     ("model.heads.box_convs", -1),
     ("model.detector.detections", 0),
@@ -302,12 +302,12 @@ def test_weights_for_a_random_start_are_refused(config, tmp_path):
     ],
 )
 def test_an_unknown_word_is_told_with_a_hint(config, word, hint):
-    assert unknown_word(config, word).startswith(hint)
+    assert unknown_key(config, word).startswith(hint)
 
 
 @pytest.mark.parametrize("word", ["seed", "init", "model", "model.vit.width", "data.shapes"])
 def test_a_known_word_is_not_unknown(config, word):
-    assert unknown_word(config, word) is None
+    assert unknown_key(config, word) is None
 
 
 POSITION = {

@@ -182,7 +182,7 @@ def load(root: Path) -> CocoDataset:
     """What a run does: opens the set and draws every image once."""
     dataset = CocoDataset(*find_coco(root, "train"))
     batches = train_batches(
-        dataset, batch_size=1, canvas=32, slots=2, mask_size=14, seed=0, threads=0
+        dataset, batch_size=1, image_size=32, max_instances=2, mask_size=14, seed=0, threads=0
     )
     for _ in range(2):
         next(batches)

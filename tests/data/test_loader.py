@@ -12,10 +12,10 @@ import pytest
 from jaxdet.data import loader
 from jaxdet.data.coco import CocoDataset, find_coco
 from jaxdet.data.dataset import Category, Example
-from jaxdet.data.image import ArrayPicture
+from jaxdet.data.image import ArrayImage
 from jaxdet.errors import UserError
 
-CANVAS, SLOTS, MASK_SIZE = 48, 4, 14
+IMAGE_SIZE, MAX_INSTANCES, MASK_SIZE = 48, 4, 14
 
 
 class SquaresDataset:
@@ -39,7 +39,7 @@ class SquaresDataset:
         corners = 10.0 * np.arange(index % 4)
         squares = [np.array([(c, c), (c + 8, c), (c + 8, c + 8), (c, c + 8)]) for c in corners]
         return Example(
-            picture=ArrayPicture(np.full((30 + index, 40, 3), index, np.uint8)),
+            picture=ArrayImage(np.full((30 + index, 40, 3), index, np.uint8)),
             image_id=self.image_ids[index],
             boxes=np.stack([corners, corners, corners + 8, corners + 8], 1).astype(np.float32),
             labels=np.zeros(len(corners), np.int32),
@@ -53,8 +53,8 @@ class SquaresDataset:
 def training(dataset=None, **changes):
     settings = {
         "batch_size": 4,
-        "canvas": CANVAS,
-        "slots": SLOTS,
+        "image_size": IMAGE_SIZE,
+        "max_instances": MAX_INSTANCES,
         "mask_size": MASK_SIZE,
         "seed": 7,
         "threads": 0,
@@ -77,16 +77,16 @@ def assert_same(left, right):
 def test_training_batch_has_the_promised_arrays():
     (batch,) = take(training(), 1)
     expected = {
-        "image": (np.uint8, (4, CANVAS, CANVAS, 3)),
+        "image": (np.uint8, (4, IMAGE_SIZE, IMAGE_SIZE, 3)),
         "image_hw": (np.int32, (4, 2)),
-        "boxes": (np.float32, (4, SLOTS, 4)),
-        "labels": (np.int32, (4, SLOTS)),
-        "masks": (np.uint8, (4, SLOTS, MASK_SIZE, MASK_SIZE)),
-        "valid": (np.bool_, (4, SLOTS)),
+        "boxes": (np.float32, (4, MAX_INSTANCES, 4)),
+        "labels": (np.int32, (4, MAX_INSTANCES)),
+        "masks": (np.uint8, (4, MAX_INSTANCES, MASK_SIZE, MASK_SIZE)),
+        "valid": (np.bool_, (4, MAX_INSTANCES)),
         "image_id": (np.int64, (4,)),
     }
     assert {name: (array.dtype, array.shape) for name, array in batch.items()} == expected
-    assert (batch["image_hw"] == CANVAS).all()
+    assert (batch["image_hw"] == IMAGE_SIZE).all()
     assert not batch["boxes"][~batch["valid"]].any()
     assert not batch["masks"][~batch["valid"]].any()
     sides = batch["boxes"][batch["valid"]][:, 2:] - batch["boxes"][batch["valid"]][:, :2]
@@ -95,7 +95,9 @@ def test_training_batch_has_the_promised_arrays():
 
 def test_unscaled_batch_holds_the_objects_where_the_image_has_them():
     dataset = SquaresDataset(2)
-    (batch,) = take(training(dataset, batch_size=1, canvas=40, scale_range=(1, 1), flip=False), 1)
+    (batch,) = take(
+        training(dataset, batch_size=1, image_size=40, scale_range=(1, 1), flip=False), 1
+    )
     np.testing.assert_array_equal(batch["boxes"][0, 0], [0, 0, 8, 8])
     assert batch["valid"].tolist() == [[True, False, False, False]]
     assert (batch["masks"][0, 0] == 1).all()
@@ -132,7 +134,9 @@ def test_seed_changes_order_and_jitter():
 
 def test_every_epoch_draws_each_image_with_objects_once_in_a_new_order():
     dataset = SquaresDataset(9)  # 6 of them with objects: 1, 2, 3, 5, 6, 7
-    batches = take(training(dataset, batch_size=6, canvas=64, scale_range=(1, 1), flip=False), 6)
+    batches = take(
+        training(dataset, batch_size=6, image_size=64, scale_range=(1, 1), flip=False), 6
+    )
     orders = [batch["image"][:, 0, 0, 0].tolist() for batch in batches]
     assert all(sorted(order) == [1, 2, 3, 5, 6, 7] for order in orders)
     assert len({tuple(order) for order in orders}) > 1
@@ -147,7 +151,10 @@ def test_jitter_differs_between_epochs():
 def test_more_objects_than_slots_keeps_a_random_choice():
     dataset = SquaresDataset(4)
     batches = take(
-        training(dataset, batch_size=3, canvas=40, slots=1, scale_range=(1, 1), flip=False), 12
+        training(
+            dataset, batch_size=3, image_size=40, max_instances=1, scale_range=(1, 1), flip=False
+        ),
+        12,
     )
     kept = {
         box[0, 0]
@@ -162,18 +169,20 @@ def test_more_objects_than_slots_keeps_a_random_choice():
 @pytest.mark.parametrize("threads", [0, 2])
 def test_evaluation_gives_each_image_once_and_marks_padding(threads):
     dataset = SquaresDataset(10)
-    batches = list(loader.eval_batches(dataset, batch_size=4, canvas=CANVAS, threads=threads))
+    batches = list(
+        loader.eval_batches(dataset, batch_size=4, image_size=IMAGE_SIZE, threads=threads)
+    )
     assert len(batches) == 3
     whole = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
     assert whole["image"].dtype == np.uint8
-    assert whole["image"].shape == (12, CANVAS, CANVAS, 3)
+    assert whole["image"].shape == (12, IMAGE_SIZE, IMAGE_SIZE, 3)
     assert whole["image_id"].dtype == np.int64
     assert whole["is_real"].tolist() == [True] * 10 + [False] * 2
     assert whole["image_id"].tolist() == [*dataset.image_ids, -1, -1]
     heights = np.arange(30, 40)
     np.testing.assert_array_equal(whole["original_hw"][:10], [(h, 40) for h in heights])
     np.testing.assert_array_equal(
-        whole["image_hw"][:10], [(int(h * CANVAS / 40 + 0.5), CANVAS) for h in heights]
+        whole["image_hw"][:10], [(int(h * IMAGE_SIZE / 40 + 0.5), IMAGE_SIZE) for h in heights]
     )
     for index, (image, (height, _)) in enumerate(
         zip(whole["image"][:10], whole["image_hw"], strict=False)
@@ -184,13 +193,13 @@ def test_evaluation_gives_each_image_once_and_marks_padding(threads):
 
 def test_evaluation_shares_out_over_hosts():
     dataset = SquaresDataset(9)
-    whole = list(loader.eval_batches(dataset, batch_size=4, canvas=CANVAS, threads=0))
+    whole = list(loader.eval_batches(dataset, batch_size=4, image_size=IMAGE_SIZE, threads=0))
     shares = [
         list(
             loader.eval_batches(
                 dataset,
                 batch_size=4,
-                canvas=CANVAS,
+                image_size=IMAGE_SIZE,
                 threads=0,
                 process_index=host,
                 process_count=2,
@@ -210,7 +219,7 @@ def test_user_error_of_the_dataset_comes_through_as_it_is(threads):
     dataset = SquaresDataset(10, broken=2)
     for batches in (
         training(dataset, threads=threads),
-        loader.eval_batches(dataset, batch_size=4, canvas=CANVAS, threads=threads),
+        loader.eval_batches(dataset, batch_size=4, image_size=IMAGE_SIZE, threads=threads),
     ):
         with pytest.raises(UserError) as caught:
             take(batches, 3)
@@ -228,13 +237,13 @@ def test_batch_that_cannot_be_shared_is_a_user_error(batch_size, hosts):
         training(batch_size=batch_size, process_count=hosts)
     with pytest.raises(UserError, match=f"batch size {batch_size}"):
         loader.eval_batches(
-            SquaresDataset(), batch_size=batch_size, canvas=CANVAS, process_count=hosts
+            SquaresDataset(), batch_size=batch_size, image_size=IMAGE_SIZE, process_count=hosts
         )
 
 
 def test_real_images_give_the_same_batches_with_threads_and_after_pickling(shared):
     dataset = CocoDataset(*find_coco(shared / "data" / "coco_train128", "train"))
-    settings = {"canvas": 160, "slots": 30, "mask_size": 28}
+    settings = {"image_size": 160, "max_instances": 30, "mask_size": 28}
     plain = take(training(dataset, **settings), 3)
     assert_same(plain, take(training(dataset, threads=2, **settings), 3))
     assert_same(plain, take(training(pickle.loads(pickle.dumps(dataset)), **settings), 3))
@@ -249,6 +258,6 @@ def test_real_images_give_the_same_batches_with_threads_and_after_pickling(share
 
 
 def test_transforms_can_be_pickled_for_worker_processes():
-    transform = loader._TrainingExample(CANVAS, SLOTS, MASK_SIZE, (0.1, 2.0), True)
+    transform = loader._TrainingExample(IMAGE_SIZE, MAX_INSTANCES, MASK_SIZE, (0.1, 2.0), True)
     assert pickle.loads(pickle.dumps(transform)) == transform
-    pickle.loads(pickle.dumps(loader._EvaluationExample(SquaresDataset(), CANVAS)))
+    pickle.loads(pickle.dumps(loader._EvaluationExample(SquaresDataset(), IMAGE_SIZE)))

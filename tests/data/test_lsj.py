@@ -10,7 +10,7 @@ from pycocotools import mask as coco_mask
 
 from jaxdet.data.coco import CocoDataset, find_coco
 from jaxdet.data.dataset import Example
-from jaxdet.data.image import ArrayPicture
+from jaxdet.data.image import ArrayImage
 from jaxdet.data.lsj import (
     Placement,
     fit_placement,
@@ -33,7 +33,7 @@ class Draws:
 
 def example_of(*masks, hw=(40, 60)) -> Example:
     return Example(
-        picture=ArrayPicture(np.zeros((*hw, 3), np.uint8)),
+        picture=ArrayImage(np.zeros((*hw, 3), np.uint8)),
         image_id=1,
         boxes=np.zeros((len(masks), 4), np.float32),
         labels=np.arange(len(masks), dtype=np.int32),
@@ -65,7 +65,7 @@ def test_equals_detectron2(lsj, case):
     assert sampled.flip == bool(flip)
 
     placement = dataclasses.replace(sampled, offset=(int(x), int(y)))
-    image = place_image(ArrayPicture(lsj["image"]), placement, canvas, 128)
+    image = place_image(ArrayImage(lsj["image"]), placement, canvas, 128)
     expected = lsj[f"case{case}_image"]
     assert image.dtype == expected.dtype
     assert np.abs(image.astype(int) - expected).mean() < 0.01
@@ -243,7 +243,7 @@ def test_real_objects_cover_what_they_cover_in_a_full_raster(shared):
         for label, rle in enumerate(rles):
             mask = coco_mask.decode(rle)[:, ::-1] if placement.flip else coco_mask.decode(rle)
             whole = place_image(
-                ArrayPicture(np.repeat(mask[:, :, None] * np.uint8(255), 3, axis=2)),
+                ArrayImage(np.repeat(mask[:, :, None] * np.uint8(255), 3, axis=2)),
                 dataclasses.replace(placement, flip=False),
                 canvas,
                 0,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from jaxdet.data.image import ArrayPicture
+from jaxdet.data.image import ArrayImage
 from jaxdet.data.loader import eval_batches, train_batches
 from jaxdet.data.lsj import place_image, place_points
 from jaxdet.data.multiscale import CROP_SIDES, CROPPED_SHORT_SIDES, Multiscale
@@ -62,7 +62,7 @@ def test_points_follow_the_pixels_of_a_crop():
     found = 0
     for _ in range(60):
         placement = IMTED.sample(rng, 480, 640, True)
-        image = place_image(ArrayPicture(pixels), placement, 1344, 0)[:, :, 0].astype(float)
+        image = place_image(ArrayImage(pixels), placement, 1344, 0)[:, :, 0].astype(float)
         x, y = place_points(dot, placement)
         height, width = placement.visible_hw(1344)
         if not (10 < x < width - 10 and 10 < y < height - 10):
@@ -85,8 +85,8 @@ def test_evaluation_size():
 def test_batches_say_which_part_of_the_canvas_is_image():
     multiscale = Multiscale((40, 48), 80)
     dataset = ShapesDataset("train", 12, 96)
-    settings = {"canvas": 96, "multiscale": multiscale, "batch_size": 4, "threads": 0}
-    batch = next(train_batches(dataset, slots=5, mask_size=14, seed=0, **settings))
+    settings = {"image_size": 96, "multiscale": multiscale, "batch_size": 4, "threads": 0}
+    batch = next(train_batches(dataset, max_instances=5, mask_size=14, seed=0, **settings))
     assert batch["image"].shape == (4, 96, 96, 3)
     assert (batch["image_hw"] <= 80).all()
     for boxes, valid, (height, width) in zip(

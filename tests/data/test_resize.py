@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxdet.data.image import ArrayPicture, EncodedPicture
+from jaxdet.data.image import ArrayImage, EncodedImage
 from jaxdet.data.resize import enlarge, resample
 
 
@@ -53,7 +53,7 @@ def test_enlarging_keeps_flat_colours():
 @pytest.mark.parametrize("hw", [(90, 121), (89, 64), (9, 9), (1, 30)])
 def test_jpeg_is_decoded_at_a_smaller_size(smooth, shrink, hw):
     pixels = np.ascontiguousarray(smooth[: hw[0], : hw[1]])
-    picture = EncodedPicture(hw, jpeg(pixels), "a.jpg", "a.json")
+    picture = EncodedImage(hw, jpeg(pixels), "a.jpg", "a.json")
     image, factor = picture.decode(shrink)
     assert factor in (1, shrink)
     assert factor == shrink or min(hw) < shrink
@@ -63,15 +63,15 @@ def test_jpeg_is_decoded_at_a_smaller_size(smooth, shrink, hw):
 
 def test_pixels_and_pillow_decode_the_same(smooth):
     for pixels in (smooth, smooth[:, :, 0]):
-        picture = EncodedPicture(smooth.shape[:2], jpeg(pixels), "a.jpg", "a.json")
+        picture = EncodedImage(smooth.shape[:2], jpeg(pixels), "a.jpg", "a.json")
         np.testing.assert_array_equal(picture.pixels(), np.asarray(picture.decode(1)[0]))
 
 
 def test_scaled_decoding_changes_little(smooth):
     """Reducing five-fold: a JPEG decoded at half its size against the whole one."""
     large = np.array(Image.fromarray(smooth).resize((605, 450), Image.Resampling.BICUBIC))
-    picture = EncodedPicture((450, 605), jpeg(large), "a.jpg", "a.json")
-    decoded = ArrayPicture(picture.pixels())
+    picture = EncodedImage((450, 605), jpeg(large), "a.jpg", "a.json")
+    decoded = ArrayImage(picture.pixels())
     box = (3.0, 11.5, 601.0, 433.0)
     small, expected = (resample(source, box, (85, 120)) for source in (picture, decoded))
     difference = np.abs(small.astype(int) - expected)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from jaxdet.config.shapes import pretraining
 from jaxdet.data.shapes import ShapesDataset
-from jaxdet.data.unlabelled import crop_batches, open_pictures, sample_crop
+from jaxdet.data.unlabelled import crop_batches, open_images, sample_crop
 
 
 def test_crops_lie_inside_and_have_the_area_and_proportions_asked_for():
@@ -35,7 +35,7 @@ def test_a_very_long_image_is_cut_in_the_middle():
 def test_the_drawn_ones_hold_the_detectors_training_images_and_no_validation_image():
     config = pretraining()
     config.data.shapes.images = 30
-    pictures = open_pictures(config.data)
+    pictures = open_images(config.data)
     assert len(pictures) == 30
     train = ShapesDataset("train", 20, config.data.shapes.image_size)
     for index in (0, 7, 19):
@@ -56,7 +56,7 @@ def test_batches_from_a_folder_go_on_where_they_were(tmp_path):
     (tmp_path / "notes.txt").write_text("no image")
     config = pretraining()
     config.data.root = str(tmp_path)
-    pictures = open_pictures(config.data)
+    pictures = open_images(config.data)
     assert sorted(picture.hw for picture in (pictures[i] for i in range(3))) == [
         (40, 50),
         (40, 51),

@@ -43,7 +43,7 @@ if __name__ == "__main__":
 
 
 def training(**changes):
-    settings = {"batch_size": 4, "canvas": 64, "slots": 5, "mask_size": 14, "seed": 3}
+    settings = {"batch_size": 4, "image_size": 64, "max_instances": 5, "mask_size": 14, "seed": 3}
     settings |= {"threads": 0} | changes
     return train_batches(ShapesDataset("train", 20, 96), **settings)
 
@@ -112,8 +112,8 @@ def test_a_killed_run_resumes_with_the_same_batches_and_leaves_no_process(tmp_pa
 
 def test_evaluation_with_more_workers_than_batches():
     dataset = ShapesDataset("val", 6, 96)
-    plain = list(eval_batches(dataset, batch_size=8, canvas=64, threads=0))
-    batches = list(eval_batches(dataset, batch_size=8, canvas=64, workers=2))
+    plain = list(eval_batches(dataset, batch_size=8, image_size=64, threads=0))
+    batches = list(eval_batches(dataset, batch_size=8, image_size=64, workers=2))
     assert digests(batches) == digests(plain)
 
 
@@ -132,7 +132,7 @@ def test_error_of_a_worker_is_the_users(tmp_path):
     dataset = CocoDataset(tmp_path / "instances.json", folder)
     (folder / "1.png").write_bytes(b"")
     batches = train_batches(
-        dataset, batch_size=1, canvas=32, slots=2, mask_size=14, seed=0, workers=1
+        dataset, batch_size=1, image_size=32, max_instances=2, mask_size=14, seed=0, workers=1
     )
     with pytest.raises(UserError, match=r"1\.png cannot be read as an image"):
         next(batches)

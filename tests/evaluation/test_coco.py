@@ -128,12 +128,12 @@ def test_annotations_may_be_numbered_from_zero(ground_truth, perfect):
 
 def test_unusable_masks_are_left_out_of_segm_only(ground_truth, perfect):
     damaged = copy.deepcopy(ground_truth)
-    whole_file = damaged["annotations"]
-    whole_file[0]["segmentation"] = []
-    whole_file[1]["segmentation"] = [[1, 2, 30, 40]]
-    del whole_file[2]["segmentation"]
-    whole_file[3]["segmentation"]["counts"] = "11"
-    whole_file[4]["segmentation"] = [[1, 2, 3, math.nan, 5, 6]]
+    atomic_write = damaged["annotations"]
+    atomic_write[0]["segmentation"] = []
+    atomic_write[1]["segmentation"] = [[1, 2, 30, 40]]
+    del atomic_write[2]["segmentation"]
+    atomic_write[3]["segmentation"]["counts"] = "11"
+    atomic_write[4]["segmentation"] = [[1, 2, 3, math.nan, 5, 6]]
     kept = [perfect[0], *perfect[5:]]
     metrics = evaluate_coco(damaged, kept)
     assert metrics["segm"]["AR100"] == pytest.approx(1)

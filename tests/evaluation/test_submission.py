@@ -49,7 +49,7 @@ def test_a_file_is_scored_by_what_its_entries_have(perfect, kinds, tmp_path, cap
     assert result["evaluated"] == "file of detections"
     assert result["checkpoint"] == str(path)
     assert result["checkpoint_sha256"] == hashlib.sha256(content.encode()).hexdigest()
-    assert result["config"]["canvas"] == 64
+    assert result["config"]["image_size"] == 64
     for unknown in ("epochs", "init", "parameters", "device"):
         assert result[unknown] is None
     assert result["images"] == {"train": None, "val": 9}

@@ -62,15 +62,15 @@ def test_a_class_token_is_not_on_the_map():
 
 
 def test_attention_glows_where_it_is():
-    canvas = np.full((40, 40, 3), 100, np.uint8)
+    image_size = np.full((40, 40, 3), 100, np.uint8)
     attention = np.zeros((4, 4), np.float32)
     attention[3, 3] = 0.2
-    drawn = draw_attention(canvas, attention, 2, (0, 0), side=80)
+    drawn = draw_attention(image_size, attention, 2, (0, 0), side=80)
     assert drawn.shape == (80, 80, 3)
     np.testing.assert_array_equal(drawn[10, 30], [60, 60, 60])
     assert (drawn[70, 70] > [200, 150, 30]).all()
     np.testing.assert_array_equal(drawn[40, 70], [255, 255, 255])
-    assert (draw_attention(canvas, attention, None, (0, 0), side=80)[40, 50] == 60).all()
+    assert (draw_attention(image_size, attention, None, (0, 0), side=80)[40, 50] == 60).all()
     assert drawn[0, 10, 0] > 200
 
 

@@ -16,10 +16,10 @@ from checkpoints_convert.reading import read
 from jaxdet.config.imted import imted
 from jaxdet.config.mask_rcnn import check
 from jaxdet.models.batching import in_chunks
-from jaxdet.models.build import Functional, build_detector
+from jaxdet.models.build import StatelessModel, build_detector
+from jaxdet.models.paths import path_name
 from jaxdet.models.roi_features import Features, ModulatedRoIs
 from jaxdet.models.settings import Settings
-from jaxdet.training.optim import path_name
 
 NUM_CLASSES = 4
 
@@ -28,7 +28,7 @@ def reference_config():
     config = imted("b", drop_path=0.0, masks=True)
     config.model.dtype = "float32"
     config.model.vit.update(
-        width=64, depth=4, heads=2, global_blocks=(0, 1, 2, 3), taps=(3,), remat="none"
+        width=64, depth=4, heads=2, global_blocks=(0, 1, 2, 3), out_indices=(3,), remat="none"
     )
     config.model.decoder.update(width=32, depth=2, heads=2)
     config.model.pyramid.channels = 16
@@ -43,22 +43,22 @@ def case(reference, reference_file):
     pytest.importorskip("torch")
     converted = convert(read(reference_file("imted_tiny.pth")), Options()).arrays
     arrays = {path: tensor.read() for path, tensor in converted.items()}
-    functional = Functional(lambda rngs: build_detector(reference_config(), NUM_CLASSES, rngs))
+    stateless = StatelessModel(lambda rngs: build_detector(reference_config(), NUM_CLASSES, rngs))
 
     def take(path, leaf):
         value = arrays.pop(path_name(path))
         assert value.shape == leaf.shape, path_name(path)
         return jnp.asarray(value)
 
-    params, stats = (jax.tree_util.tree_map_with_path(take, tree) for tree in functional.abstract)
+    params, stats = (jax.tree_util.tree_map_with_path(take, tree) for tree in stateless.abstract)
     assert not arrays, f"left over: {sorted(arrays)}"
-    return functional, params, stats, reference("imted_tiny_outputs.npz")
+    return stateless, params, stats, reference("imted_tiny_outputs.npz")
 
 
 def run(case, compute, *inputs):
-    functional, params, stats, _ = case
+    stateless, params, stats, _ = case
     with jax.default_matmul_precision("highest"):
-        call = jax.jit(lambda p, s, *a: compute(functional.bind(p, s), *a))
+        call = jax.jit(lambda p, s, *a: compute(stateless.bind(p, s), *a))
         return jax.device_get(call(params, stats, *inputs))
 
 
@@ -175,5 +175,5 @@ def test_chunks_give_the_same_values_and_gradients(chunks):
 
 
 def test_the_pyramid_s_tap_of_vit_l_is_the_published_one():
-    assert imted("l", drop_path=0.3, masks=True).model.vit.taps == (11, 23)
-    assert imted("b", drop_path=0.2, masks=True).model.vit.taps == (11,)
+    assert imted("l", drop_path=0.3, masks=True).model.vit.out_indices == (11, 23)
+    assert imted("b", drop_path=0.2, masks=True).model.vit.out_indices == (11,)

@@ -16,14 +16,14 @@ from jax.sharding import Mesh
 from jaxdet import parallel
 from jaxdet.config.mask_rcnn import benchmark, check
 from jaxdet.models.batching import BATCH_AXIS
-from jaxdet.models.build import Functional, build_detector
+from jaxdet.models.build import StatelessModel, build_detector
 from jaxdet.models.mask_rcnn import MaskRCNN, Settings
+from jaxdet.models.paths import path_name
 from jaxdet.models.rpn import Proposals
 from jaxdet.ops.boxes import iou
-from jaxdet.training.optim import path_name
 from jaxdet.training.step import gradient_function
 
-CANVAS, BATCH, SLOTS, CROP, CLASSES = 64, 8, 4, 28, 3
+IMAGE_SIZE, BATCH, MAX_INSTANCES, CROP, CLASSES = 64, 8, 4, 28, 3
 DETECTIONS = 12
 PREDICTS = re.compile(r"(objectness|deltas|logits)\.kernel$")
 OBJECTS = np.array([2, 1, 0, 4, 3, 1, 2, 0])
@@ -32,7 +32,7 @@ OBJECTS = np.array([2, 1, 0, 4, 3, 1, 2, 0])
 
 def tiny_config(norm: str = "batch"):
     config = benchmark("b", "random", lr=1e-3, weight_decay=0.1, drop_path=0.2, epochs=1.0)
-    config.canvas = CANVAS
+    config.image_size = IMAGE_SIZE
     config.model.dtype = "float32"
     config.model.vit.update(
         width=16,
@@ -41,7 +41,7 @@ def tiny_config(norm: str = "batch"):
         pretrain_grid=4,
         window=3,
         global_blocks=(1, 3),
-        taps=(0, 1, 2, 3),
+        out_indices=(0, 1, 2, 3),
     )
     config.model.pyramid.update(channels=8, groups=4)
     config.model.heads.update(
@@ -76,7 +76,7 @@ def _as_imted(config) -> None:
     config.model.vit.update(
         relative_position="none",
         global_blocks=(0, 1, 2, 3),
-        taps=(1, 3),
+        out_indices=(1, 3),
         class_token=True,
         resize_offset=0.1,
         remat="block",
@@ -87,18 +87,18 @@ def _as_imted(config) -> None:
     config.model.detector.update(box_loss="giou", box_loss_weight=10.0)
 
 
-def tiny_functional(norm: str = "batch", mesh: Mesh | None = None) -> Functional:
+def tiny_functional(norm: str = "batch", mesh: Mesh | None = None) -> StatelessModel:
     config = tiny_config(norm)
-    return Functional(lambda rngs: build_detector(config, CLASSES, rngs, mesh))
+    return StatelessModel(lambda rngs: build_detector(config, CLASSES, rngs, mesh))
 
 
 def image_keys(seed: int, images: int = BATCH) -> jax.Array:
     return jax.random.split(jax.random.key(seed), images)
 
 
-def initial(functional: Functional):
+def initial(stateless: StatelessModel):
     """Random parameters and the first batch statistics."""
-    params, stats = jax.jit(functional.init)(jax.random.key(0))
+    params, stats = jax.jit(stateless.init)(jax.random.key(0))
 
     # At the start all predictions are nearly alike, and hardly depend on anything.
     def spread(path, leaf):
@@ -111,11 +111,11 @@ class Detector:
     """One set of parameters, and the two computations every test calls, compiled once."""
 
     def __init__(self):
-        functional = tiny_functional()
-        self.params, self.stats = initial(functional)
-        self.losses = jax.jit(gradient_function(functional))
+        stateless = tiny_functional()
+        self.params, self.stats = initial(stateless)
+        self.losses = jax.jit(gradient_function(stateless))
         self.detect = jax.jit(
-            lambda params, stats, batch: functional.bind(params, stats).detect(batch)
+            lambda params, stats, batch: stateless.bind(params, stats).detect(batch)
         )
 
     def train(self, batch, key: int = 0):
@@ -140,13 +140,14 @@ def random_boxes(rng: np.random.Generator, *shape: int) -> np.ndarray:
 
 def random_batch(objects=OBJECTS) -> dict[str, np.ndarray]:
     rng, n = np.random.default_rng(0), len(objects)
-    valid = np.arange(SLOTS) < np.asarray(objects)[:, None]
+    valid = np.arange(MAX_INSTANCES) < np.asarray(objects)[:, None]
     return {
-        "image": rng.integers(0, 256, (n, CANVAS, CANVAS, 3), np.uint8),
-        "image_hw": np.full((n, 2), CANVAS, np.int32),
-        "boxes": random_boxes(rng, n, SLOTS) * valid[..., None],
-        "labels": rng.integers(0, CLASSES, (n, SLOTS)).astype(np.int32) * valid,
-        "masks": rng.integers(0, 2, (n, SLOTS, CROP, CROP), np.uint8) * valid[..., None, None],
+        "image": rng.integers(0, 256, (n, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8),
+        "image_hw": np.full((n, 2), IMAGE_SIZE, np.int32),
+        "boxes": random_boxes(rng, n, MAX_INSTANCES) * valid[..., None],
+        "labels": rng.integers(0, CLASSES, (n, MAX_INSTANCES)).astype(np.int32) * valid,
+        "masks": rng.integers(0, 2, (n, MAX_INSTANCES, CROP, CROP), np.uint8)
+        * valid[..., None, None],
         "valid": valid,
     }
 
@@ -190,7 +191,7 @@ def test_padded_ground_truth_changes_nothing(detector, batch, content):
     if content == "copies of objects":
         # Near the real ones, so that anchors and proposals would match them.
         boxes = np.roll(batch["boxes"], 1, axis=1) + rng.normal(size=batch["boxes"].shape)
-        boxes[OBJECTS == 0] = random_boxes(rng, SLOTS)
+        boxes[OBJECTS == 0] = random_boxes(rng, MAX_INSTANCES)
         labels = rng.integers(0, CLASSES, batch["labels"].shape)
     else:
         boxes = rng.normal(scale=1e6, size=batch["boxes"].shape)
@@ -198,7 +199,7 @@ def test_padded_ground_truth_changes_nothing(detector, batch, content):
     other = {"boxes": boxes, "labels": labels, "masks": np.ones_like(batch["masks"])}
     changed = dict(batch)
     for name, values in other.items():
-        padded = ~batch["valid"].reshape(BATCH, SLOTS, *[1] * (values.ndim - 2))
+        padded = ~batch["valid"].reshape(BATCH, MAX_INSTANCES, *[1] * (values.ndim - 2))
         changed[name] = np.where(padded, values, batch[name]).astype(batch[name].dtype)
     assert_equal_trees(detector.train(changed), detector.train(batch))
     # The same boxes as objects do count.
@@ -227,11 +228,11 @@ def test_chance_follows_from_the_key(detector, batch):
 def spread_gradients(batch, *, devices: int, accumulate: int, norm: str):
     """Gradients, metrics and statistics of a batch over so many devices, in so many parts."""
     mesh = Mesh(np.array(jax.devices()[:devices]), (BATCH_AXIS,))
-    functional = tiny_functional(norm, mesh)
+    stateless = tiny_functional(norm, mesh)
     whole, split = parallel.replicated(mesh), parallel.split_batch(mesh)
-    compute = jax.jit(gradient_function(functional, accumulate=accumulate), out_shardings=whole)
+    compute = jax.jit(gradient_function(stateless, accumulate=accumulate), out_shardings=whole)
     arguments = (
-        *jax.device_put(initial(functional), whole),
+        *jax.device_put(initial(stateless), whole),
         jax.device_put(batch, split),
         jax.device_put(image_keys(0, len(batch["image"])), whole),
     )
@@ -288,8 +289,12 @@ def test_the_paper_s_batch_is_the_same_on_few_devices(large_step, devices, accum
 
 def test_statistics_of_parts_go_from_part_to_part(detector, batch):
     """The cheaper rule: each part normalised by itself, losses and gradients averaged."""
-    in_parts = gradient_function(tiny_functional(), accumulate=2, batch_statistics="part")
-    found = jax.device_get(jax.jit(in_parts)(detector.params, detector.stats, batch, image_keys(0)))
+    per_microbatch = gradient_function(
+        tiny_functional(), accumulate=2, batch_statistics="microbatch"
+    )
+    found = jax.device_get(
+        jax.jit(per_microbatch)(detector.params, detector.stats, batch, image_keys(0))
+    )
     stats, halves = detector.stats, []
     for part in (slice(0, None, 2), slice(1, None, 2)):
         half = jax.tree.map(lambda a, part=part: a[part], (batch, image_keys(0)))
@@ -351,7 +356,7 @@ def test_detections_of_one_class_hardly_overlap(found):
 
 
 def test_pixels_outside_the_image_do_not_matter(detector, images, found):
-    rows, columns = np.arange(CANVAS)[:, None, None], np.arange(CANVAS)[None, :, None]
+    rows, columns = np.arange(IMAGE_SIZE)[:, None, None], np.arange(IMAGE_SIZE)[None, :, None]
     height, width = IMAGE_HW.T.reshape(2, BATCH, 1, 1, 1)
     inside = (rows < height) & (columns < width)
     assert_equal_trees(
@@ -380,16 +385,16 @@ def loops(jaxpr) -> list[str]:
 
 def test_no_loop_runs_over_images_or_classes_and_none_on_the_host():
     def trace(images: int, classes: int) -> list[str]:
-        functional = Functional(lambda rngs: build_detector(tiny_config(), classes, rngs))
+        stateless = StatelessModel(lambda rngs: build_detector(tiny_config(), classes, rngs))
         batch = {
-            "image": jax.ShapeDtypeStruct((images, CANVAS, CANVAS, 3), jnp.uint8),
+            "image": jax.ShapeDtypeStruct((images, IMAGE_SIZE, IMAGE_SIZE, 3), jnp.uint8),
             "image_hw": jax.ShapeDtypeStruct((images, 2), jnp.int32),
         }
 
         def detect(params, stats, batch):
-            return functional.bind(params, stats).detect(batch)
+            return stateless.bind(params, stats).detect(batch)
 
-        return loops(jax.make_jaxpr(detect)(*functional.abstract, batch).jaxpr)
+        return loops(jax.make_jaxpr(detect)(*stateless.abstract, batch).jaxpr)
 
     found = trace(1, 2)
     assert found == trace(4, 40)
@@ -512,11 +517,11 @@ def test_selection_by_soft_suppression(reference):
 
 def test_a_single_scale_learns_in_every_part():
     """Without a pyramid: all anchors and RoIs on the transformer's last map."""
-    functional = tiny_functional("single")
-    params, stats = initial(functional)
+    stateless = tiny_functional("single")
+    params, stats = initial(stateless)
     assert params["rpn"]["objectness"]["kernel"].shape[-1] == 5 * 3
     batch = random_batch(objects=[2, 1])
-    compute = jax.jit(gradient_function(functional))
+    compute = jax.jit(gradient_function(stateless))
     gradients, metrics, _ = jax.device_get(compute(params, stats, batch, image_keys(0, 2)))
     assert all(metrics[name] > 0 for name in metrics if name.startswith("loss_"))
     assert all_finite((metrics, gradients))

@@ -17,9 +17,9 @@ from checkpoints_convert.reading import read
 from jaxdet.config.mask_rcnn import benchmark, check, vitdet
 from jaxdet.errors import UserError
 from jaxdet.evaluation.evaluate import evaluate
-from jaxdet.models.build import Functional, build_detector
+from jaxdet.models.build import StatelessModel, build_detector
+from jaxdet.models.paths import path_name
 from jaxdet.training.experiment import Experiment
-from jaxdet.training.optim import path_name
 
 NUM_CLASSES = 4
 
@@ -30,12 +30,12 @@ def tiny_config(kind: str):
             "b", "mae", lr=1e-4, weight_decay=0.1, drop_path=0.0, epochs=1.0, layer_decay=0.7
         )
         shape = {"width": 32, "depth": 4, "pretrain_grid": 4, "window": 3}
-        shape |= {"global_blocks": (1, 3), "taps": (0, 1, 2, 3)}
+        shape |= {"global_blocks": (1, 3), "out_indices": (0, 1, 2, 3)}
     else:
         config = benchmark("b", "mae", lr=1e-4, weight_decay=0.1, drop_path=0.0, epochs=1.0)
         shape = {"width": 64, "depth": 8, "pretrain_grid": 8, "window": 4}
-        shape |= {"global_blocks": (1, 3, 5, 7), "taps": (1, 3, 5, 7)}
-    config.canvas = 128
+        shape |= {"global_blocks": (1, 3, 5, 7), "out_indices": (1, 3, 5, 7)}
+    config.image_size = 128
     config.model.dtype = "float32"
     config.model.vit.update(heads=2, **shape)
     if kind == "beitfpn":
@@ -56,26 +56,26 @@ def case(request, shared):
     converted = convert(read(shared / "reference" / f"{name}.pth"), Options()).arrays
     arrays = {path: tensor.read() for path, tensor in converted.items()}
     config = tiny_config(request.param)
-    functional = Functional(lambda rngs: build_detector(config, NUM_CLASSES, rngs))
+    stateless = StatelessModel(lambda rngs: build_detector(config, NUM_CLASSES, rngs))
 
     def take(path, leaf):
         value = arrays.pop(path_name(path))
         assert value.shape == leaf.shape, path_name(path)
         return jnp.asarray(value)
 
-    abstract = jax.eval_shape(functional.init, jax.random.key(0))
+    abstract = jax.eval_shape(stateless.init, jax.random.key(0))
     params, stats = jax.tree_util.tree_map_with_path(take, abstract[0]), abstract[1]
     stats = jax.tree_util.tree_map_with_path(take, stats)
     assert not arrays, f"left over: {sorted(arrays)}"
     with np.load(shared / "reference" / f"{name}_outputs.npz") as outputs:
-        return functional, params, stats, dict(outputs)
+        return stateless, params, stats, dict(outputs)
 
 
 def run(case, compute):
-    functional, params, stats, outputs = case
+    stateless, params, stats, outputs = case
     images = jnp.asarray(outputs["image"].transpose(0, 2, 3, 1))
     sizes = jnp.full((len(images), 2), 128, jnp.int32)
-    call = jax.jit(lambda p, s: compute(functional.bind(p, s), images, sizes))
+    call = jax.jit(lambda p, s: compute(stateless.bind(p, s), images, sizes))
     with jax.default_matmul_precision("highest"):
         return jax.tree.map(np.asarray, call(params, stats))
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from benchmarks.saved_residuals import kept_bytes
-from jaxdet.models.build import Functional
+from benchmarks.saved_residuals import residual_bytes
+from jaxdet.models.build import StatelessModel
 from jaxdet.models.position import (
     DecomposedRelativePosition,
     RelativePositionBias,
@@ -82,7 +82,7 @@ def test_relative_position_bias_equals_a_loop_over_pairs(rng):
 def test_resize_embedding_equals_pytorch(rng, grid):
     torch = pytest.importorskip("torch")
     embedding = np.asarray(array(rng, 14, 14, 3))
-    expected = torch.nn.functional.interpolate(
+    expected = torch.nn.stateless.interpolate(
         torch.from_numpy(embedding.transpose(2, 0, 1)[None].copy()),
         size=grid,
         mode="bicubic",
@@ -99,7 +99,7 @@ def test_resize_embedding_at_an_offset_equals_pytorch_s_scale_factor(rng, grid):
     """imTED's rule; PyTorch rounds the size down and samples at the scale it is given."""
     torch = pytest.importorskip("torch")
     embedding = np.asarray(array(rng, 14, 14, 3))
-    expected = torch.nn.functional.interpolate(
+    expected = torch.nn.stateless.interpolate(
         torch.from_numpy(embedding.transpose(2, 0, 1)[None].copy()),
         scale_factor=tuple((side + 0.1) / 14 for side in grid),
         mode="bicubic",
@@ -275,18 +275,18 @@ def test_layer_scale_starts_at_the_value_asked_for():
         np.testing.assert_array_equal(gamma[...], np.full(WIDTH, 1e-5, np.float32))
 
 
-def a_vit(**changes) -> Functional:
+def a_vit(**changes) -> StatelessModel:
     options = {
         "width": WIDTH,
         "depth": 4,
         "heads": HEADS,
         "mlp_ratio": 2.0,
         "patch": 4,
-        "canvas": 20,
+        "image_size": 20,
         "pretrain_grid": 3,
         "window": 3,
         "global_blocks": (1, 3),
-        "taps": (0, 1, 2, 3),
+        "out_indices": (0, 1, 2, 3),
         "qkv_bias": "qkv",
         "drop_path": 0.0,
         "layer_scale": None,
@@ -294,11 +294,11 @@ def a_vit(**changes) -> Functional:
         "dtype": jnp.float32,
         **changes,
     }
-    return Functional(lambda rngs: ViT(**options, rngs=rngs))
+    return StatelessModel(lambda rngs: ViT(**options, rngs=rngs))
 
 
-def random_params(functional: Functional, rng: np.random.Generator):
-    params, _ = jax.eval_shape(functional.init, jax.random.key(0))
+def random_params(stateless: StatelessModel, rng: np.random.Generator):
+    params, _ = jax.eval_shape(stateless.init, jax.random.key(0))
     return jax.tree.map(lambda leaf: 0.3 * array(rng, *leaf.shape), params)
 
 
@@ -307,8 +307,8 @@ def test_drop_path_is_random_in_training_alone(rng):
     params, images = random_params(plain, rng), array(rng, 4, 20, 20, 3)
 
     @partial(jax.jit, static_argnums=0)
-    def maps(functional, key):
-        return jnp.stack(functional.bind(params, {})(images, key))
+    def maps(stateless, key):
+        return jnp.stack(stateless.bind(params, {})(images, key))
 
     np.testing.assert_array_equal(maps(dropping, None), maps(plain, None))
     keys = [jax.random.split(jax.random.key(seed), len(images)) for seed in (0, 1)]
@@ -319,15 +319,15 @@ def test_drop_path_is_random_in_training_alone(rng):
 
 
 def test_drop_path_rises_from_zero(rng):
-    functional = a_vit(drop_path=0.5)
-    model = functional.bind(random_params(functional, rng), {})
+    stateless = a_vit(drop_path=0.5)
+    model = stateless.bind(random_params(stateless, rng), {})
     rates = [block.drop_path for block in model.blocks]
     np.testing.assert_allclose(rates, [0.0, 1 / 6, 2 / 6, 0.5])
 
 
 def test_taps_follow_the_blocks_asked_for(rng):
-    functional = a_vit(depth=8, taps=(1, 3, 5, 7), layer_scale=0.1)
-    params, images = random_params(functional, rng), array(rng, 1, 20, 20, 3)
+    stateless = a_vit(depth=8, out_indices=(1, 3, 5, 7), layer_scale=0.1)
+    params, images = random_params(stateless, rng), array(rng, 1, 20, 20, 3)
 
     @jax.jit
     def maps(active):
@@ -339,7 +339,7 @@ def test_taps_follow_the_blocks_asked_for(rng):
             }
             for i, block in params["blocks"].items()
         }
-        return functional.bind({**params, "blocks": blocks}, {})(images)
+        return stateless.bind({**params, "blocks": blocks}, {})(images)
 
     nothing = maps(jnp.zeros(8))
     assert len(nothing) == 4
@@ -352,8 +352,8 @@ def test_taps_follow_the_blocks_asked_for(rng):
 @pytest.mark.parametrize("relative_position", ["shared", "decomposed"])
 def test_attention_weights_are_of_the_block_asked_for(rng, relative_position):
     """Those that a block by itself has of what the blocks before it made."""
-    functional = a_vit(depth=3, taps=(0, 1, 2), relative_position=relative_position)
-    vit = functional.bind(random_params(functional, rng), {})
+    stateless = a_vit(depth=3, out_indices=(0, 1, 2), relative_position=relative_position)
+    vit = stateless.bind(random_params(stateless, rng), {})
     images = array(rng, 2, 20, 20, 3)
     maps = vit(images)
     for i in (1, 2):
@@ -367,26 +367,26 @@ def test_attention_weights_are_of_the_block_asked_for(rng, relative_position):
 
 
 def test_patches_are_a_strided_convolution(rng):
-    functional = a_vit(pretrain_grid=5)
-    params, images = random_params(functional, rng), array(rng, 2, 20, 20, 3)
+    stateless = a_vit(pretrain_grid=5)
+    params, images = random_params(stateless, rng), array(rng, 2, 20, 20, 3)
     kernel = params["patch_embed"]["kernel"].reshape(4, 4, 3, WIDTH)
     expected = jax.lax.conv_general_dilated(
         images, kernel, (4, 4), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
     expected += params["patch_embed"]["bias"] + params["pos_embed"]
-    found = functional.bind(params, {}).embed(images)
+    found = stateless.bind(params, {}).embed(images)
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_every_row_of_the_bias_tables_learns(rng):
-    functional = a_vit()
-    params = random_params(functional, rng)
+    stateless = a_vit()
+    params = random_params(stateless, rng)
     images, weights = array(rng, 1, 20, 20, 3), array(rng, 4, 1, 5, 5, WIDTH)
 
     @jax.jit
     @jax.grad
     def gradient(params):
-        return (jnp.stack(functional.bind(params, {})(images)) * weights).sum()
+        return (jnp.stack(stateless.bind(params, {})(images)) * weights).sum()
 
     gradients = gradient(params)
     for name, side in (("rel_pos_window", 3), ("rel_pos_global", 5)):
@@ -403,12 +403,12 @@ def test_rematerialisation_keeps_less_and_changes_no_gradient(rng, relative_posi
     keys = jax.random.split(jax.random.key(0), 4)
 
     def gradient(remat):
-        functional = a_vit(**options, remat=remat)
+        stateless = a_vit(**options, remat=remat)
 
         def loss(params):
-            return (jnp.stack(functional.bind(params, {})(images, keys)) * weights).sum()
+            return (jnp.stack(stateless.bind(params, {})(images, keys)) * weights).sum()
 
-        return jax.jit(jax.grad(loss))(params), kept_bytes(loss, params)
+        return jax.jit(jax.grad(loss))(params), residual_bytes(loss, params)
 
     expected, most = gradient("none")
     assert min(abs(leaf).max() for leaf in jax.tree.leaves(expected)) > 0
@@ -441,8 +441,8 @@ def test_residual_outputs_start_smaller_with_depth(depth_index):
 
 @pytest.mark.parametrize("kind", ["pretrained", "random", "zero", "sincos", "none"])
 def test_absolute_position_of_every_kind(kind, rng):
-    functional = a_vit(width=16, absolute_position=kind)
-    params, _ = jax.jit(functional.init)(jax.random.key(0))
+    stateless = a_vit(width=16, absolute_position=kind)
+    params, _ = jax.jit(stateless.init)(jax.random.key(0))
     position = params.get("pos_embed")
     if kind == "none":
         assert position is None
@@ -452,7 +452,7 @@ def test_absolute_position_of_every_kind(kind, rng):
         assert position.shape == (3, 3, 16)
         assert bool(position.any()) == (kind != "zero")
     images = array(rng, 1, 20, 20, 3)
-    embedded = jax.jit(lambda p, x: functional.bind(p, {}).embed(x))(params, images)
+    embedded = jax.jit(lambda p, x: stateless.bind(p, {}).embed(x))(params, images)
     assert embedded.shape == (1, 5, 5, 16)
     assert np.isfinite(embedded).all()
 
@@ -491,7 +491,7 @@ def test_mlp_activations_equal_pytorch(rng, activation):
         "bias": torch.tensor(np.asarray(mlp.fc2.bias[...])),
     }
     hidden = tensors["fc1"]
-    functions = torch.nn.functional
+    functions = torch.nn.stateless
     if activation == "swiglu":
         gate, hidden = hidden.chunk(2, -1)
         hidden = functions.silu(gate) * hidden
@@ -506,9 +506,9 @@ def test_mlp_activations_equal_pytorch(rng, activation):
 
 
 def test_a_norm_before_the_blocks_normalises_what_enters_them(rng):
-    functional = a_vit(pre_norm=True)
-    params = random_params(functional, rng)
+    stateless = a_vit(pre_norm=True)
+    params = random_params(stateless, rng)
     params["norm_pre"] = {"scale": jnp.ones(WIDTH), "bias": jnp.zeros(WIDTH)}
-    embedded = functional.bind(params, {}).embed(array(rng, 1, 20, 20, 3))
+    embedded = stateless.bind(params, {}).embed(array(rng, 1, 20, 20, 3))
     np.testing.assert_allclose(embedded.mean(-1), 0, atol=1e-5)
     np.testing.assert_allclose(embedded.std(-1), 1, atol=1e-3)

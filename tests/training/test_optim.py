@@ -13,13 +13,13 @@ from flax import nnx
 
 from jaxdet.config import benchmark
 from jaxdet.config.imted import few_shot, imted
-from jaxdet.models.build import Functional, build_detector
+from jaxdet.models.build import StatelessModel, build_detector
+from jaxdet.models.paths import path_name
 from jaxdet.training.optim import (
     adamw,
     decay_mask,
     frozen_parameters,
     lr_schedule,
-    path_name,
     step_multipliers,
 )
 
@@ -64,8 +64,8 @@ def vitb_params():
     """The shapes of ViT-B's parameters as BEiT has them, with layer scale and q and v biases."""
     config = benchmark("b", "beit", lr=1e-4, weight_decay=0.1, drop_path=0.1, epochs=1.0)
     config.model.vit.update(qkv_bias="qv", layer_scale=0.1)
-    functional = Functional(lambda rngs: build_detector(config, 80, rngs))
-    return jax.eval_shape(functional.init, jax.random.key(0))[0]
+    stateless = StatelessModel(lambda rngs: build_detector(config, 80, rngs))
+    return jax.eval_shape(stateless.init, jax.random.key(0))[0]
 
 
 def test_decay_leaves_out_norms_and_positions_alone(vitb_params):
@@ -223,8 +223,8 @@ def test_frozen_parameters_get_no_update_at_all():
 def test_the_config_s_words_freeze_position_information_alone(kind):
     config = benchmark("b", "mae", lr=1e-4, weight_decay=0.1, drop_path=0.1, epochs=1.0)
     config.model.vit.relative_position = kind
-    functional = Functional(lambda rngs: build_detector(config, 4, rngs))
-    params = jax.eval_shape(functional.init, jax.random.key(0))[0]
+    stateless = StatelessModel(lambda rngs: build_detector(config, 4, rngs))
+    params = jax.eval_shape(stateless.init, jax.random.key(0))[0]
 
     def frozen():
         tree = step_multipliers(params, 1.0, 12, frozen_parameters(config))
@@ -248,8 +248,8 @@ def test_the_config_s_words_freeze_position_information_alone(kind):
 
 def test_imted_s_rates_and_decay_are_the_published_ones():
     config = imted("b", drop_path=0.2, masks=True)
-    functional = Functional(lambda rngs: build_detector(config, 4, rngs))
-    params = jax.eval_shape(functional.init, jax.random.key(0))[0]
+    stateless = StatelessModel(lambda rngs: build_detector(config, 4, rngs))
+    params = jax.eval_shape(stateless.init, jax.random.key(0))[0]
 
     def by_name(tree):
         return {path_name(p): leaf for p, leaf in jax.tree_util.tree_leaves_with_path(tree)}

@@ -14,10 +14,11 @@ from jaxdet.data.fewshot import main as make_few_shot
 from jaxdet.data.shapes import main as write_shapes
 from jaxdet.errors import UserError
 from jaxdet.evaluation.coco import split_ap
+from jaxdet.models.paths import path_name
 from jaxdet.train import train
 from jaxdet.training.checkpoint import Checkpoints
 from jaxdet.training.experiment import Experiment
-from jaxdet.training.optim import is_frozen, path_name
+from jaxdet.training.optim import is_frozen
 from jaxdet.weights.transfer import move_classes
 from tests.tiny import get_config
 
@@ -38,7 +39,7 @@ def small(config):
     """Small enough to compile in seconds; 8 images a step, one for each test device."""
     shrink_for_shapes(config)
     config.batch_size = config.eval_batch_size = 8
-    config.model.vit.update(width=16, depth=2, heads=2, global_blocks=(0, 1), taps=(1,))
+    config.model.vit.update(width=16, depth=2, heads=2, global_blocks=(0, 1), out_indices=(1,))
     config.model.decoder.update(width=16, depth=1)
     config.model.pyramid.channels = 8
     config.model.detector.update(
@@ -84,7 +85,7 @@ def weights(experiment):
         one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         target = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=one),
-            dict(zip(("params", "stats"), experiment.functional.abstract, strict=True)),
+            dict(zip(("params", "stats"), experiment.stateless.abstract, strict=True)),
         )
         state = checkpoints.restore(checkpoints.latest, target)
     return [

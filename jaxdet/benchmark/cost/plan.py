@@ -184,7 +184,7 @@ def _rows(plan: Plan) -> Iterator[tuple[str, str]]:
     config, step, device = plan.config, plan.step, plan.device
     kind = jax.devices()[0].device_kind
     images = config.batch_size // plan.devices // config.accumulate
-    yield "plan of", f"{plan.name}: {config.canvas} px, {config.model.dtype}, {plan.classes}"
+    yield "plan of", f"{plan.name}: {config.image_size} px, {config.model.dtype}, {plan.classes}"
     yield (
         "batch",
         f"{config.batch_size} = {plan.devices} {kind} device(s) x {config.accumulate} part(s) x "

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from jaxdet import parallel
 from jaxdet.benchmark.complexity import forward_cost, total
 from jaxdet.benchmark.cost.compiled_program import XlaCost, xla_cost
-from jaxdet.models.build import Functional, build_detector, parameter_count
+from jaxdet.models.build import StatelessModel, build_detector, parameter_count
 from jaxdet.training.optim import build_optimizer, frozen_parameters
 from jaxdet.training.step import abstract_state, make_train_step
 
@@ -61,15 +61,15 @@ def resized_config(config: ConfigDict, batch_size: int) -> ConfigDict:
 
 def compile_step(config: ConfigDict, num_classes: int, mesh: Mesh) -> CompiledStep:
     """Compiles a config's training step for the devices of a mesh."""
-    functional = Functional(lambda rngs: build_detector(config, num_classes, rngs, mesh))
+    stateless = StatelessModel(lambda rngs: build_detector(config, num_classes, rngs, mesh))
     optimizer = build_optimizer(config, lambda step: config.optim.lr)
-    state = abstract_state(functional, optimizer)
+    state = abstract_state(stateless, optimizer)
     state = placed(state, parallel.state_sharding(mesh, state, config.sharding))
     batch = batch_shapes(config)
     batch = placed(batch, jax.tree.map(lambda _: parallel.split_batch(mesh), batch))
     key = jax.eval_shape(lambda: jax.random.key(0))
     step = make_train_step(
-        functional,
+        stateless,
         optimizer,
         mesh,
         accumulate=config.accumulate,
@@ -106,19 +106,19 @@ def placed(shapes: Any, shardings: Any) -> Any:
 
 def batch_shapes(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
     """The shapes of one training batch, as the loader makes it."""
-    n, side, slots, crop = (
+    n, side, max_instances, crop = (
         config.batch_size,
-        config.canvas,
-        config.data.slots,
+        config.image_size,
+        config.data.max_instances,
         config.data.mask_size,
     )
     shapes = {
         "image": ((n, side, side, 3), jnp.uint8),
         "image_hw": ((n, 2), jnp.int32),
-        "boxes": ((n, slots, 4), jnp.float32),
-        "labels": ((n, slots), jnp.int32),
-        "masks": ((n, slots, crop, crop), jnp.uint8),
-        "valid": ((n, slots), jnp.bool_),
+        "boxes": ((n, max_instances, 4), jnp.float32),
+        "labels": ((n, max_instances), jnp.int32),
+        "masks": ((n, max_instances, crop, crop), jnp.uint8),
+        "valid": ((n, max_instances), jnp.bool_),
     }
     return {name: jax.ShapeDtypeStruct(*spec) for name, spec in shapes.items()}
 
@@ -127,16 +127,16 @@ def full_batch(config: ConfigDict, num_classes: int) -> dict[str, jax.Array]:
     """A training batch of noise with objects of all sizes in every slot."""
     rng = np.random.default_rng(0)
     shapes = batch_shapes(config)
-    n, slots, canvas = config.batch_size, config.data.slots, config.canvas
-    size = np.exp(rng.uniform(np.log(8), np.log(canvas), (n, slots, 2)))
-    corner = rng.uniform(0, 1, (n, slots, 2)) * (canvas - size)
+    n, max_instances, image_size = config.batch_size, config.data.max_instances, config.image_size
+    size = np.exp(rng.uniform(np.log(8), np.log(image_size), (n, max_instances, 2)))
+    corner = rng.uniform(0, 1, (n, max_instances, 2)) * (image_size - size)
     batch = {
         "image": rng.integers(0, 256, shapes["image"].shape),
-        "image_hw": np.full((n, 2), canvas),
+        "image_hw": np.full((n, 2), image_size),
         "boxes": np.concatenate([corner, corner + size], -1),
-        "labels": rng.integers(0, num_classes, (n, slots)),
+        "labels": rng.integers(0, num_classes, (n, max_instances)),
         "masks": rng.integers(0, 2, shapes["masks"].shape),
-        "valid": np.ones((n, slots)),
+        "valid": np.ones((n, max_instances)),
     }
     return {name: jnp.asarray(batch[name], shape.dtype) for name, shape in shapes.items()}
 

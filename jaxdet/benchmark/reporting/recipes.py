@@ -21,8 +21,8 @@ from jaxdet.benchmark.reference import LEAST_COCO_TRAIN_IMAGES, Published, publi
 from jaxdet.benchmark.reporting.runs import Run
 from jaxdet.config.imted import imted
 from jaxdet.config.mask_rcnn import benchmark, quarter_ends, vitdet
+from jaxdet.config.roles import NEUTRAL_KEYS
 from jaxdet.data.fewshot import VOC
-from jaxdet.train import NEUTRAL_WORDS
 
 Words = dict[str, Any]
 Difference = tuple[str, Any, Any]
@@ -48,7 +48,7 @@ INITIALISATION_WORDS = (
 TUNED_WORDS = ("optim.lr", "optim.weight_decay", "model.vit.drop_path", "optim.layer_decay")
 COLUMN_WORDS = ("epochs", "seed")
 RESULT_NEUTRAL = (
-    *(word.removeprefix("config.") for word in NEUTRAL_WORDS),
+    *(word.removeprefix("config.") for word in NEUTRAL_KEYS),
     "eval_every",
     "checkpoint_every",
     "eval_workers",
@@ -57,13 +57,13 @@ RESULT_NEUTRAL = (
 
 LAYER_DECAY = "layer-wise learning rate decay"
 DETECTIONS = "detections"
-GLOBAL_BLOCKS, TAPS = "model.vit.global_blocks", "model.vit.taps"
+GLOBAL_BLOCKS, OUT_INDICES = "model.vit.global_blocks", "model.vit.out_indices"
 
 COCO, COCO_VAL = "COCO", "COCO val2017"
 COCO_VAL_IMAGES = 5000
 VARIANT_WORDS = (
     GLOBAL_BLOCKS,
-    TAPS,
+    OUT_INDICES,
     "model.vit.relative_position",
     "model.pyramid.kind",
     "model.detector.strides",
@@ -97,7 +97,7 @@ def config_recipe(config: dict[str, Any]) -> Words:
         left_out.append("data.shapes")
     kept = {word: value for word, value in words.items() if not is_under(word, left_out)}
     depth = config["model"]["vit"]["depth"]
-    for word in (GLOBAL_BLOCKS, TAPS):
+    for word in (GLOBAL_BLOCKS, OUT_INDICES):
         kept[word] = _blocks(words[word], depth, config["model"]["pyramid"]["kind"])
     kept[LAYER_DECAY] = "tuned" if words["optim.layer_decay"] != 1 else "none"
     return kept

@@ -85,7 +85,7 @@ def recipe_title(recipe: Words) -> str:
     parts = [
         f"{detector} with {PYRAMID_NAMES.get(pyramid, pyramid)}",
         str(recipe["validation data"]),
-        f"{recipe['canvas']} pixels",
+        f"{recipe['image_size']} pixels",
         f"batch {recipe['batch_size']}",
     ]
     if recipe["few_shot.novel"]:

@@ -16,7 +16,7 @@ from jaxdet.benchmark.trials.slurm import run_on_slurm
 from jaxdet.benchmark.trials.trials import Executor, run_here
 from jaxdet.config.mask_rcnn import INITIALISATIONS, NAME
 from jaxdet.errors import PreemptedError, UserError
-from jaxdet.flags import exit_status, parse, shipped_config
+from jaxdet.flags import parse, run_main, shipped_config
 
 
 def shared_parser(documentation: str, default_size: str) -> argparse.ArgumentParser:
@@ -188,7 +188,7 @@ def executor_of(options: argparse.Namespace) -> Executor:
 def run_stoppable(command: Callable[[], None]) -> int:
     """Runs a command that starts trials; returns its exit status."""
     with _stop_on_sigterm():
-        return exit_status(command)
+        return run_main(command)
 
 
 @contextlib.contextmanager
@@ -196,7 +196,7 @@ def _stop_on_sigterm() -> Iterator[None]:
     """Turns SIGTERM into an exception, so that the trial under way is told to stop as well."""
 
     def stop(*_: object) -> None:
-        raise PreemptedError("asked to stop; the same command goes on where it stopped")
+        raise PreemptedError("asked to stop; the same command resumes where it stopped")
 
     before = signal.signal(signal.SIGTERM, stop)
     try:

@@ -21,10 +21,9 @@ from ml_collections import ConfigDict
 
 from jaxdet.config.mask_rcnn import check
 from jaxdet.config.published_weights import how_to_get
+from jaxdet.config.roles import difference, resumable_keys
 from jaxdet.errors import UserError
 from jaxdet.flags import parse
-from jaxdet.train import neutral_words
-from jaxdet.training.experiment import difference
 from jaxdet.training.monitor import DIVERGED
 
 COMMAND_MARK = "$ "
@@ -141,7 +140,7 @@ def outcome(trial: Trial) -> Outcome | None:
     given = json.loads(trial.config.to_json())
     # Unlike a resumed run, a comparison depends on what it started from.
     weights = ("config.init", "config.few_shot.base_run")
-    ignored = [word for word in neutral_words(trial.config) if word not in weights]
+    ignored = [word for word in resumable_keys(trial.config) if word not in weights]
     for stored in (started, result and result.get("config")):
         changed = stored and difference(stored, given, ignored=ignored)
         if changed:
@@ -224,7 +223,7 @@ def run_trials(trials: Sequence[Trial], execute: Executor) -> list[Outcome]:
             last = _last_words(trial.log).removeprefix("error: ")
             failures.append(f"{trial.name} failed ({how}: {last}); its log is {trial.log}")
     if failures:
-        raise UserError(f"{failures[0]}; the same command goes on when that is mended")
+        raise UserError(f"{failures[0]}; the same command resumes when that is mended")
     return [outcome(trial) for trial in trials]
 
 

@@ -18,9 +18,9 @@ from jaxdet.training.step import abstract_state
 
 def small_config():
     config = benchmark("tiny", "random", lr=1e-3, weight_decay=0.05, drop_path=0.1, epochs=2.0)
-    config.canvas = 64
+    config.image_size = 64
     config.batch_size = config.eval_batch_size = 8
-    config.data.update(slots=6, mask_size=28)
+    config.data.update(max_instances=6, mask_size=28)
     config.model.vit.update(
         width=32,
         depth=4,
@@ -28,7 +28,7 @@ def small_config():
         pretrain_grid=4,
         window=2,
         global_blocks=(1, 3),
-        taps=(0, 1, 2, 3),
+        out_indices=(0, 1, 2, 3),
     )
     config.model.pyramid.update(channels=8, groups=8)
     config.model.heads.update(
@@ -56,7 +56,7 @@ def test_memory_is_counted_by_kind(plan, tmp_path):
     config = small_config()
     config.data.update(name="shapes")
     experiment = Experiment(config, tmp_path)
-    state = abstract_state(experiment.functional, experiment.optimizer)
+    state = abstract_state(experiment.stateless, experiment.optimizer)
     in_backbone = parameter_count(state["params"]["backbone"])
     assert plan.step.parameters["backbone"] == in_backbone
 

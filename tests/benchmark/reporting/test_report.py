@@ -199,7 +199,7 @@ def test_models_of_different_size_share_a_recipe(write, tmp_path, kind):
     ("word", "value", "other"),
     [
         ("batch_size", 16, 64),
-        ("canvas", 512, 1024),
+        ("image_size", 512, 1024),
         ("data__flip", False, True),
         ("model__vit__global_blocks", (), "the last of each quarter"),
         ("model__vit__relative_position", "none", "shared"),

@@ -61,14 +61,14 @@ def test_a_trial_is_a_command_of_main_with_its_whole_config(trial, tmp_path):
         f"--workdir={tmp_path / 'one'}",
     ]
     assert trial.config.optim.lr == 1e-3
-    assert trial.config.canvas == 64
+    assert trial.config.image_size == 64
 
 
 def test_tuples_reach_the_config_as_they_are(tmp_path):
-    words = {"model.vit.global_blocks": (), "model.vit.taps": (0, 3), "canvas": 32}
+    words = {"model.vit.global_blocks": (), "model.vit.out_indices": (0, 3), "image_size": 32}
     trial = make_trial(tmp_path, "one", TINY, words)
     assert trial.config.model.vit.global_blocks == ()
-    assert trial.config.model.vit.taps == (0, 3)
+    assert trial.config.model.vit.out_indices == (0, 3)
 
 
 def test_a_word_that_trials_differ_in_cannot_be_given(tmp_path):
@@ -192,7 +192,7 @@ def test_another_failure_stops_and_names_its_log(tmp_path, trainer, capsys):
         run_trials(trials, run_here)
     assert str(raised.value) == (
         f"a failed (exit status 2: no space is left); its log is {tmp_path / 'a' / 'log.txt'}; "
-        "the same command goes on when that is mended"
+        "the same command resumes when that is mended"
     )
     assert trainer.ran == ["a"]
     trainer.score = lambda config: 0.5

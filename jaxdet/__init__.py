@@ -1,3 +1,3 @@
 """The benchmark of detection transfer for Vision Transformers."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

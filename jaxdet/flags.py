@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from jaxdet.config.mask_rcnn import unknown_key
+from jaxdet.config.values import unknown_key
 from jaxdet.errors import PreemptedError, UserError
 
 DEFAULT_CONFIG = "shapes_tiny"

@@ -22,11 +22,13 @@ from benchmarks.saved_residuals import residual_bytes
 from jaxdet import parallel
 from jaxdet.benchmark.complexity import COCO_CLASSES
 from jaxdet.benchmark.cost.step import compile_step, resized_config
-from jaxdet.config.mask_rcnn import CHOICES, check
+from jaxdet.config.keys import DetectorConfig
+from jaxdet.config.mask_rcnn import check
+from jaxdet.config.schema import keys
 from jaxdet.flags import load_config
 from jaxdet.models.build import StatelessModel, build_detector
 
-WORDS = CHOICES["model.vit.remat"]
+WORDS = keys(DetectorConfig)["model.vit.remat"].choices
 KEPT_OF = ("vitb_mae", "vitdet_b_mae", "vitl_mae", "vitdet_h_mae")
 
 

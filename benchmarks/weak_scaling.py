@@ -19,7 +19,9 @@ from jax.sharding import AxisType, Mesh
 
 from benchmarks.collectives import collectives
 from jaxdet.benchmark.cost.step import CompiledStep, compile_step, resized_config
-from jaxdet.config.mask_rcnn import CHOICES, check
+from jaxdet.config.keys import DetectorConfig
+from jaxdet.config.mask_rcnn import check
+from jaxdet.config.schema import keys
 from jaxdet.flags import load_config
 from jaxdet.models.batching import BATCH_AXIS
 
@@ -34,7 +36,7 @@ def main() -> None:
     jax.config.update("jax_num_cpu_devices", max(DEVICES))
 
     steps = {}
-    for sharding in CHOICES["sharding"]:
+    for sharding in keys(DetectorConfig)["sharding"].choices:
         for count in DEVICES:
             config = resized_config(load_config(options.config), count)
             config.sharding = sharding

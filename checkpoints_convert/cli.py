@@ -28,7 +28,8 @@ from checkpoints_convert.report import text
 from checkpoints_convert.tensors import State
 from checkpoints_convert.vit import to_timm
 from checkpoints_convert.writing import write_npz, write_torch
-from jaxdet.config.mask_rcnn import CHOICES
+from jaxdet.config.keys import Vit
+from jaxdet.config.schema import keys
 from jaxdet.errors import UserError
 
 LARGE = 2**26
@@ -72,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rel-pos-resize", choices=("bicubic", "geometric"), default="bicubic")
     parser.add_argument("--patch", type=_side, help="resample the patch projection to this side")
     parser.add_argument("--pixels", choices=sorted(PIXELS), help="default: the layout's")
-    parser.add_argument("--activation", choices=CHOICES["model.vit.activation"])
+    parser.add_argument("--activation", choices=keys(Vit)["activation"].choices)
     parser.add_argument(
         "--allow-unknown", action="store_true", help="list unknown tensors and go on"
     )

@@ -31,7 +31,7 @@ from PIL import Image
 
 from jaxdet import __version__, parallel
 from jaxdet.config.mae import check_pretraining
-from jaxdet.config.roles import difference
+from jaxdet.config.roles import difference, resumable_keys
 from jaxdet.data.dataset import LazyImage
 from jaxdet.data.unlabelled import crop_batches, open_images
 from jaxdet.errors import UserError
@@ -52,19 +52,6 @@ from jaxdet.weights.file import write_weights
 DEFAULT_CONFIG = "mini/pretrain"
 
 NO_DECAY = ("norm", r"\.bias$", "pos_embed")
-
-NEUTRAL_KEYS = tuple(
-    f"config.{word}"
-    for word in (
-        "data.root",
-        "data.threads",
-        "data.workers",
-        "checkpoint_every",
-        "log_every_steps",
-        "log_every_seconds",
-    )
-)
-"""Words a resumed run may change."""
 
 DETECTOR_PATHS = {
     "encoder.": "backbone.",
@@ -224,7 +211,9 @@ def _claim_workdir(run: Pretraining, workdir: Path, checkpoints: Checkpoints) ->
     identity = run.identity
     if checkpoints.latest is not None:
         stored = checkpoints.meta(checkpoints.latest)
-        changed = difference(stored["config"], identity["config"], ignored=NEUTRAL_KEYS)
+        changed = difference(
+            stored["config"], identity["config"], ignored=resumable_keys(run.config)
+        )
         changed = changed or difference(stored["images"], identity["images"], "number of images")
         if changed:
             raise UserError(

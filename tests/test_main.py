@@ -20,15 +20,15 @@ def errors_of(capsys, *arguments: str) -> str:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--config.optim.lrr=1"], "config.optim has no word 'lrr'; did you mean config.optim.lr?"),
-        (["--config.optimm.lr=1"], "config has no word 'optimm'; did you mean config.optim?"),
+        (["--config.optim.lrr=1"], "config.optim has no key 'lrr'; did you mean config.optim.lr?"),
+        (["--config.optimm.lr=1"], "config has no key 'optimm'; did you mean config.optim?"),
         (["--config.optim.lr.x=1"], "config.optim.lr is a single value"),
         (["--config.optim.lr=fast"], "could not convert string to float: 'fast'"),
         (["--config.batch_size=2.5"], "config.batch_size=2.5"),
         (["--config=configs/nothing.py"], "config file configs/nothing.py does not exist"),
         (
             ["--config.image_size=100"],
-            "config.image_size=100 cannot be: it is a multiple of 32 pixels",
+            "config.image_size=100 must be a multiple of 32",
         ),
         (["--mode=fly"], "flag --mode=fly"),
         (["--fly"], "Unknown command line flag 'fly'"),
@@ -44,7 +44,7 @@ def errors_of(capsys, *arguments: str) -> str:
             "'cudnn' needs an NVIDIA GPU",
         ),
         (["--mode=plan", "--utilisation=2"], "--utilisation=2"),
-        (["--config.init=/nowhere.npz"], "config.init='/nowhere.npz' is not a file"),
+        (["--config.init=/nowhere.npz"], "config.init='/nowhere.npz' must be a file"),
     ],
 )
 def test_a_mistake_ends_in_one_sentence(arguments, expected, capsys, tmp_path):

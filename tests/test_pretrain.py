@@ -215,16 +215,16 @@ def test_a_folder_of_images_will_do_and_a_broken_one_is_named(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("word", "value", "reason"),
     [
-        ("image_size", 60, "is a multiple of the patch, 8"),
-        ("model.mask_ratio", 0.999, "leaves some of the 64 patches seen"),
-        ("data.crop_area", (0.5, 0.2), "has the smaller share first"),
-        ("optim.warmup_epochs", 1e5, "is shorter than"),
-        ("model.decoder.heads", 3, "divides the width"),
+        ("image_size", 60, "must be a multiple of config.model.vit.patch=8"),
+        ("model.mask_ratio", 0.999, "must leave some of the 64 patches seen"),
+        ("data.crop_area", (0.5, 0.2), "must have the smaller share first"),
+        ("optim.warmup_epochs", 1e5, "must be below config.epochs=16"),
+        ("model.decoder.heads", 3, "must divide config.model.decoder.width=64"),
         ("model.decoder.width", 6, "multiple of 4"),
-        ("batch_size", 0, "lies between"),
+        ("batch_size", 0, "must be an integer of at least 1"),
     ],
 )
-def test_a_config_that_cannot_be_is_refused(word, value, reason):
+def test_a_wrong_config_is_refused(word, value, reason):
     config = pretraining()
     config.update_from_flattened_dict({word: value})
     with pytest.raises(UserError, match=rf"config\.{word}=.*{reason}"):
@@ -233,9 +233,9 @@ def test_a_config_that_cannot_be_is_refused(word, value, reason):
 
 def test_a_config_of_the_other_command_is_refused(capsys):
     assert main([f"--config={CONFIG.with_name('random.py')}"]) == 2
-    assert "this config is for another command: config has no word" in capsys.readouterr().err
+    assert "this config is for another command: config has no key" in capsys.readouterr().err
     assert detect([f"--config={CONFIG}"]) == 2
-    assert "this config is for another command: config has no word" in capsys.readouterr().err
+    assert "this config is for another command: config has no key" in capsys.readouterr().err
 
 
 def test_the_miniature_compares_one_recipe_from_two_starts():

@@ -31,7 +31,7 @@ from jaxdet.benchmark.sweep import PRETRAINED, RANDOM
 from jaxdet.benchmark.trials import comparison, flags
 from jaxdet.benchmark.trials.cost import data_of, plan_text, planned
 from jaxdet.benchmark.trials.trials import Trial, check_trial, make_trial, run_trials
-from jaxdet.config.mask_rcnn import INITIALISATIONS, NAME
+from jaxdet.config.keys import INITIALISATIONS, NAME
 from jaxdet.errors import UserError
 
 EPOCHS = 50.0

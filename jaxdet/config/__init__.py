@@ -1,21 +1,41 @@
 """Experiment configs: the recipes that the files in `configs/` start from, and their checks."""
 
-from jaxdet.config.mask_rcnn import (
-    INITIALISATIONS,
-    NAME,
-    VIT_SIZES,
-    benchmark,
-    check,
-    config_digest,
-    vitdet,
+from jaxdet.config.imted import (
+    DECODERS,
+    VOC,
+    few_shot,
+    few_shot_base,
+    imted,
+    shrink_for_shapes,
 )
+from jaxdet.config.keys import INITIALISATIONS, NAME, keys_with
+from jaxdet.config.mae import check_pretraining, mae
+from jaxdet.config.mask_rcnn import SHAPES_DETECTOR, VIT_SIZES, benchmark, check, vitdet
+from jaxdet.config.shapes import mini, pretraining, shapes_detector, start_from_pretraining
+from jaxdet.config.values import completed, config_digest, override
 
 __all__ = [
+    "DECODERS",
     "INITIALISATIONS",
     "NAME",
+    "SHAPES_DETECTOR",
     "VIT_SIZES",
+    "VOC",
     "benchmark",
     "check",
+    "check_pretraining",
+    "completed",
     "config_digest",
+    "few_shot",
+    "few_shot_base",
+    "imted",
+    "keys_with",
+    "mae",
+    "mini",
+    "override",
+    "pretraining",
+    "shapes_detector",
+    "shrink_for_shapes",
+    "start_from_pretraining",
     "vitdet",
 ]

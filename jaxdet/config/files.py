@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from jaxdet.config.values import override, value_of
 from jaxdet.errors import UserError
 
 PACKAGE = Path(__file__).resolve().parents[1]

@@ -6,7 +6,6 @@ from ml_collections import ConfigDict
 
 from jaxdet.config.mask_rcnn import SHAPES_DETECTOR, VIT_SIZES, benchmark
 from jaxdet.config.published_weights import official_weights
-from jaxdet.data.fewshot import VOC
 
 DECODERS = {
     "s": {"width": 256, "depth": 4, "heads": 8},
@@ -24,9 +23,33 @@ PARTS = {
 """The ladder of the ablation: a box head of convolutions, MAE's decoder in its place, RoI features
 from the encoder's last map instead of the pyramid, and those modulated by the pyramid."""
 
+VOC = (
+    "person",
+    "bicycle",
+    "car",
+    "motorcycle",
+    "airplane",
+    "bus",
+    "train",
+    "boat",
+    "bird",
+    "cat",
+    "dog",
+    "horse",
+    "sheep",
+    "cow",
+    "bottle",
+    "chair",
+    "couch",
+    "potted plant",
+    "dining table",
+    "tv",
+)
+"""The 20 of COCO's classes that PASCAL VOC has too, novel in COCO's few-shot protocol."""
+
 COCO_IMAGES = 118_000
 ENCODER = (r"backbone\.", r"pyramid\.up")
-"""Parameters of imTED's "backbone": the encoder, and what brings its map to other scales."""
+"""Parameters of imTED's "backbone": the encoder, and what scales its map."""
 
 
 def imted(
@@ -43,7 +66,7 @@ def imted(
 ) -> ConfigDict:
     """imTED on COCO, from MAE's whole encoder and decoder: what differs from `benchmark`.
 
-    The published code pads a batch to its largest image; the canvas here holds any image of the
+    The published code pads a batch to its largest image; here `image_size` holds any image of the
     recipe, so that one compiled step serves them all.
 
     Args:
@@ -108,7 +131,7 @@ def few_shot(size: str, *, shots: int, drop_path: float, parts: str = "modulated
     """The second stage: fine-tuning on a few objects of every class with the encoder frozen.
 
     What is frozen is `ENCODER`. As in the published code drop path stays active and the running
-    statistics of the pyramid's batch norm go on.
+    statistics of the pyramid's batch norm stay active.
 
     Args:
         shots: objects a class in the training data; only the warm-up depends on it.
@@ -136,7 +159,7 @@ def few_shot(size: str, *, shots: int, drop_path: float, parts: str = "modulated
 def shrink_for_shapes(config: ConfigDict) -> None:
     """Makes a config one of a tiny detector on the built-in shapes, from random weights.
 
-    The parts are the recipe's, smaller: patches of 8 pixels on a canvas of 64, four blocks in the
+    The parts are the recipe's, smaller: patches of 8 pixels on images of 64, four blocks in the
     encoder and two in the decoder, and the sampling of `configs/shapes_tiny.py`.
     """
     config.initialisation = "random"

@@ -1,6 +1,6 @@
 """The tiny detector on the built-in shapes, and the miniature of the benchmark made of it.
 
-Patches of 8 pixels on a canvas of 64, four blocks, 32 channels behind the backbone: minutes on two
+Patches of 8 pixels on images of 64, four blocks, 32 channels behind the backbone: minutes on two
 CPU cores.
 """
 
@@ -13,7 +13,7 @@ from jaxdet.config.mask_rcnn import SHAPES_DETECTOR, benchmark
 from jaxdet.config.published_weights import WORDS
 
 GRID = 8
-"""Patches along a side of the canvas, and of the pre-training's images."""
+"""Patches along a side of an image, the pre-training's too."""
 
 ENCODER = {"width": 128, "depth": 4, "heads": 4, "patch": 8}
 

@@ -19,8 +19,9 @@ from PIL import Image
 from pycocotools import mask as rle
 
 from jaxdet import __version__, parallel
-from jaxdet.config.mask_rcnn import config_digest
-from jaxdet.config.roles import TEST_KEYS, difference
+from jaxdet.config.keys import keys_with
+from jaxdet.config.roles import difference
+from jaxdet.config.values import config_digest
 from jaxdet.data.loader import eval_batches
 from jaxdet.data.rle import compressed_rle
 from jaxdet.data.source import multiscale_of
@@ -67,7 +68,7 @@ class Subject(NamedTuple):
         kind: one of "checkpoint", "converted detector" and "file of detections".
         path: the checkpoint or file it came from.
         sha256: of its arrays (`jaxdet.training.checkpoint.digest`), or of a file of detections.
-        config: the complete config it was trained with, its TEST_KEYS as evaluated.
+        config: the complete config it was trained with, its keys for test time as evaluated.
         init: name and SHA-256 of the original of the weights it started from.
         step, epochs, train_images: of its training, where that was a run's.
     """
@@ -221,7 +222,7 @@ def evaluate(experiment: Experiment) -> Metrics:
         if step is None:
             raise UserError(f"{folder} holds no checkpoint yet; train first")
         stored, given = checkpoints.meta(step), experiment.identity
-        free = {f"config.model.detector.{word}" for word in TEST_KEYS}
+        free = {f"config.{name}" for name in keys_with("test")}
         changed = (
             difference(stored["config"]["model"], given["config"]["model"], "config.model", free)
             or difference(
@@ -240,8 +241,9 @@ def evaluate(experiment: Experiment) -> Metrics:
         target = abstract({"params": params, "stats": stats}, parallel.replicated(experiment.mesh))
         state = checkpoints.restore(step, target)
     evaluation = Evaluator(experiment)(state["params"], state["stats"])
-    for word in TEST_KEYS:
-        stored["config"]["model"]["detector"][word] = given["config"]["model"]["detector"][word]
+    for name in keys_with("test"):
+        leaf = name.removeprefix("model.detector.")
+        stored["config"]["model"]["detector"][leaf] = given["config"]["model"]["detector"][leaf]
     subject = trained_subject(experiment, stored, state["params"], state["stats"])
     if parallel.is_main():
         report(experiment, subject, evaluation)

@@ -1,61 +1,17 @@
-"""The numbers of Mask R-CNN that are not learned; imports no jax, so that configs can read them."""
+"""The numbers of Mask R-CNN that are not learned, as the detector takes them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from jaxdet.config.keys import Detector
 
 
 @dataclass(frozen=True)
-class Settings:
-    """The numbers of Mask R-CNN that are not learned; the defaults are Detectron2's.
+class Settings(Detector):
+    """`config.model.detector`, with the number of classes, which follows from the data."""
 
-    Attributes:
-        strides: of P2 ... P6 in pixels, or of the only level.
-        anchor_sizes: side of the square anchor per level, in pixels; all of them on an only level.
-        canonical_size: a box of this side, in pixels, is pooled from the level of stride 16.
-        rpn_batch, rpn_positive: anchors per image in the RPN loss, and the share of foreground.
-        roi_batch, roi_positive: RoIs per image in the head losses, and the share of foreground.
-        *_pre_nms, *_post_nms: proposals per level before and per image after NMS.
-        box_loss: of the box head: "l1" on the deltas, or "giou" on the decoded boxes.
-        box_loss_weight: factor on it.
-        nms: of the final boxes, "hard", "soft_linear" or "soft_gaussian": see
-            `jaxdet.ops.nms.soft_nms`, whose `iou_threshold` is `nms_threshold`.
-        nms_sigma, nms_min_score: its `sigma` and `min_score`; hard NMS has none.
-        max_candidates: (box, class) pairs that enter the final NMS; exact unless fewer than
-            `detections` of the best `max_candidates` survive.
-    """
-
-    num_classes: int
-    strides: tuple[int, ...] = (4, 8, 16, 32, 64)
-    anchor_sizes: tuple[float, ...] = (32.0, 64.0, 128.0, 256.0, 512.0)
-    aspect_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
-    rpn_thresholds: tuple[float, float] = (0.3, 0.7)
-    rpn_batch: int = 256
-    rpn_positive: float = 0.5
-    train_pre_nms: int = 2000
-    train_post_nms: int = 1000
-    test_pre_nms: int = 1000
-    test_post_nms: int = 1000
-    rpn_nms_threshold: float = 0.7
-    roi_threshold: float = 0.5
-    roi_batch: int = 512
-    roi_positive: float = 0.25
-    box_weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)
-    box_loss: str = "l1"
-    box_loss_weight: float = 1.0
-    box_roi_size: int = 7
-    mask_roi_size: int = 14
-    sampling_ratio: int = 0
-    canonical_size: float = 224.0
-    score_threshold: float = 0.05
-    nms: str = "hard"
-    nms_threshold: float = 0.5
-    nms_sigma: float = 0.5
-    nms_min_score: float = 0.001
-    detections: int = 100
-    max_candidates: int = 2000
-    pixel_mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
-    pixel_std: tuple[float, float, float] = (58.395, 57.12, 57.375)
+    num_classes: int = field(kw_only=True)
 
     @property
     def level_anchor_sizes(self) -> tuple[tuple[float, ...], ...]:

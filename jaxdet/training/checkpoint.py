@@ -17,6 +17,7 @@ from orbax.checkpoint.checkpoint_managers import (
 )
 
 from jaxdet import parallel
+from jaxdet.config.values import completed
 from jaxdet.errors import UserError
 from jaxdet.models.paths import path_name
 
@@ -142,12 +143,14 @@ class Checkpoints:
         return {name: restored[name] if name in arguments else {} for name in names}
 
     def meta(self, step: int) -> dict[str, Any]:
-        """What was stored as `meta` with the checkpoint of `step`.
+        """What was stored as `meta` with the checkpoint of `step`, its config under today's names.
 
         Raises:
             UserError: the checkpoint cannot be read.
         """
-        return self._read(step, {"meta": ocp.args.JsonRestore()})["meta"]
+        meta = self._read(step, {"meta": ocp.args.JsonRestore()})["meta"]
+        has_config = isinstance(meta, dict) and isinstance(meta.get("config"), dict)
+        return {**meta, "config": completed(meta["config"])} if has_config else meta
 
     def _read(self, step: int, arguments: dict[str, Any]) -> Any:
         try:

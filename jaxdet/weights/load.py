@@ -14,7 +14,8 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxdet.config.mask_rcnn import unknown_key, value_of
+from jaxdet.config.old_names import renamed
+from jaxdet.config.values import unknown_key, value_of
 from jaxdet.errors import UserError
 from jaxdet.models.build import Tree
 from jaxdet.models.paths import path_name
@@ -175,6 +176,7 @@ def check_fit(weights: Weights, config: ConfigDict) -> None:
     report = weights.report
     if report is None:
         return
+    report = {**report, "config": renamed(report["config"])}
     for word in report["config"]:
         strange = unknown_key(config, word)
         if strange:

@@ -11,28 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdet import parallel
+from jaxdet.config.keys import keys_with
 from jaxdet.config.roles import difference
 from jaxdet.errors import UserError
 from jaxdet.models.build import StatelessModel, Tree, build_detector
 from jaxdet.models.paths import path_name
 from jaxdet.training.checkpoint import Checkpoints, abstract
 from jaxdet.training.experiment import Experiment
-
-MAY_DIFFER = tuple(
-    f"config.model.{word}"
-    for word in (
-        "detector",
-        "dtype",
-        "decoder.start",
-        "heads.roi_chunks",
-        "vit.absolute_trainable",
-        "vit.attention",
-        "vit.drop_path",
-        "vit.relative_trainable",
-        "vit.remat",
-    )
-)
-"""Words of a base run's model that its weights do not depend on."""
 
 
 def start_from_base_run(experiment: Experiment, params: Tree) -> tuple[Tree, Tree]:
@@ -59,8 +44,9 @@ def start_from_base_run(experiment: Experiment, params: Tree) -> tuple[Tree, Tre
         if step is None:
             raise UserError(f"{folder} holds no checkpoint yet; train on the base classes first")
         meta = checkpoints.meta(step)
+        may_differ = [f"config.{name}" for name in keys_with("finetune")]
         changed = difference(
-            meta["config"]["model"], experiment.plain_config["model"], "config.model", MAY_DIFFER
+            meta["config"]["model"], experiment.plain_config["model"], "config.model", may_differ
         )
         if changed or "category_ids" not in meta:
             reason = changed or "it does not hold the ids of its categories"

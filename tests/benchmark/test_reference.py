@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from jaxdet.benchmark.reference import CERTAINTIES, find, published, published_for, sources
-from jaxdet.config.mask_rcnn import INITIALISATIONS
+from jaxdet.config.keys import INITIALISATIONS
 from jaxdet.flags import load_config
 
 CONFIGS = Path(__file__).resolve().parent.parent.parent / "configs"

@@ -91,7 +91,7 @@ def test_the_two_stages_of_few_shot_detection():
 
 
 @pytest.mark.parametrize(
-    ("word", "value"),
+    ("name", "value"),
     [
         ("model.vit.global_blocks", (0, 1)),
         ("model.vit.out_indices", ()),
@@ -106,20 +106,20 @@ def test_the_two_stages_of_few_shot_detection():
         ("few_shot.novel", (1,)),
     ],
 )
-def test_a_wrong_word_is_named(word, value):
+def test_a_wrong_value_is_named(name, value):
     config = load_config(CONFIGS / "imted_mask_b.py")
     check(config)
-    config.update_from_flattened_dict({word: value})
+    config.update_from_flattened_dict({name: value})
     with pytest.raises(UserError) as raised:
         check(config)
-    named = "model.vit.class_token" if word == "model.vit.global_blocks" else word
+    named = "model.vit.class_token" if name == "model.vit.global_blocks" else name
     assert f"config.{named}=" in str(raised.value)
 
 
-def test_chunks_of_rois_and_two_sources_of_weights_are_refused_where_they_cannot_be(tmp_path):
+def test_chunks_of_rois_and_two_sources_of_weights_are_refused(tmp_path):
     config = load_config(CONFIGS / "vitb_mae.py")
     config.model.heads.roi_chunks = 2
-    with pytest.raises(UserError, match=r"roi_chunks=2 cannot be: it takes a box head without"):
+    with pytest.raises(UserError, match=r"roi_chunks=2 must be 1 for a box head with batch norm"):
         check(config)
     config = load_config(CONFIGS / "imted_10shot_b.py")
     config.few_shot.base_run = str(tmp_path)

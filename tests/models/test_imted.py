@@ -126,7 +126,7 @@ def test_mask_head(case):
 
 
 def test_the_gate_starts_at_exactly_no_effect():
-    settings = Settings(NUM_CLASSES)
+    settings = Settings(num_classes=NUM_CLASSES)
     rois = ModulatedRoIs(settings, channels=4, width=6, dtype=jnp.float32, rngs=nnx.Rngs(0))
     rng = np.random.default_rng(0)
     pyramid = [rng.normal(size=(s, s, 4)).astype(np.float32) for s in (32, 16, 8, 4, 2)]

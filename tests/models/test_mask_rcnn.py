@@ -414,7 +414,7 @@ def test_sampling_matches_real_ground_truth_alone():
         # Those a pixel off are padding themselves.
         jnp.arange(12) < 8,
     )
-    stub = SimpleNamespace(settings=Settings(80, roi_batch=16, roi_positive=0.5))
+    stub = SimpleNamespace(settings=Settings(num_classes=80, roi_batch=16, roi_positive=0.5))
     samples = MaskRCNN._sample(
         stub, proposals, objects, jnp.array([5, 6, 7, 8]), valid, jax.random.key(0)
     )
@@ -435,7 +435,7 @@ def test_sampling_matches_real_ground_truth_alone():
 def test_sampling_is_random_and_takes_few_foreground():
     boxes = jnp.asarray(random_boxes(np.random.default_rng(0), 40))
     proposals = Proposals(boxes, jnp.zeros(40), jnp.ones(40, bool))
-    stub = SimpleNamespace(settings=Settings(80, roi_batch=16, roi_positive=0.25))
+    stub = SimpleNamespace(settings=Settings(num_classes=80, roi_batch=16, roi_positive=0.25))
     objects, labels, valid = boxes[:10], jnp.arange(10), jnp.ones(10, bool)
     draws = set()
     for seed in range(3):
@@ -448,7 +448,9 @@ def test_sampling_is_random_and_takes_few_foreground():
 
 
 def test_normalisation():
-    stub = SimpleNamespace(settings=Settings(1, pixel_mean=(10, 20, 30), pixel_std=(1, 2, 4)))
+    stub = SimpleNamespace(
+        settings=Settings(num_classes=1, pixel_mean=(10, 20, 30), pixel_std=(1, 2, 4))
+    )
     images = np.full((2, 4, 4, 3), (13, 26, 42), np.uint8)
     normalised = MaskRCNN.normalise(stub, jnp.asarray(images), jnp.array([[4, 4], [2, 3]]))
     expected = np.zeros((2, 4, 4, 3))
@@ -462,7 +464,7 @@ def test_selection_agrees_with_reference(reference, padding):
     stored = reference("roi_heads.npz")
     count, classes = stored["class_logits"].shape[0], stored["class_logits"].shape[1] - 1
     settings = Settings(
-        classes,
+        num_classes=classes,
         score_threshold=float(stored["score_thresh"]),
         nms_threshold=float(stored["nms_thresh"]),
         detections=int(stored["topk"]),
@@ -500,7 +502,7 @@ def test_selection_by_soft_suppression(reference):
     proposals = Proposals(boxes, jnp.zeros(len(boxes)), jnp.ones(len(boxes), bool))
 
     def select(**words):
-        settings = Settings(logits.shape[1] - 1, detections=30, **words)
+        settings = Settings(num_classes=logits.shape[1] - 1, detections=30, **words)
         stub = SimpleNamespace(settings=settings)
         return jax.device_get(MaskRCNN._select(stub, proposals, logits, deltas, hw))
 

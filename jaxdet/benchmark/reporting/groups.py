@@ -26,7 +26,8 @@ from jaxdet.benchmark.reporting.recipes import (
     recipe,
 )
 from jaxdet.benchmark.reporting.runs import Run
-from jaxdet.config.mask_rcnn import INITIALISATIONS, VIT_SIZES
+from jaxdet.config.keys import INITIALISATIONS
+from jaxdet.config.mask_rcnn import VIT_SIZES
 
 
 @dataclass(frozen=True)

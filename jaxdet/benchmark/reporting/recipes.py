@@ -19,40 +19,19 @@ from ml_collections import ConfigDict
 
 from jaxdet.benchmark.reference import LEAST_COCO_TRAIN_IMAGES, Published, published_for
 from jaxdet.benchmark.reporting.runs import Run
-from jaxdet.config.imted import imted
+from jaxdet.config.imted import VOC, imted
+from jaxdet.config.keys import keys_with
 from jaxdet.config.mask_rcnn import benchmark, quarter_ends, vitdet
-from jaxdet.config.roles import NEUTRAL_KEYS
-from jaxdet.data.fewshot import VOC
 
 Words = dict[str, Any]
 Difference = tuple[str, Any, Any]
 """A word, its value here, and its value in what is compared with."""
 
-SIZE_WORDS = tuple(
-    f"model.{part}.{word}" for part in ("vit", "decoder") for word in ("width", "depth", "heads")
-)
-INITIALISATION_WORDS = (
-    "initialisation",
-    "model.detector.pixel_mean",
-    "model.detector.pixel_std",
-    "model.vit.qkv_bias",
-    "model.vit.layer_scale",
-    "model.vit.activation",
-    "model.vit.pre_norm",
-    "model.vit.absolute_position",
-    "model.vit.relative_start",
-    "model.vit.pretrain_grid",
-    "model.decoder.pretrain_grid",
-    "model.decoder.start",
-)
-TUNED_WORDS = ("optim.lr", "optim.weight_decay", "model.vit.drop_path", "optim.layer_decay")
+SIZE_WORDS = keys_with("size")
+INITIALISATION_WORDS = keys_with("initialisation")
+TUNED_WORDS = keys_with("tuned")
 COLUMN_WORDS = ("epochs", "seed")
-RESULT_NEUTRAL = (
-    *(word.removeprefix("config.") for word in NEUTRAL_KEYS),
-    "eval_every",
-    "checkpoint_every",
-    "eval_workers",
-)
+RESULT_NEUTRAL = keys_with("files") + keys_with("resume") + keys_with("neutral")
 """Words a result does not depend on, or that only say where files lie."""
 
 LAYER_DECAY = "layer-wise learning rate decay"

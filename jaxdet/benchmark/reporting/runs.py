@@ -12,7 +12,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxdet.config.mask_rcnn import benchmark, check, config_digest
+from jaxdet.config.mask_rcnn import benchmark, check
+from jaxdet.config.old_names import renamed
+from jaxdet.config.values import config_digest
 from jaxdet.errors import UserError
 from jaxdet.evaluation.coco import IOU_TYPES
 from jaxdet.evaluation.tide import MAIN_ERRORS
@@ -172,7 +174,7 @@ def read_run(folder: Path) -> Run:
         raise UserError(f"unfinished: no result.json (its metrics end at step {last})")
     result = _read_result(folder / "result.json")
     given = _section(result, "config")
-    config = _complete(given)
+    config = _complete(renamed(given))
     digest = config_digest(given)
     if result.get("config_sha256") not in (None, digest):
         raise UserError("damaged: its config is not the one its config_sha256 was taken from")
@@ -191,7 +193,7 @@ def read_run(folder: Path) -> Run:
     metrics = _section(result, "metrics")
     images = result.get("images") if isinstance(result.get("images"), dict) else {}
     evaluation = result.get("evaluation") if isinstance(result.get("evaluation"), dict) else {}
-    evaluated_on = _merged(config["data"], result.get("evaluated_on") or {}, "evaluated_on")
+    evaluated_on = _merged(config["data"], _evaluated_on(result), "evaluated_on")
     _check({**config, "data": evaluated_on})
     return Run(
         folder=folder,
@@ -240,6 +242,11 @@ def _section(result: dict[str, Any], name: str) -> dict[str, Any]:
     if not isinstance(result.get(name), dict):
         raise UserError(f"damaged: result.json has no {name}")
     return result[name]
+
+
+def _evaluated_on(result: dict[str, Any]) -> dict[str, Any]:
+    given = result.get("evaluated_on") or {}
+    return renamed(given, "data.") if isinstance(given, dict) else given
 
 
 def _detections_file(result: dict[str, Any]) -> str | None:

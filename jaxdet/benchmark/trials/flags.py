@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from jaxdet.benchmark.trials.cost import Data, Speed, device_kind, expected_speed, stated_speed
 from jaxdet.benchmark.trials.slurm import run_on_slurm
 from jaxdet.benchmark.trials.trials import Executor, run_here
-from jaxdet.config.mask_rcnn import INITIALISATIONS, NAME
+from jaxdet.config.keys import INITIALISATIONS, NAME
 from jaxdet.errors import PreemptedError, UserError
 from jaxdet.flags import parse, run_main, shipped_config
 

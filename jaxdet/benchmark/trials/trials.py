@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 from jaxdet.config.mask_rcnn import check
 from jaxdet.config.published_weights import how_to_get
 from jaxdet.config.roles import difference, resumable_keys
+from jaxdet.config.values import completed
 from jaxdet.errors import UserError
 from jaxdet.flags import parse
 from jaxdet.training.monitor import DIVERGED
@@ -142,7 +143,7 @@ def outcome(trial: Trial) -> Outcome | None:
     weights = ("config.init", "config.few_shot.base_run")
     ignored = [word for word in resumable_keys(trial.config) if word not in weights]
     for stored in (started, result and result.get("config")):
-        changed = stored and difference(stored, given, ignored=ignored)
+        changed = stored and difference(completed(stored), given, ignored=ignored)
         if changed:
             raise UserError(
                 f"{trial.folder} holds a run of another config ({changed}); use another --workdir"

@@ -27,8 +27,8 @@ from jaxdet.benchmark.reporting.groups import tables
 from jaxdet.benchmark.reporting.html import LARGEST_PICTURE, small_picture
 from jaxdet.benchmark.reporting.runs import TIDE_ERRORS, Skipped, gather, read_run
 from jaxdet.benchmark.reporting.tables import ap_grid, category_gains, comparisons, complexity_grid
-from jaxdet.config.mask_rcnn import config_digest
-from jaxdet.data.fewshot import VOC
+from jaxdet.config.imted import VOC
+from jaxdet.config.values import config_digest
 from jaxdet.errors import UserError
 from jaxdet.flags import load_config
 

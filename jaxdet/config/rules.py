@@ -1,0 +1,199 @@
+"""What the keys of a config must satisfy together; what each must be alone is in the schema.
+
+A rule is a key, whether it holds, and what the key must do: "divide config.model.vit.width=768".
+Rules are asked for one by one, so that each may rely on those before it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from itertools import chain
+
+from ml_collections import ConfigDict
+
+from jaxdet.config.keys import INITIALISATIONS, NAME
+
+Rule = tuple[str, bool, str]
+
+SINCOS = "be a multiple of 4 for an embedding of sines and cosines"
+
+
+def detector_rules(config: ConfigDict) -> Iterator[Rule]:
+    """The rules of a detector's config, each of whose keys is as the schema has it."""
+    sections = (_data, _vit, _position, _image_size, _pyramid, _heads, _detector, _training)
+    return chain.from_iterable(rules(config) for rules in sections)
+
+
+def _data(config: ConfigDict) -> Iterator[Rule]:
+    data = config.data
+    yield "data.scale_range", data.scale_range[0] <= data.scale_range[1], "have the smaller first"
+    yield "data.short_sides", len(data.short_sides) > 0, "have at least one length"
+    yield (
+        "data.long_side",
+        data.augmentation != "multiscale" or data.long_side <= config.image_size,
+        f"be at most config.image_size={config.image_size}",
+    )
+
+
+def _vit(config: ConfigDict) -> Iterator[Rule]:
+    vit = config.model.vit
+    yield (
+        "model.vit.heads",
+        vit.width % vit.heads == 0,
+        f"divide config.model.vit.width={vit.width}",
+    )
+    yield "model.vit.patch", vit.patch % 4 == 0, "be a multiple of 4"
+    yield (
+        "model.vit.global_blocks",
+        _are_blocks(vit.global_blocks, vit.depth),
+        f"name blocks from 0 to {vit.depth - 1} in ascending order",
+    )
+    is_fpn = config.model.pyramid.kind == "fpn"
+    yield (
+        "model.vit.out_indices",
+        (len(vit.out_indices) == 4 if is_fpn else len(vit.out_indices) > 0)
+        and _are_blocks(vit.out_indices, vit.depth)
+        and vit.out_indices[-1] == vit.depth - 1,
+        f"name {'four ' if is_fpn else ''}blocks in ascending order, {vit.depth - 1} the last",
+    )
+    is_all_global = len(vit.global_blocks) == vit.depth and vit.relative_position == "none"
+    yield (
+        "model.vit.class_token",
+        not vit.class_token or is_all_global,
+        "be false unless all blocks are global and config.model.vit.relative_position is 'none'",
+    )
+
+
+def _position(config: ConfigDict) -> Iterator[Rule]:
+    vit, is_random = config.model.vit, config.initialisation == "random"
+    yield (
+        "initialisation",
+        NAME.fullmatch(config.initialisation) is not None,
+        f"be {', '.join(INITIALISATIONS)} or a name of your own, of lowercase letters, digits, "
+        "dots, hyphens and underscores",
+    )
+    yield (
+        "model.vit.absolute_position",
+        vit.absolute_position != "pretrained" or not is_random,
+        "be random, zero, sincos or none where config.initialisation is 'random'",
+    )
+    yield (
+        "model.vit.relative_start",
+        vit.relative_start != "pretrained" or not is_random,
+        "be zero where config.initialisation is 'random'",
+    )
+    yield "model.vit.width", vit.absolute_position != "sincos" or vit.width % 4 == 0, SINCOS
+
+
+def _image_size(config: ConfigDict) -> Iterator[Rule]:
+    coarsest = 4 * config.model.vit.patch
+    yield (
+        "image_size",
+        config.image_size % coarsest == 0,
+        f"be a multiple of {coarsest} (4 * config.model.vit.patch); "
+        f"{max(coarsest, round(config.image_size / coarsest) * coarsest)} is the nearest",
+    )
+
+
+def _pyramid(config: ConfigDict) -> Iterator[Rule]:
+    pyramid, width = config.model.pyramid, config.model.vit.width
+    yield (
+        "model.pyramid.groups",
+        pyramid.kind != "fpn" or width % pyramid.groups == 0,
+        f"divide config.model.vit.width={width}",
+    )
+
+
+def _heads(config: ConfigDict) -> Iterator[Rule]:
+    heads, decoder = config.model.heads, config.model.decoder
+    yield (
+        "model.heads.box_features",
+        config.model.pyramid.kind != "single" or heads.box_features == "pyramid",
+        "be 'pyramid' where config.model.pyramid.kind is 'single'",
+    )
+    yield (
+        "model.decoder.heads",
+        decoder.width % decoder.heads == 0,
+        f"divide config.model.decoder.width={decoder.width}",
+    )
+    yield "model.decoder.width", heads.box != "decoder" or decoder.width % 4 == 0, SINCOS
+    yield (
+        "model.heads.roi_chunks",
+        heads.roi_chunks == 1 or heads.box == "decoder" or heads.norm != "batch",
+        "be 1 for a box head with batch norm, whose statistics need all RoIs at once",
+    )
+
+
+def _detector(config: ConfigDict) -> Iterator[Rule]:
+    detector, patch = config.model.detector, config.model.vit.patch
+    strides = tuple(patch // 4 * 2**level for level in range(5))
+    if config.model.pyramid.kind == "single":
+        strides = (patch,)
+    yield (
+        "model.detector.strides",
+        tuple(detector.strides) == strides,
+        f"be {strides} for this config.model.vit.patch and config.model.pyramid.kind",
+    )
+    yield "model.detector.aspect_ratios", len(detector.aspect_ratios) > 0, "have at least one ratio"
+    yield (
+        "model.detector.roi_batch",
+        int(detector.roi_batch * detector.roi_positive) >= 1,
+        "leave room for a foreground RoI: times config.model.detector.roi_positive at least 1",
+    )
+
+
+def _training(config: ConfigDict) -> Iterator[Rule]:
+    yield (
+        "profile_steps",
+        len(config.profile_steps) in (0, 2),
+        "be empty, or the first and the last step to record",
+    )
+    for name in ("no_decay", "frozen"):
+        are_patterns = all(_is_pattern(pattern) for pattern in config.optim[name])
+        yield f"optim.{name}", are_patterns, "be a tuple of regular expressions"
+    yield (
+        "few_shot.base_run",
+        config.few_shot.base_run is None or config.init is None,
+        "be none where config.init is given, since each gives all weights; leave one of them out",
+    )
+
+
+def pretraining_rules(config: ConfigDict) -> Iterator[Rule]:
+    """The rules of a pre-training's config, each of whose keys is as the schema has it."""
+    model, crop_area = config.model, config.data.crop_area
+    patch = model.vit.patch
+    yield (
+        "image_size",
+        config.image_size % patch == 0,
+        f"be a multiple of config.model.vit.patch={patch}",
+    )
+    patches = (config.image_size // patch) ** 2
+    yield (
+        "model.mask_ratio",
+        1 <= int(patches * (1 - model.mask_ratio)) < patches,
+        f"leave some of the {patches} patches seen and some masked",
+    )
+    yield "data.crop_area", crop_area[0] <= crop_area[1], "have the smaller share first"
+    yield (
+        "optim.warmup_epochs",
+        config.optim.warmup_epochs < config.epochs,
+        f"be below config.epochs={config.epochs:g}",
+    )
+    for part in ("vit", "decoder"):
+        size = model[part]
+        divides = f"divide config.model.{part}.width={size.width}"
+        yield f"model.{part}.heads", size.width % size.heads == 0, divides
+        yield f"model.{part}.width", size.width % 4 == 0, SINCOS
+
+
+def _are_blocks(blocks: tuple[int, ...], depth: int) -> bool:
+    return all(block < depth for block in blocks) and list(blocks) == sorted(set(blocks))
+
+
+def _is_pattern(text: str) -> bool:
+    try:
+        re.compile(text)
+    except re.error:
+        return False
+    return True

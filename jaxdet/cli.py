@@ -84,7 +84,7 @@ def _overview(commands: dict[str, Command]) -> str:
             "",
             *lines,
             "",
-            "jaxdet COMMAND --help says more. `jaxdet train` alone trains a tiny detector on built-in",
-            "shapes.",
+            "jaxdet COMMAND --help says more.",
+            "`jaxdet train` alone trains a tiny detector on built-in images of shapes.",
         ]
     )

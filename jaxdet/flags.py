@@ -15,6 +15,8 @@ from jaxdet.errors import PreemptedError, UserError
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
+DEFAULT_CONFIG = "shapes_tiny"
+
 
 class Parser(argparse.ArgumentParser):
     """A command line whose mistakes are `UserError`s.
@@ -126,6 +128,15 @@ def parse_with_config(
     if options.workdir is None:
         options.workdir = Path("runs") / config_stem(options.config)
     return options, config
+
+
+def config_of(arguments: Sequence[str]) -> ConfigDict:
+    """The config that --config=NAME and --config.KEY=VALUE among some arguments stand for.
+
+    Raises:
+        UserError: see `parse_with_config`; there are other arguments.
+    """
+    return parse_with_config(Parser("jaxdet train", None), arguments, DEFAULT_CONFIG)[1]
 
 
 def positive(text: str) -> float:

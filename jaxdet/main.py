@@ -19,13 +19,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jaxdet.errors import UserError
-from jaxdet.flags import Parser, parse_with_config, positive, run_main, share, switch
+from jaxdet.flags import (
+    DEFAULT_CONFIG,
+    Parser,
+    parse_with_config,
+    positive,
+    run_main,
+    share,
+    switch,
+)
 
 if TYPE_CHECKING:
     from jaxdet.training.experiment import Experiment
 
 MODES = ("train", "eval", "plan")
-DEFAULT_CONFIG = "shapes_tiny"
 
 
 def main(arguments: Sequence[str] | None = None, mode: str | None = None) -> int:

@@ -28,7 +28,10 @@ def installed(tmp_path_factory) -> Path:
         check=True,
     ).stdout.decode()
     for name in filter(None, tracked.split("\0")):
-        if name.startswith((*(f"{package}/" for package in PACKAGES), "configs/")) or "/" not in name:
+        if (
+            name.startswith((*(f"{package}/" for package in PACKAGES), "configs/"))
+            or "/" not in name
+        ):
             (source / name).parent.mkdir(parents=True, exist_ok=True)
             (source / name).write_bytes((REPOSITORY / name).read_bytes())
     wheel = ["wheel", "--no-deps", "--no-build-isolation", f"--wheel-dir={folder}", str(source)]

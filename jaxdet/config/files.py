@@ -9,7 +9,8 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from jaxdet.config.values import override, value_of
+from jaxdet.config.old_names import OLD_CONFIGS, note, old_modules
+from jaxdet.config.values import override, unknown_key, value_of
 from jaxdet.errors import UserError
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -63,13 +64,14 @@ def load_config(name: str | Path) -> ConfigDict:
     Raises:
         UserError: there is no such file, it cannot be run, or it has no get_config().
     """
-    file, colon, argument = str(name).partition(":")
+    file, colon, argument = _present_name(str(name)).partition(":")
     path = find_config(file)
     spec = importlib.util.spec_from_file_location("jaxdet_config", path)
     try:
         module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        config = module.get_config(argument) if colon else module.get_config()
+        with old_modules():
+            spec.loader.exec_module(module)
+            config = module.get_config(argument) if colon else module.get_config()
     except UserError as error:
         raise UserError(f"config file {path}: {error}") from error
     except (Exception, SystemExit) as error:
@@ -79,6 +81,16 @@ def load_config(name: str | Path) -> ConfigDict:
     if not isinstance(config, ConfigDict):
         raise UserError(f"config file {path}: get_config() must return a ConfigDict")
     return config
+
+
+def _present_name(name: str) -> str:
+    """Today's name of a config that came with the version before, with a note if it had another."""
+    path = Path(name)
+    stem = config_stem(name)
+    if stem not in OLD_CONFIGS or path.is_file() or path.parent.name not in ("", "configs"):
+        return name
+    note(f"--config={name}", f"--config={OLD_CONFIGS[stem]}")
+    return OLD_CONFIGS[stem]
 
 
 def apply_overrides(config: ConfigDict, arguments: Sequence[str]) -> None:
@@ -100,6 +112,6 @@ def apply_overrides(config: ConfigDict, arguments: Sequence[str]) -> None:
         if prefix == "noconfig":
             text = "false"
         elif not equals:
-            is_switch = isinstance(value_of(config, key), bool)
+            is_switch = not unknown_key(config, key) and isinstance(value_of(config, key), bool)
             text = "true" if is_switch or not remaining else remaining.pop(0)
         override(config, key, text)

@@ -233,9 +233,9 @@ def test_a_wrong_config_is_refused(word, value, reason):
 
 def test_a_config_of_the_other_command_is_refused(capsys):
     assert main([f"--config={CONFIG.with_name('random.py')}"]) == 2
-    assert "this config is for another command: config has no key" in capsys.readouterr().err
+    assert "give it to `jaxdet train`" in capsys.readouterr().err
     assert detect([f"--config={CONFIG}"]) == 2
-    assert "this config is for another command: config has no key" in capsys.readouterr().err
+    assert "give it to `jaxdet pretrain`" in capsys.readouterr().err
 
 
 def test_the_miniature_compares_one_recipe_from_two_starts():

@@ -21,7 +21,7 @@ NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 
 DTYPES = ("float32", "bfloat16")
 SEEDS = {"least": 0, "most": 2**32 - 1}
-PROCESSES = {"least": 0, "most": 1024, "unit": "processes"}
+PROCESSES = {"least": 0, "most": 1024}
 SHARE = {"least": 0, "most": 1}
 FILES = ("files", "resume")
 
@@ -41,8 +41,8 @@ class Weights:
 class Shapes:
     """The built-in data set of shapes, for `data.name` \"shapes\"."""
 
-    train_images: int = key(2000, "Training images.", least=1, unit="images")
-    val_images: int = key(100, "Validation images.", least=1, unit="images", roles=("reported",))
+    train_images: int = key(2000, "Training images.", least=1)
+    val_images: int = key(100, "Validation images.", least=1, roles=("reported",))
     image_size: int = key(128, "Side of an image.", least=64, most=4096, unit="pixels")
 
 
@@ -59,11 +59,11 @@ class Data:
     train_annotations: str | None = key(
         None, "COCO file of the training data, where it is not found in `root`.", roles=FILES
     )
-    train_images: str | None = key(None, "Folder of its images.", roles=FILES)
+    train_images: str | None = key(None, "Folder of the training images.", roles=FILES)
     val_annotations: str | None = key(
         None, "COCO file of the validation data, where it is not found in `root`.", roles=FILES
     )
-    val_images: str | None = key(None, "Folder of its images.", roles=FILES)
+    val_images: str | None = key(None, "Folder of the validation images.", roles=FILES)
     max_instances: int = key(
         100,
         "Objects of an image that are trained on; of more, a random choice each time.",
@@ -108,7 +108,6 @@ class Data:
         "Threads that read and prepare images.",
         least=1,
         most=1024,
-        unit="threads",
         roles=("resume",),
     )
     workers: int = key(
@@ -477,7 +476,7 @@ class FewShot:
 class DetectorConfig:
     """A detector's training and evaluation."""
 
-    seed: int = key(0, "Decides every random draw.", **SEEDS, roles=("reported",))
+    seed: int = key(0, "Seed of all randomness.", **SEEDS, roles=("reported",))
     initialisation: str = key(
         "mae",
         f"What the backbone starts from: {', '.join(INITIALISATIONS)} or a name of your own.",
@@ -494,9 +493,7 @@ class DetectorConfig:
         most=2**15,
         unit="pixels",
     )
-    batch_size: int = key(
-        64, "Images of an optimizer step, over all devices.", least=1, unit="images"
-    )
+    batch_size: int = key(64, "Images of an optimizer step, over all devices.", least=1)
     accumulate: int = key(
         1, "Microbatches in which a step is computed one after the other.", least=1
     )
@@ -528,7 +525,6 @@ class DetectorConfig:
         8,
         "Images evaluated at a time, over all devices.",
         least=1,
-        unit="images",
         roles=("resume",),
     )
     eval_workers: int = key(
@@ -576,7 +572,7 @@ class DetectorConfig:
 class PretrainingShapes:
     """The drawn shapes, where no folder is given."""
 
-    images: int = key(10_000, "Images there are.", least=1, unit="images")
+    images: int = key(10_000, "Images there are.", least=1)
     image_size: int = key(128, "Side of an image.", least=64, most=4096, unit="pixels")
 
 
@@ -592,9 +588,7 @@ class PretrainingData:
         (0.2, 1.0), "Smallest and largest share of an image that a crop shows.", above=0, most=1
     )
     flip: bool = key(True, "Whether half of the crops are mirrored.")
-    threads: int = key(
-        8, "Threads that read images.", least=1, most=1024, unit="threads", roles=("resume",)
-    )
+    threads: int = key(8, "Threads that read images.", least=1, most=1024, roles=("resume",))
     workers: int = key(
         0,
         "Processes that each prepare whole batches, in place of threads; 0 for none.",
@@ -660,13 +654,11 @@ class PretrainingOptim:
 class PretrainingConfig:
     """A pre-training by masked autoencoding."""
 
-    seed: int = key(0, "Decides every random draw.", **SEEDS)
+    seed: int = key(0, "Seed of all randomness.", **SEEDS)
     image_size: int = key(
         224, "Side of the crops that are trained on.", least=1, most=2**15, unit="pixels"
     )
-    batch_size: int = key(
-        4096, "Images of an optimizer step, over all devices.", least=1, unit="images"
-    )
+    batch_size: int = key(4096, "Images of an optimizer step, over all devices.", least=1)
     epochs: float = key(1600.0, "Length of the training.", above=0, most=1e6, unit="epochs")
     data: PretrainingData = section(PretrainingData)
     model: PretrainingModel = section(PretrainingModel)

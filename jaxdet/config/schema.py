@@ -72,6 +72,11 @@ class Key:
     optional: bool = False
 
     @property
+    def leaf(self) -> str:
+        """The name within its section."""
+        return self.name.rpartition(".")[2]
+
+    @property
     def is_recipe(self) -> bool:
         """Whether runs are comparable only where they agree in it."""
         return not self.roles & NOT_RECIPE
@@ -169,6 +174,16 @@ def _walk(content: type, prefix: str, roles: Collection[str]) -> typing.Iterator
             )
         else:
             yield from _walk(annotation, f"{name}.", roles | field.metadata["roles"])
+
+
+def sections(schema: type) -> dict[str, type]:
+    """All sections of a schema by dotted name, itself first, as ""."""
+    found, annotations = {"": schema}, typing.get_type_hints(schema)
+    for field in dataclasses.fields(schema):
+        if "key" not in field.metadata:
+            for name, content in sections(annotations[field.name]).items():
+                found[f"{field.name}.{name}".removesuffix(".")] = content
+    return found
 
 
 def _typed(annotation: Any) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from jaxdet.config.old_names import Config, present_key, present_value, renamed
 from jaxdet.config.schema import Key, defaults, keys
 from jaxdet.errors import UserError
 
+COMMANDS = {DetectorConfig: "jaxdet train", PretrainingConfig: "jaxdet pretrain"}
 TRUTH = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
 
 
@@ -44,11 +45,14 @@ def schema_of(config: Mapping[str, Any] | ConfigDict) -> type:
 
 
 def check_keys(config: ConfigDict, schema: type) -> None:
-    """Raises UserError for a key that is missing, or whose value it cannot have."""
+    """Raises UserError for a config of another schema, and for a key that is missing or wrong."""
+    if schema_of(config) is not schema:
+        right = COMMANDS[schema_of(config)]
+        raise UserError(f"this config is for another command; give it to `{right}`")
     for name, key in keys(schema).items():
         missing = unknown_key(config, name)
         if missing:
-            raise UserError(f"this config is for another command: {missing}")
+            raise UserError(missing)
         key.validate(value_of(config, name))
 
 

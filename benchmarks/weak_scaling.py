@@ -21,7 +21,7 @@ from benchmarks.collectives import collectives
 from jaxdet.benchmark.cost.step import CompiledStep, compile_step, resized_config
 from jaxdet.config.mask_rcnn import CHOICES, check
 from jaxdet.flags import load_config
-from jaxdet.models.batching import BATCH_AXIS
+from jaxdet.parallel import BATCH_AXIS
 
 DEVICES = (1, 2, 4, 8)
 CLASSES = 4

@@ -1,14 +1,10 @@
-"""Training on any number of devices and processes, and what may befall it on the way."""
+"""Training on any number of devices and processes, and what may interrupt it."""
 
 from __future__ import annotations
 
 import json
-import os
 import resource
 import signal
-import socket
-import subprocess
-import sys
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -23,29 +19,22 @@ import jaxdet.train
 from jaxdet import parallel
 from jaxdet.errors import PreemptedError, UserError
 from jaxdet.main import main
-from jaxdet.models.batching import BATCH_AXIS
-from jaxdet.train import train
+from jaxdet.train import train, training_batches
 from jaxdet.training.checkpoint import Checkpoints, abstract
 from jaxdet.training.experiment import Experiment
 from jaxdet.training.monitor import Monitor
 from jaxdet.training.step import abstract_state, initial_state, make_train_step
+from tests.runs import finish, logged, start, stop_after
 from tests.tiny import get_config
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 
-
-def experiment_on(devices: int, workdir: Path, **words) -> Experiment:
+def experiment_on(devices: int, workdir: Path, **keys) -> Experiment:
     """An experiment on the first few devices of the test machine."""
     config = get_config()
-    config.update(**words)
+    config.update(**keys)
     experiment = Experiment(config, workdir)
-    experiment.mesh = Mesh(np.array(jax.devices()[:devices]), (BATCH_AXIS,))
+    experiment.mesh = Mesh(np.array(jax.devices()[:devices]), (parallel.BATCH_AXIS,))
     return experiment
-
-
-def logged(workdir: Path) -> list[dict]:
-    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [line for line in lines if "loss" in line]
 
 
 def saved_arrays(experiment: Experiment, step: int):
@@ -63,19 +52,9 @@ def whole_run(tmp_path_factory):
     return experiment, train(experiment)
 
 
-def stop_after(monkeypatch, step: int) -> None:
-    """The next run gets a SIGTERM while the given step is under way."""
-    add = Monitor.add
-
-    def add_and_signal(self, current, *rest):
-        add(self, current, *rest)
-        if current == step:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(Monitor, "add", add_and_signal)
-
-
-def test_a_run_told_to_stop_saves_and_goes_on_to_the_same_end(whole_run, tmp_path, monkeypatch):
+def test_a_run_stopped_by_sigterm_saves_and_resumes_to_the_same_end(
+    whole_run, tmp_path, monkeypatch
+):
     workdir = tmp_path / "work"
     stop_after(monkeypatch, 1)
     with pytest.raises(PreemptedError, match=r"saved step 1 of 4"):
@@ -94,7 +73,7 @@ def test_a_run_told_to_stop_saves_and_goes_on_to_the_same_end(whole_run, tmp_pat
     assert names <= logged(workdir)[-1].keys()
 
 
-def test_the_command_line_says_that_it_was_told_to_stop(monkeypatch, capsys, tmp_path):
+def test_the_command_line_reports_that_it_was_stopped(monkeypatch, capsys, tmp_path):
     def stop(experiment):
         raise PreemptedError("asked to stop; saved step 1")
 
@@ -103,7 +82,7 @@ def test_the_command_line_says_that_it_was_told_to_stop(monkeypatch, capsys, tmp
     assert capsys.readouterr().err == "asked to stop; saved step 1\n"
 
 
-def test_a_run_goes_on_over_other_numbers_of_devices(whole_run, tmp_path, monkeypatch):
+def test_a_run_resumes_on_other_numbers_of_devices(whole_run, tmp_path, monkeypatch):
     workdir = tmp_path / "work"
     for devices, step in ((8, 1), (4, 2)):
         stop_after(monkeypatch, step)
@@ -130,8 +109,9 @@ def test_another_number_of_training_images_is_refused(whole_run):
 @pytest.fixture(scope="module")
 def one_batch(whole_run):
     experiment = whole_run[0]
-    watch = Monitor(experiment, None, None, None)
-    return next(jaxdet.train._training_batches(experiment, 0, watch))[1]
+    batch = next(training_batches(experiment))
+    del batch["image_id"]
+    return parallel.shard_batch(batch, experiment.mesh)
 
 
 def first_step(experiment, batch, sharding: str, poison: bool = False):
@@ -186,7 +166,7 @@ def test_a_step_that_is_not_finite_changes_nothing(whole_run, one_batch):
     jax.tree.map(np.testing.assert_array_equal, after, before)
 
 
-class Told:
+class Recorded:
     """In place of a progress bar."""
 
     def __init__(self):
@@ -207,18 +187,25 @@ def step_metrics(skipped: float) -> dict[str, jax.Array]:
 
 @pytest.mark.parametrize("rule", ["stop", "skip"])
 def test_a_step_that_is_not_finite_is_reported_one_step_later(whole_run, rule):
-    experiment = experiment_on(8, whole_run[0].workdir, on_nonfinite=rule)
-    told = Told()
-    with Checkpoints(experiment.checkpoint_folder) as checkpoints:
-        watch = Monitor(experiment, checkpoints, None, told)
-        watch.add(5, np.arange(8), step_metrics(0.0))
-        assert told.updates == [], "the step under way must not be waited for"
-        watch.add(6, np.arange(100, 120), step_metrics(1.0))
-        assert told.updates == [5]
+    progress = Recorded()
+    with Checkpoints(whole_run[0].checkpoint_folder) as checkpoints:
+        monitor = Monitor(
+            checkpoints,
+            None,
+            progress,
+            total_steps=9,
+            log_every_steps=1,
+            on_nonfinite=rule,
+            scalars=lambda step: {},
+        )
+        monitor.add(5, np.arange(8), step_metrics(0.0))
+        assert progress.updates == [], "the step under way must not be waited for"
+        monitor.add(6, np.arange(100, 120), step_metrics(1.0))
+        assert progress.updates == [5]
         stops = pytest.raises(UserError, match=r"checkpoints/4 is the last checkpoint")
         with stops if rule == "stop" else nullcontext() as raised:
-            watch.flush()
-    message = str(raised.value) if rule == "stop" else told.notes[0]
+            monitor.flush()
+    message = str(raised.value) if rule == "stop" else progress.notes[0]
     what = "grad_norm, grad_norm/rpn, loss not finite at step 6 on the images 100, 101, "
     assert what in message
     assert "115 and 4 more (gradient norms: pyramid 2, rpn nan)" in message
@@ -275,44 +262,11 @@ def test_a_half_written_checkpoint_is_none(tmp_path):
         assert checkpoints.latest == 2
 
 
-def start(workdir: Path, processes: int) -> list[subprocess.Popen]:
-    """The command line on two devices: of one process, or one each of two."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
-    command = [sys.executable, "-m", "jaxdet.main", "--config=tests/tiny.py"]
-    command += [f"--workdir={workdir}", "--config.checkpoint_every=0.5"]
-    environment = {
-        **os.environ,
-        "JAX_PLATFORMS": "cpu",
-        "JAX_NUM_CPU_DEVICES": str(2 // processes),
-        "JAX_COMPILATION_CACHE_DIR": str(REPOSITORY / ".cache" / "jax"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
-    }
-    told = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(processes)}
-    return [
-        subprocess.Popen(
-            command if processes == 1 else [*command, "--distributed"],
-            env=environment | told | {"JAX_PROCESS_ID": str(rank)},
-            cwd=REPOSITORY,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(processes)
-    ]
-
-
-def finish(processes: list[subprocess.Popen]) -> None:
-    for process in processes:
-        output = process.communicate(timeout=600)[0]
-        assert process.returncode == 0, output
-
-
 def test_two_processes_killed_and_resumed_end_as_one(tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
-    finish(start(one, 1))
-    killed = start(two, 2)
+    command = ["jaxdet.main", "--config=tests/tiny.py", "--config.checkpoint_every=0.5"]
+    finish(start([*command, f"--workdir={one}"], 1))
+    killed = start([*command, f"--workdir={two}"], 2)
     deadline = time.monotonic() + 600
     while not (two / "checkpoints" / "1").is_dir():
         assert time.monotonic() < deadline
@@ -323,7 +277,7 @@ def test_two_processes_killed_and_resumed_end_as_one(tmp_path):
         process.communicate()
     assert not (two / "result.json").exists()
 
-    finish(start(two, 2))
+    finish(start([*command, f"--workdir={two}"], 2))
     results = [json.loads((workdir / "result.json").read_text()) for workdir in (one, two)]
     for same in ("metrics", "checkpoint_sha256"):
         assert results[0][same] == results[1][same]

@@ -20,6 +20,9 @@ def mae(size: str, *, epochs: float) -> ConfigDict:
             "seed": 0,
             "image_size": 224,
             "batch_size": 4096,
+            "accumulate": 1,
+            "sharding": "replicated",
+            "on_nonfinite": "stop",
             "epochs": epochs,
             "data": {
                 "root": config_dict.placeholder(str),
@@ -46,18 +49,38 @@ def mae(size: str, *, epochs: float) -> ConfigDict:
             "checkpoint_every": 20.0,
             "log_every_steps": 20,
             "log_every_seconds": 10.0,
+            "profile_steps": (),
         }
     ).lock()
 
+
+NEUTRAL_KEYS = tuple(
+    f"config.{key}"
+    for key in (
+        "data.root",
+        "data.threads",
+        "data.workers",
+        "accumulate",
+        "sharding",
+        "on_nonfinite",
+        "checkpoint_every",
+        "log_every_steps",
+        "log_every_seconds",
+        "profile_steps",
+    )
+)
+"""Keys that may change on resume."""
 
 RANGES = {
     "seed": (0, 2**32 - 1),
     "image_size": (1, 2**15),
     "batch_size": (1, INFINITY),
+    "accumulate": (1, INFINITY),
     "epochs": (TINY, 1e6),
     "checkpoint_every": (TINY, 1e6),
     "log_every_steps": (1, INFINITY),
     "log_every_seconds": (0, INFINITY),
+    "profile_steps": (1, INFINITY),
     "data.shapes.images": (1, INFINITY),
     "data.shapes.image_size": (64, 4096),
     "data.crop_area": (TINY, 1),
@@ -88,7 +111,11 @@ LENGTHS = {
     "optim.betas": 2,
 }
 
-CHOICES = {"model.dtype": ("float32", "bfloat16")}
+CHOICES = {
+    "sharding": ("replicated", "fsdp"),
+    "on_nonfinite": ("stop", "skip"),
+    "model.dtype": ("float32", "bfloat16"),
+}
 
 
 def check_pretraining(config: ConfigDict) -> None:
@@ -104,6 +131,10 @@ def check_pretraining(config: ConfigDict) -> None:
         "model.mask_ratio": (
             1 <= int(patches * (1 - model.mask_ratio)) < patches,
             f"leaves some of the {patches} patches seen and some masked",
+        ),
+        "profile_steps": (
+            len(config.profile_steps) in (0, 2),
+            "is empty, or the first and the last step to record",
         ),
         "data.crop_area": (
             config.data.crop_area[0] <= config.data.crop_area[1],

@@ -34,7 +34,7 @@ def train(experiment: Experiment) -> dict[str, Any]:
     """Trains to the config's last epoch, or resumes from the newest checkpoint of the workdir.
 
     Returns:
-        The final evaluation's numbers, as `evaluate_coco` returns them.
+        The final evaluation's metrics, as `evaluate_coco` returns them.
 
     Raises:
         UserError: the initial weights are missing or do not fit; or see
@@ -110,7 +110,7 @@ def _load_weights(experiment: Experiment, params: Tree, stats: Tree) -> tuple[Tr
 
 
 def _flat(metrics: dict[str, Any], prefix: str = "val") -> dict[str, float]:
-    """Evaluation numbers under names such as "val/bbox/AP" and "val/tide/bbox/main/Loc".
+    """Evaluation metrics under names such as "val/bbox/AP" and "val/tide/bbox/main/Loc".
 
     Those without ground truth and those of single categories are left out.
     """
@@ -124,11 +124,11 @@ def _flat(metrics: dict[str, Any], prefix: str = "val") -> dict[str, float]:
 
 
 def _summary(metrics: dict[str, Any]) -> str:
-    parts = [
+    found = [
         f"{name} AP {100 * metrics[kind]['AP']:.1f} (AP50 {100 * metrics[kind]['AP50']:.1f})"
         for kind, name in (("bbox", "box"), ("segm", "mask"))
         if kind in metrics
     ]
     if "few_shot" in metrics:
-        parts.append(few_shot_summary(metrics["few_shot"], "bbox"))
-    return ", ".join(parts)
+        found.append(few_shot_summary(metrics["few_shot"], "bbox"))
+    return ", ".join(found)

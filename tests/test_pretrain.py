@@ -283,7 +283,7 @@ def test_a_folder_of_images_will_do_and_a_broken_one_is_named(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("word", "value", "reason"),
+    ("key", "value", "reason"),
     [
         ("image_size", 60, "is a multiple of the patch, 8"),
         ("model.mask_ratio", 0.999, "leaves some of the 64 patches seen"),
@@ -294,10 +294,10 @@ def test_a_folder_of_images_will_do_and_a_broken_one_is_named(tmp_path, capsys):
         ("batch_size", 0, "lies between"),
     ],
 )
-def test_a_config_that_cannot_be_is_refused(word, value, reason):
+def test_a_config_out_of_bounds_is_refused(key, value, reason):
     config = pretraining()
-    config.update_from_flattened_dict({word: value})
-    with pytest.raises(UserError, match=rf"config\.{word}=.*{reason}"):
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(UserError, match=rf"config\.{key}=.*{reason}"):
         check_pretraining(config)
 
 
@@ -322,5 +322,5 @@ def test_the_miniature_compares_one_recipe_from_two_starts():
     with pytest.raises(UserError, match=r"is not a file; make it: python -m jaxdet\.pretrain"):
         check(mae_config)
     given = load_config(CONFIG)
-    encoder = {word: given.model.vit[word] for word in ("width", "depth", "heads", "patch")}
+    encoder = {key: given.model.vit[key] for key in ("width", "depth", "heads", "patch")}
     assert encoder.items() <= mae["model"]["vit"].items()

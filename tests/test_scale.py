@@ -225,7 +225,7 @@ def small_state(seed: int, size: int) -> dict:
     return {name: {"a": rng.normal(size=size)} for name in ("params", "stats", "opt_state")}
 
 
-def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path):
+def test_a_full_disk_leaves_the_last_checkpoint_complete(tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     first, second = small_state(1, 64), small_state(2, 200_000)
 
@@ -238,7 +238,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path):
             checkpoints.save(second, 2, {})
 
     try:
-        with pytest.raises(UserError, match=r"not be written to .*\(step 1 is whole"):
+        with pytest.raises(UserError, match=r"not be written to .*\(step 1 is complete"):
             fill()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -170,7 +170,7 @@ def sample_crop(
 
     Returns:
         (x1, y1, x2, y2) in pixels. The width lies between 3/4 and 4/3 of the height; where ten
-        draws do not fit, the part is the largest such one in the middle.
+        samples do not fit, the part is the largest such one in the middle.
     """
     low, high = ASPECT_RATIOS
     for _ in range(CROP_ATTEMPTS):

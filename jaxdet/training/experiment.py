@@ -103,5 +103,6 @@ class Experiment(Run):
         lowest = self.config.optim.layer_decay ** (self.config.model.vit.depth + 1)
         return {**scalars, "learning_rate_lowest": scalars["learning_rate"] * lowest}
 
+    @property
     def summary(self) -> list[str]:
         return list(dict.fromkeys((self.train_set.summary(), self.val_set.summary())))

@@ -139,19 +139,19 @@ def _start(task: Task, checkpoints: Checkpoints) -> tuple[State, int]:
     """The newest checkpoint's state, or a fresh one, and the number of steps it has seen."""
     run, step = task.run, checkpoints.latest
     shapes = abstract_state(run.stateless, run.optimizer)
-    placement = parallel.state_sharding(run.mesh, shapes, run.config.sharding)
+    shardings = parallel.state_sharding(run.mesh, shapes, run.config.sharding)
     if step is not None:
-        restored = checkpoints.restore(step, abstract(shapes, placement))
-        return {**restored, "step": jax.device_put(np.int32(step), placement["step"])}, step
+        restored = checkpoints.restore(step, abstract(shapes, shardings))
+        return {**restored, "step": jax.device_put(np.int32(step), shardings["step"])}, step
 
     def init() -> State:
         return initial_state(run.stateless, run.optimizer, jax.random.key(run.config.seed))
 
-    state = jax.jit(init, out_shardings=placement)()
+    state = jax.jit(init, out_shardings=shardings)()
     if task.load_weights is not None:
         params, stats = task.load_weights(state["params"], state["stats"])
-        state["params"] = jax.device_put(params, placement["params"])
-        state["stats"] = jax.device_put(stats, placement["stats"])
+        state["params"] = jax.device_put(params, shardings["params"])
+        state["stats"] = jax.device_put(stats, shardings["stats"])
     return state, 0
 
 
@@ -188,7 +188,7 @@ def _introduce(run: Run, start_step: int) -> None:
         f"{run.config.batch_size} images on {jax.device_count()} "
         f"{jax.devices()[0].device_kind} device(s)"
     )
-    print(*run.summary(), sep="\n")
+    print(*run.summary, sep="\n")
     if start_step:
         print(f"resuming after step {start_step}")
     print("compiling the training step ...", flush=True)

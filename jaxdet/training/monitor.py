@@ -132,7 +132,7 @@ class Monitor:
         )
 
     def _context(self, step: int) -> dict[str, float]:
-        """What is worth knowing beside a step's own numbers."""
+        """What is worth knowing beside a step's own metrics."""
         now = time.monotonic()
         values = {
             **self._scalars(step),

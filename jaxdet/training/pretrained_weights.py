@@ -38,7 +38,7 @@ def weights_report(config: dict[str, Any], images: str, params: Tree) -> dict[st
 
     Args:
         config: the pre-training's, as JSON values.
-        images: what it was trained on, in words.
+        images: what it was trained on, such as "16 rendered shapes".
         params: all of the model's.
     """
     vit, decoder = config["model"]["vit"], config["model"]["decoder"]

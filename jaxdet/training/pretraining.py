@@ -91,14 +91,10 @@ class Pretraining(Run):
     def identity(self) -> dict[str, Any]:
         return {"config": self.plain_config, "images": len(self.images)}
 
-    def summary(self) -> list[str]:
-        return [f"pre-training on {self.described_images}"]
-
     @property
-    def described_images(self) -> str:
-        """How many images of which kind."""
+    def summary(self) -> list[str]:
         kind = "rendered shapes" if self.config.data.root is None else "images"
-        return f"{len(self.images)} {kind}"
+        return [f"{len(self.images)} {kind}"]
 
     def batches(self, start_step: int) -> Iterator[Batch]:
         """This process's rows of the batches from `start_step` on, on the host."""
@@ -163,7 +159,7 @@ def pretrain(config: ConfigDict, workdir: Path) -> Path:
     if parallel.is_main():
         key = jax.random.key(config.seed)
         sheet = reconstructions(run.stateless, params, run.next_crops(), key)
-        report = weights_report(run.plain_config, run.described_images, params)
+        report = weights_report(run.plain_config, run.summary[0], params)
         write_weights(path, detector_arrays(params).items(), report)
         with atomic_write(workdir / "reconstructions.png") as partial:
             Image.fromarray(sheet).save(partial, "PNG")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from importlib.metadata import version
@@ -19,66 +18,41 @@ from jaxdet import __version__
 from jaxdet.models.build import StatelessModel
 
 
-class Run(ABC):
+class Run:
     """A checked config and a working folder, and what follows from the two.
 
     Datasets are opened and the model's structure is worked out when first asked for.
+
+    Attributes:
+        mesh: the devices, over which batches are split.
+        stateless: the model as pure functions.
+        schedule: the learning rate at a step, counted from 0.
+        optimizer: under the schedule; it leaves alone what is frozen.
+        frozen: patterns of the parameters that are not trained.
+        batch_statistics: see `jaxdet.training.step.gradient_function`.
+        trained_images: number of images in an epoch.
+        summary: a line about each data set.
+        identity: what a checkpoint belongs to, as JSON values; among them the config.
+        compared: what of `record` must be the same on resume besides the config: key and name.
+        resumable_keys: what of the config may change on resume, with "config." before it.
     """
 
+    mesh: Mesh
+    stateless: StatelessModel
+    schedule: optax.Schedule
+    optimizer: optax.GradientTransformation
+    frozen: Sequence[str]
     batch_statistics = "batch"
-    """See `jaxdet.training.step.gradient_function`."""
-
-    compared: ClassVar[Mapping[str, str]] = {}
-    """What of `record` must be the same for a run to resume, besides the config: key and name."""
+    trained_images: int
+    summary: Sequence[str]
+    identity: dict[str, Any]
+    compared: ClassVar[Mapping[str, str]]
+    resumable_keys: Collection[str]
 
     def __init__(self, config: ConfigDict, workdir: Path):
         self.config = config
         self.workdir = workdir
         self.checkpoint_folder = workdir / "checkpoints"
-
-    @property
-    @abstractmethod
-    def mesh(self) -> Mesh:
-        """The devices, over which batches are split."""
-
-    @property
-    @abstractmethod
-    def stateless(self) -> StatelessModel:
-        """The model as pure functions."""
-
-    @property
-    @abstractmethod
-    def schedule(self) -> optax.Schedule:
-        """The learning rate at a step, counted from 0."""
-
-    @property
-    @abstractmethod
-    def optimizer(self) -> optax.GradientTransformation:
-        """Under the schedule, without steps for what is frozen."""
-
-    @property
-    @abstractmethod
-    def frozen(self) -> Sequence[str]:
-        """Patterns of the parameters that are not trained."""
-
-    @property
-    @abstractmethod
-    def trained_images(self) -> int:
-        """Number of images in an epoch."""
-
-    @property
-    @abstractmethod
-    def identity(self) -> dict[str, Any]:
-        """What a checkpoint belongs to, as JSON values; among them the config."""
-
-    @property
-    @abstractmethod
-    def resumable_keys(self) -> Collection[str]:
-        """The keys of the config that may change on resume, each with "config." before it."""
-
-    @abstractmethod
-    def summary(self) -> Sequence[str]:
-        """A line about each data set."""
 
     @property
     def steps_per_epoch(self) -> float:

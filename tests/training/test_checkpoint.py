@@ -98,7 +98,7 @@ def test_parameters_and_statistics_come_back_without_the_optimizer(tmp_path, rep
 def test_the_latest_and_the_best_are_kept(tmp_path, replicated):
     saved(tmp_path, (1, 0.5), (2, 0.9), (3, None), (4, 0.1))
     assert kept(tmp_path) == {"2", "4"}
-    # A later run goes on from here and still knows the scores.
+    # A later run resumes from here and still knows the scores.
     saved(tmp_path, (5, None), (6, 0.3))
     assert kept(tmp_path) == {"2", "6"}
     state = state_of(2)
@@ -119,7 +119,7 @@ def test_one_checkpoint_may_be_both(tmp_path):
 
 
 def test_saving_may_be_followed_by_changes(tmp_path, replicated):
-    """Saving goes on in the background while training gives the state's memory away."""
+    """Saving continues in the background while training gives the state's memory away."""
     state = state_of(7)
     expected = jax.tree.map(np.array, state["params"])
     with Checkpoints(tmp_path) as checkpoints:

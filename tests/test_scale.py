@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import resource
 import signal
 import time
-from contextlib import nullcontext
 from pathlib import Path
 
 import jax
@@ -22,7 +20,6 @@ from jaxdet.main import main
 from jaxdet.train import train, training_batches
 from jaxdet.training.checkpoint import Checkpoints, abstract
 from jaxdet.training.experiment import Experiment
-from jaxdet.training.monitor import Monitor
 from jaxdet.training.step import abstract_state, initial_state, make_train_step
 from tests.runs import finish, logged, start, stop_after
 from tests.tiny import get_config
@@ -45,15 +42,8 @@ def saved_arrays(experiment: Experiment, step: int):
         return jax.device_get(checkpoints.restore(step, abstract(shapes, placement)))
 
 
-@pytest.fixture(scope="module")
-def whole_run(tmp_path_factory):
-    """Four steps on eight devices, nothing in their way."""
-    experiment = experiment_on(8, tmp_path_factory.mktemp("whole") / "work")
-    return experiment, train(experiment)
-
-
 def test_a_run_stopped_by_sigterm_saves_and_resumes_to_the_same_end(
-    whole_run, tmp_path, monkeypatch
+    finished, tmp_path, monkeypatch
 ):
     workdir = tmp_path / "work"
     stop_after(monkeypatch, 1)
@@ -63,9 +53,9 @@ def test_a_run_stopped_by_sigterm_saves_and_resumes_to_the_same_end(
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
     experiment = experiment_on(8, workdir, profile_steps=(2, 2))
-    np.testing.assert_equal(train(experiment), whole_run[1])
+    np.testing.assert_equal(train(experiment), finished[1])
     jax.tree.map(
-        np.testing.assert_array_equal, saved_arrays(experiment, 4), saved_arrays(whole_run[0], 4)
+        np.testing.assert_array_equal, saved_arrays(experiment, 4), saved_arrays(finished[0], 4)
     )
     assert list((workdir / "profile").rglob("*.xplane.pb"))
     names = {"loss", "grad_norm/backbone", "learning_rate_lowest", "input_wait_share"}
@@ -82,7 +72,7 @@ def test_the_command_line_reports_that_it_was_stopped(monkeypatch, capsys, tmp_p
     assert capsys.readouterr().err == "asked to stop; saved step 1\n"
 
 
-def test_a_run_resumes_on_other_numbers_of_devices(whole_run, tmp_path, monkeypatch):
+def test_a_run_resumes_on_other_numbers_of_devices(finished, tmp_path, monkeypatch):
     workdir = tmp_path / "work"
     for devices, step in ((8, 1), (4, 2)):
         stop_after(monkeypatch, step)
@@ -90,7 +80,7 @@ def test_a_run_resumes_on_other_numbers_of_devices(whole_run, tmp_path, monkeypa
             train(experiment_on(devices, workdir))
         monkeypatch.undo()
     train(experiment_on(1, workdir, accumulate=2))
-    found, expected = logged(workdir), logged(whole_run[0].workdir)
+    found, expected = logged(workdir), logged(finished[0].workdir)
     assert [line["step"] for line in found] == [1, 2, 3, 4]
     for name in ("loss_mask", "loss_rpn_objectness", "grad_norm/mask_head"):
         values = [[line[name] for line in lines] for lines in (found, expected)]
@@ -99,16 +89,16 @@ def test_a_run_resumes_on_other_numbers_of_devices(whole_run, tmp_path, monkeypa
         np.testing.assert_allclose(*values, rtol=2e-2)
 
 
-def test_another_number_of_training_images_is_refused(whole_run):
-    experiment = experiment_on(8, whole_run[0].workdir)
+def test_another_number_of_training_images_is_refused(finished):
+    experiment = experiment_on(8, finished[0].workdir)
     experiment.trained_images = 17
     with pytest.raises(UserError, match="the number of training images was 16 and is now 17"):
         train(experiment)
 
 
 @pytest.fixture(scope="module")
-def one_batch(whole_run):
-    experiment = whole_run[0]
+def one_batch(finished):
+    experiment = finished[0]
     batch = next(training_batches(experiment))
     del batch["image_id"]
     return parallel.shard_batch(batch, experiment.mesh)
@@ -116,11 +106,7 @@ def one_batch(whole_run):
 
 def first_step(experiment, batch, sharding: str, poison: bool = False):
     """The state before and after one step, and its metrics."""
-    stateless, optimizer, mesh = (
-        experiment.stateless,
-        experiment.optimizer,
-        experiment.mesh,
-    )
+    stateless, optimizer, mesh = experiment.stateless, experiment.optimizer, experiment.mesh
     placement = parallel.state_sharding(mesh, abstract_state(stateless, optimizer), sharding)
     state = jax.jit(
         lambda: initial_state(stateless, optimizer, jax.random.key(0)),
@@ -137,10 +123,10 @@ def first_step(experiment, batch, sharding: str, poison: bool = False):
     return before, after, jax.device_get(metrics)
 
 
-def test_a_state_split_over_devices_makes_the_same_step(whole_run, one_batch, monkeypatch):
+def test_a_state_split_over_devices_makes_the_same_step(finished, one_batch, monkeypatch):
     monkeypatch.setattr(parallel, "SMALLEST_SPLIT", 128)
-    _, whole, metrics = first_step(whole_run[0], one_batch, "replicated")
-    _, split, split_metrics = first_step(whole_run[0], one_batch, "fsdp")
+    _, whole, metrics = first_step(finished[0], one_batch, "replicated")
+    _, split, split_metrics = first_step(finished[0], one_batch, "fsdp")
 
     def on_one_device(state) -> int:
         return sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state))
@@ -157,8 +143,8 @@ def test_a_state_split_over_devices_makes_the_same_step(whole_run, one_batch, mo
     jax.tree.map(assert_close, *jax.device_get(moments))
 
 
-def test_a_step_that_is_not_finite_changes_nothing(whole_run, one_batch):
-    before, after, metrics = first_step(whole_run[0], one_batch, "replicated", poison=True)
+def test_a_step_that_is_not_finite_changes_nothing(finished, one_batch):
+    before, after, metrics = first_step(finished[0], one_batch, "replicated", poison=True)
     assert metrics["skipped"] == 1
     assert not np.isfinite(metrics["loss"])
     after = jax.device_get(after)
@@ -166,100 +152,11 @@ def test_a_step_that_is_not_finite_changes_nothing(whole_run, one_batch):
     jax.tree.map(np.testing.assert_array_equal, after, before)
 
 
-class Recorded:
-    """In place of a progress bar."""
-
-    def __init__(self):
-        self.updates, self.notes = [], []
-
-    def update(self, step, scalars):
-        self.updates.append(step)
-
-    def note(self, text):
-        self.notes.append(text)
-
-
-def step_metrics(skipped: float) -> dict[str, jax.Array]:
-    loss = np.nan if skipped else 1.0
-    values = {"loss": loss, "grad_norm": loss, "grad_norm/rpn": loss, "grad_norm/pyramid": 2.0}
-    return {name: jnp.float32(value) for name, value in (values | {"skipped": skipped}).items()}
-
-
-@pytest.mark.parametrize("rule", ["stop", "skip"])
-def test_a_step_that_is_not_finite_is_reported_one_step_later(whole_run, rule):
-    progress = Recorded()
-    with Checkpoints(whole_run[0].checkpoint_folder) as checkpoints:
-        monitor = Monitor(
-            checkpoints,
-            None,
-            progress,
-            total_steps=9,
-            log_every_steps=1,
-            on_nonfinite=rule,
-            scalars=lambda step: {},
-        )
-        monitor.add(5, np.arange(8), step_metrics(0.0))
-        assert progress.updates == [], "the step under way must not be waited for"
-        monitor.add(6, np.arange(100, 120), step_metrics(1.0))
-        assert progress.updates == [5]
-        stops = pytest.raises(UserError, match=r"checkpoints/4 is the last checkpoint")
-        with stops if rule == "stop" else nullcontext() as raised:
-            monitor.flush()
-    message = str(raised.value) if rule == "stop" else progress.notes[0]
-    what = "grad_norm, grad_norm/rpn, loss not finite at step 6 on the images 100, 101, "
-    assert what in message
-    assert "115 and 4 more (gradient norms: pyramid 2, rpn nan)" in message
-    if rule == "skip":
-        assert message.startswith("skipped a step, 1 so far")
-
-
-def test_the_loop_reads_nothing_from_the_device_unasked(whole_run, tmp_path):
+def test_the_loop_reads_nothing_from_the_device_unasked(finished, tmp_path):
     if jax.default_backend() == "cpu":
         pytest.skip("a CPU is its own host: JAX guards no transfers there")
     with jax.transfer_guard_device_to_host("disallow"):
         train(experiment_on(len(jax.devices()), tmp_path / "work"))
-
-
-def small_state(seed: int, size: int) -> dict:
-    rng = np.random.default_rng(seed)
-    return {name: {"a": rng.normal(size=size)} for name in ("params", "stats", "opt_state")}
-
-
-def test_a_full_disk_leaves_the_last_checkpoint_complete(tmp_path):
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    first, second = small_state(1, 64), small_state(2, 200_000)
-
-    def fill():
-        with Checkpoints(tmp_path) as checkpoints:
-            checkpoints.save(first, 1, {})
-        # No file may grow beyond this, which the system reports like a disk without space.
-        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
-        with Checkpoints(tmp_path) as checkpoints:
-            checkpoints.save(second, 2, {})
-
-    try:
-        with pytest.raises(UserError, match=r"not be written to .*\(step 1 is complete"):
-            fill()
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    with Checkpoints(tmp_path) as checkpoints:
-        assert checkpoints.latest == 1
-        placement = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        restored = checkpoints.restore(1, abstract(first, placement))
-        jax.tree.map(np.testing.assert_allclose, jax.device_get(restored), first)
-
-
-def test_a_half_written_checkpoint_is_none(tmp_path):
-    with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(small_state(1, 64), 1, {})
-    half = tmp_path / "2.orbax-checkpoint-tmp"
-    (half / "params").mkdir(parents=True)
-    (half / "params" / "manifest.ocdbt").write_bytes(b"cut")
-    with Checkpoints(tmp_path) as checkpoints:
-        assert checkpoints.latest == 1
-        checkpoints.save(small_state(2, 64), 2, {})
-    with Checkpoints(tmp_path) as checkpoints:
-        assert checkpoints.latest == 2
 
 
 def test_two_processes_killed_and_resumed_end_as_one(tmp_path):

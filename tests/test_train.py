@@ -22,7 +22,7 @@ from jaxdet.data.shapes import ShapesDataset
 from jaxdet.errors import UserError
 from jaxdet.evaluation.evaluate import evaluate
 from jaxdet.train import train, training_batches
-from jaxdet.training.checkpoint import Checkpoints, digest
+from jaxdet.training.checkpoint import digest
 from jaxdet.training.experiment import Experiment
 from jaxdet.training.step import make_train_step
 from jaxdet.weights.load import initialise
@@ -31,18 +31,6 @@ from tests.tiny import get_config as small_config
 
 def lines(workdir):
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-
-
-def restored(experiment, step):
-    with Checkpoints(experiment.checkpoint_folder) as checkpoints:
-        params, stats = jax.eval_shape(experiment.stateless.init, jax.random.key(0))
-        target = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(
-                leaf.shape, leaf.dtype, sharding=jax.sharding.SingleDeviceSharding(jax.devices()[0])
-            ),
-            {"params": params, "stats": stats},
-        )
-        return checkpoints.restore(step, target)
 
 
 def test_a_run_leaves_its_metrics_config_and_images(finished):
@@ -69,31 +57,6 @@ def test_a_run_leaves_its_metrics_config_and_images(finished):
     evaluated = [line for line in lines(workdir) if "val/bbox/AP" in line]
     assert [line["step"] for line in evaluated] == [2, 4]
     assert evaluated[-1]["val/tide/segm/main/Bkg"] == metrics["tide"]["segm"]["main"]["Bkg"]
-
-
-def test_an_interrupted_run_resumes_to_the_same_end(finished, tmp_path, monkeypatch):
-    experiment, _ = finished
-    workdir = tmp_path / "work"
-    interrupted = Experiment(small_config(), workdir)
-    save = Checkpoints.save
-
-    def save_and_stop(self, *args, **kwargs):
-        save(self, *args, **kwargs)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Checkpoints, "save", save_and_stop)
-    with pytest.raises(KeyboardInterrupt):
-        train(interrupted)
-    monkeypatch.undo()
-    assert not (workdir / "result.json").exists()
-
-    train(Experiment(small_config(), workdir))
-    there, here = restored(experiment, 4), restored(Experiment(small_config(), workdir), 4)
-    jax.tree.map(np.testing.assert_array_equal, there, here)
-    losses = [
-        [line["loss"] for line in lines(w) if "loss" in line] for w in (experiment.workdir, workdir)
-    ]
-    assert losses[0] == losses[1]
 
 
 def test_a_finished_run_is_evaluated_again_and_not_trained(finished, tmp_path):

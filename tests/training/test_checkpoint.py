@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import shutil
 
 import jax
@@ -156,6 +157,35 @@ def test_what_a_killed_run_left_half_saved_is_no_checkpoint(tmp_path, replicated
         state = state_of(7)
         target = abstract({"params": state["params"]}, replicated)
         assert_same(checkpoints.restore(7, target)["params"], state["params"])
+
+
+def small_state(seed: int, size: int) -> dict:
+    rng = np.random.default_rng(seed)
+    return {name: {"a": rng.normal(size=size)} for name in ("params", "stats", "opt_state")}
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_complete(tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    first, second = small_state(1, 64), small_state(2, 200_000)
+
+    def fill():
+        with Checkpoints(tmp_path) as checkpoints:
+            checkpoints.save(first, 1, {})
+        # No file may grow beyond this, which the system reports like a disk without space.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+        with Checkpoints(tmp_path) as checkpoints:
+            checkpoints.save(second, 2, {})
+
+    try:
+        with pytest.raises(UserError, match=r"not be written to .*\(step 1 is complete"):
+            fill()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.latest == 1
+        placement = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        restored = checkpoints.restore(1, abstract(first, placement))
+        jax.tree.map(np.testing.assert_allclose, jax.device_get(restored), first)
 
 
 @pytest.mark.parametrize("change", ["shape", "missing", "surplus"])

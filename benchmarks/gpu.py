@@ -238,7 +238,7 @@ def prepare(options: argparse.Namespace, batch: int, remat: str, attention: str)
     placement = parallel.replicated(mesh)
     key = jax.device_put(jax.random.key(0), placement)
     state = jax.jit(start, out_shardings=placement)(key)
-    data = jax.device_put(full_batch(config, COCO_CLASSES), parallel.split_batch(mesh))
+    data = jax.device_put(full_batch(config, COCO_CLASSES), parallel.batch_sharding(mesh))
     return config, step, (state, data, key)
 
 

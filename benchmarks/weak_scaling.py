@@ -23,7 +23,7 @@ from jaxdet.config.keys import DetectorConfig
 from jaxdet.config.mask_rcnn import check
 from jaxdet.config.schema import keys
 from jaxdet.flags import load_config
-from jaxdet.models.batching import BATCH_AXIS
+from jaxdet.parallel import BATCH_AXIS
 
 DEVICES = (1, 2, 4, 8)
 CLASSES = 4

@@ -122,12 +122,26 @@ def parse_with_config(
     config = load_config(options.config)
     apply_overrides(config, rest)
     if wants_help:
+        from jaxdet.config.show import key_lines
+
         print(parser.format_help())
         print("\n".join(key_lines(config)))
         raise SystemExit(0)
     if options.workdir is None:
         options.workdir = Path("runs") / config_stem(options.config)
     return options, config
+
+
+def add_distributed(parser: Parser) -> None:
+    """Adds --distributed, for one of several processes of a run."""
+    parser.add_argument(
+        "--distributed",
+        type=switch,
+        nargs="?",
+        const=True,
+        default=False,
+        help="this is one of several processes of a run (SLURM, Kubernetes, TPU pods)",
+    )
 
 
 def config_of(arguments: Sequence[str]) -> ConfigDict:

@@ -22,11 +22,11 @@ from jaxdet.errors import UserError
 from jaxdet.flags import (
     DEFAULT_CONFIG,
     Parser,
+    add_distributed,
     parse_with_config,
     positive,
     run_main,
     share,
-    switch,
 )
 
 if TYPE_CHECKING:
@@ -51,14 +51,7 @@ def parser_for(mode: str | None) -> Parser:
         parser.add_argument("--mode", choices=MODES, default="train", help="default train")
     else:
         parser.set_defaults(mode=mode)
-    parser.add_argument(
-        "--distributed",
-        type=switch,
-        nargs="?",
-        const=True,
-        default=False,
-        help="this is one of several processes of a run (SLURM, Kubernetes, TPU pods)",
-    )
+    add_distributed(parser)
     parser.set_defaults(detections=None)
     if mode in (None, "eval"):
         parser.add_argument(

@@ -1,4 +1,4 @@
-"""Devices and processes: the mesh, where arrays live on it, and what processes tell each other."""
+"""Devices and processes: the mesh, where arrays live on it, and what processes exchange."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxdet.errors import UserError
-from jaxdet.models.batching import BATCH_AXIS
+
+BATCH_AXIS = "data"
+"""The mesh axis that batches are split over."""
 
 SMALLEST_SPLIT = 2**16
 """Arrays of fewer elements than this have a copy on every device under "fsdp" too."""
@@ -24,16 +26,16 @@ SMALLEST_SPLIT = 2**16
 def join_processes() -> None:
     """Joins the processes of one run, before anything else touches JAX.
 
-    SLURM, Open MPI and Cloud TPU tell each process which one it is; elsewhere
-    JAX_COORDINATOR_ADDRESS (host:port of process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID do.
+    SLURM, Open MPI and Cloud TPU set each process's rank; elsewhere JAX_COORDINATOR_ADDRESS
+    (host:port of process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID do.
 
     Raises:
-        UserError: nothing tells how many processes there are, or they do not find each other.
+        UserError: the number of processes is unknown, or they do not find each other.
     """
     names = {"num_processes": "JAX_NUM_PROCESSES", "process_id": "JAX_PROCESS_ID"}
     try:
-        told = {word: int(os.environ[name]) for word, name in names.items() if name in os.environ}
-        jax.distributed.initialize(**told)
+        given = {key: int(os.environ[name]) for key, name in names.items() if name in os.environ}
+        jax.distributed.initialize(**given)
     except (ValueError, RuntimeError) as error:
         raise UserError(
             f"--distributed: the processes could not join ({str(error).splitlines()[0]}); start "
@@ -51,22 +53,22 @@ def data_mesh(batch_size: int, eval_batch_size: int, accumulate: int = 1) -> Mes
     """All devices of all processes in one axis, BATCH_AXIS, over which batches are split.
 
     Args:
-        accumulate: parts that a training batch is computed in, one after the other.
+        accumulate: microbatches that a training batch is computed in, one after the other.
 
     Raises:
-        UserError: a part of a batch does not divide over the devices.
+        UserError: a microbatch cannot be split evenly over the devices.
     """
     devices = jax.devices()
     count = len(devices)
     if batch_size % (count * accumulate):
         raise UserError(
-            f"config.batch_size={batch_size} does not divide over {count} device(s) in "
-            f"config.accumulate={accumulate} part(s); make it a multiple of {count * accumulate}"
+            f"config.batch_size={batch_size} must be a multiple of {count * accumulate}: "
+            f"{count} device(s) times config.accumulate={accumulate}"
         )
     if eval_batch_size % count:
         raise UserError(
-            f"config.eval_batch_size={eval_batch_size} does not divide over {count} devices; "
-            f"make it a multiple of {count}"
+            f"config.eval_batch_size={eval_batch_size} must be a multiple of {count}, the number "
+            "of devices"
         )
     # In the order of their processes, so that a process's rows of a batch follow one another.
     in_order = sorted(devices, key=lambda device: (device.process_index, device.id))
@@ -78,7 +80,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def split_batch(mesh: Mesh) -> NamedSharding:
+def batch_sharding(mesh: Mesh) -> NamedSharding:
     """The first axis split over the devices."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXIS))
 
@@ -105,9 +107,9 @@ def state_sharding(mesh: Mesh, state: Any, kind: str) -> Any:
     return jax.tree.map(sharding, state)
 
 
-def place_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Puts this process's share of a batch onto its devices as part of the global batch."""
-    sharding = split_batch(mesh)
+def shard_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """The global batch on the devices, of which each process gives its own rows."""
+    sharding = batch_sharding(mesh)
     return {
         name: jax.make_array_from_process_local_data(sharding, array)
         for name, array in batch.items()
@@ -125,7 +127,7 @@ def local_rows(tree: Any) -> Any:
 
 
 def to_host(array: jax.Array | np.ndarray) -> np.ndarray:
-    """All of an array on the host, wherever its parts lie; every process must ask for it."""
+    """All of an array on the host, however it is sharded; every process must ask for it."""
     if isinstance(array, np.ndarray) or array.is_fully_addressable or array.is_fully_replicated:
         return np.asarray(array)
     return multihost_utils.process_allgather(array, tiled=True)

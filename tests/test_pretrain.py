@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import signal
 from pathlib import Path
 
 import jax
@@ -21,12 +23,15 @@ from jaxdet.main import main as detect
 from jaxdet.models.build import StatelessModel, build_detector
 from jaxdet.models.paths import path_name
 from jaxdet.models.vit import ViT
-from jaxdet.pretrain import build_mae, main
+from jaxdet.pretrain import main
+from jaxdet.training import loop
+from jaxdet.training.pretraining import build_mae
 from jaxdet.weights.load import initialise, read_weights
+from tests.runs import finish, logged, start, stop_after
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "mini" / "pretrain.py"
 
-WORDS = {
+KEYS = {
     "data.shapes.images": 16,
     "data.shapes.image_size": 64,
     "batch_size": 8,
@@ -41,14 +46,17 @@ WORDS = {
 }
 
 
-def run(workdir: Path, **words) -> int:
-    given = [f"--config.{word}={value}" for word, value in {**WORDS, **words}.items()]
-    return main([f"--config={CONFIG}", f"--workdir={workdir}", *given])
+def flags(workdir: Path, **keys) -> list[str]:
+    given = [f"--config.{key}={value}" for key, value in {**KEYS, **keys}.items()]
+    return [f"--config={CONFIG}", f"--workdir={workdir}", *given]
+
+
+def run(workdir: Path, **keys) -> int:
+    return main(flags(workdir, **keys))
 
 
 def losses(workdir: Path) -> list[float]:
-    lines = (workdir / "metrics.jsonl").read_text().splitlines()
-    return [json.loads(line)["loss"] for line in lines]
+    return [line["loss"] for line in logged(workdir)]
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +71,7 @@ def named(params) -> dict[str, np.ndarray]:
 
 
 def shrink(config):
-    """A detector's config of the size that `WORDS` pre-trains."""
+    """A detector's config of the size that `KEYS` pre-trains."""
     config.model.vit.update(width=32, depth=1, heads=2)
     config.model.decoder.update(width=16, depth=1)
     return config
@@ -98,9 +106,9 @@ def test_the_loss_falls_and_what_is_promised_is_written(finished):
     found = losses(finished)
     assert len(found) == 12
     assert np.mean(found[-3:]) < np.mean(found[:3])
-    with Image.open(finished / "reconstructions.png") as picture:
+    with Image.open(finished / "reconstructions.png") as sheet:
         # Eight images, three columns each of 128 pixels with 8 between them.
-        assert picture.size == (6 * 136 + 8, 4 * 136 + 8)
+        assert sheet.size == (6 * 136 + 8, 4 * 136 + 8)
     weights = read_weights(finished / "weights.npz")
     assert not weights.is_detector
     assert "holds     a backbone with a decoder" in text(weights.report)
@@ -109,19 +117,81 @@ def test_the_loss_falls_and_what_is_promised_is_written(finished):
     assert json.loads((finished / "config.json").read_text())["batch_size"] == 8
 
 
-def test_a_run_goes_on_where_it_was_and_to_the_same_end(finished, tmp_path, monkeypatch):
-    def stop(*_):
-        raise KeyboardInterrupt
+def assert_same_end(one: Path, other: Path) -> None:
+    assert losses(one) == losses(other)
+    weights, expected = (read_weights(workdir / "weights.npz") for workdir in (one, other))
+    assert weights.arrays.keys() == expected.arrays.keys()
+    for name, value in expected.arrays.items():
+        np.testing.assert_array_equal(weights.arrays[name], value, err_msg=name)
 
-    with monkeypatch.context() as patch:
-        patch.setattr("jaxdet.pretrain.Progress.update", lambda self, step, _: step == 5 and stop())
-        assert run(tmp_path, epochs=6) == 130
+
+def test_a_run_stopped_by_sigterm_saves_and_resumes_to_the_same_end(
+    finished, tmp_path, monkeypatch, capsys
+):
+    stop_after(monkeypatch, 3)
+    assert run(tmp_path, epochs=6) == 128 + signal.SIGTERM
+    assert "saved step 3 of 12 in" in capsys.readouterr().err
     assert not (tmp_path / "weights.npz").exists()
-    assert run(tmp_path, epochs=6) == 0
-    np.testing.assert_allclose(losses(tmp_path), losses(finished), rtol=1e-6)
-    again, whole = (read_weights(folder / "weights.npz") for folder in (tmp_path, finished))
-    for name, value in whole.arrays.items():
-        np.testing.assert_array_equal(again.arrays[name], value, err_msg=name)
+    monkeypatch.undo()
+    assert run(tmp_path, epochs=6, profile_steps=(5, 6)) == 0
+    assert "resuming after step 3" in capsys.readouterr().out
+    assert_same_end(tmp_path, finished)
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+
+
+def test_a_finished_run_of_the_version_before_writes_its_weights_again(finished, tmp_path):
+    """Its checkpoints know nothing of the keys that came later."""
+    shutil.copytree(finished, tmp_path / "run")
+    (tmp_path / "run" / "weights.npz").unlink()
+    path = tmp_path / "run" / "checkpoints" / "12" / "meta" / "metadata"
+    meta = json.loads(path.read_text())
+    for key in ("accumulate", "sharding", "on_nonfinite", "profile_steps"):
+        del meta["config"][key]
+    path.write_text(json.dumps(meta))
+    assert run(tmp_path / "run", epochs=6) == 0
+    assert_same_end(tmp_path / "run", finished)
+
+
+def break_step(monkeypatch, number: int) -> None:
+    """The losses and gradients of one step of the next runs are not finite."""
+    make = loop.make_train_step
+
+    def make_broken(*arguments, **options):
+        train_step = make(*arguments, **options)
+
+        def step(state, batch, key):
+            if int(state["step"]) + 1 != number:
+                return train_step(state, batch, key)
+            scale = state["params"]["norm"]["scale"]
+            state["params"]["norm"]["scale"] = scale * np.nan
+            state, metrics = train_step(state, batch, key)
+            state["params"]["norm"]["scale"] = scale
+            return state, metrics
+
+        return step
+
+    monkeypatch.setattr(loop, "make_train_step", make_broken)
+
+
+def test_a_step_that_is_not_finite_stops_the_run_or_is_skipped(tmp_path, monkeypatch, capsys):
+    break_step(monkeypatch, 5)
+    assert run(tmp_path, epochs=6) == 2
+    error = capsys.readouterr().err
+    assert "error: training diverged: " in error
+    assert "loss_pixels not finite at step 5 (gradient norms: decoder " in error
+    assert "checkpoints/4 is the last checkpoint" in error
+    assert run(tmp_path, epochs=6, on_nonfinite="skip") == 0
+    assert "skipped a step, 1 so far: " in capsys.readouterr().err
+    steps = logged(tmp_path)
+    assert [line["loss"] is None for line in steps] == [step == 5 for step in range(1, 13)]
+    assert [line["skipped_steps"] for line in steps][3:6] == [0, 1, 1]
+
+
+def test_two_processes_with_microbatches_learn_as_one_without(finished, tmp_path):
+    finish(start(["jaxdet.pretrain", *flags(tmp_path, epochs=6, accumulate=2)], 2))
+    np.testing.assert_allclose(losses(tmp_path), losses(finished), rtol=1e-5)
+    reports = [read_weights(workdir / "weights.npz").report for workdir in (tmp_path, finished)]
+    assert reports[0]["used"] == reports[1]["used"]
 
 
 def test_another_config_in_the_same_folder_is_refused(finished, capsys):
@@ -213,7 +283,7 @@ def test_a_folder_of_images_will_do_and_a_broken_one_is_named(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("word", "value", "reason"),
+    ("key", "value", "reason"),
     [
         ("image_size", 60, "must be a multiple of config.model.vit.patch=8"),
         ("model.mask_ratio", 0.999, "must leave some of the 64 patches seen"),
@@ -224,10 +294,10 @@ def test_a_folder_of_images_will_do_and_a_broken_one_is_named(tmp_path, capsys):
         ("batch_size", 0, "must be an integer of at least 1"),
     ],
 )
-def test_a_wrong_config_is_refused(word, value, reason):
+def test_a_config_out_of_bounds_is_refused(key, value, reason):
     config = pretraining()
-    config.update_from_flattened_dict({word: value})
-    with pytest.raises(UserError, match=rf"config\.{word}=.*{reason}"):
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(UserError, match=rf"config\.{key}=.*{reason}"):
         check_pretraining(config)
 
 
@@ -252,5 +322,5 @@ def test_the_miniature_compares_one_recipe_from_two_starts():
     with pytest.raises(UserError, match=r"is not a file; make it: python -m jaxdet\.pretrain"):
         check(mae_config)
     given = load_config(CONFIG)
-    encoder = {word: given.model.vit[word] for word in ("width", "depth", "heads", "patch")}
+    encoder = {key: given.model.vit[key] for key in ("width", "depth", "heads", "patch")}
     assert encoder.items() <= mae["model"]["vit"].items()

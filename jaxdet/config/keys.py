@@ -510,7 +510,7 @@ class DetectorConfig:
     )
     on_nonfinite: str = key(
         "stop",
-        "After a loss or gradient that is not finite: stop, or skip that step and go on.",
+        "After a loss or gradient that is not finite: stop, or skip that step and continue.",
         choices=("stop", "skip"),
         roles=("resume",),
     )
@@ -659,6 +659,24 @@ class PretrainingConfig:
         224, "Side of the crops that are trained on.", least=1, most=2**15, unit="pixels"
     )
     batch_size: int = key(4096, "Images of an optimizer step, over all devices.", least=1)
+    accumulate: int = key(
+        1,
+        "Microbatches in which a step is computed one after the other.",
+        least=1,
+        roles=("resume",),
+    )
+    sharding: str = key(
+        "replicated",
+        "Whether parameters and optimizer state are on every device, or split over all (fsdp).",
+        choices=("replicated", "fsdp"),
+        roles=("resume",),
+    )
+    on_nonfinite: str = key(
+        "stop",
+        "After a loss or gradient that is not finite: stop, or skip that step and continue.",
+        choices=("stop", "skip"),
+        roles=("resume",),
+    )
     epochs: float = key(1600.0, "Length of the training.", above=0, most=1e6, unit="epochs")
     data: PretrainingData = section(PretrainingData)
     model: PretrainingModel = section(PretrainingModel)
@@ -683,6 +701,12 @@ class PretrainingConfig:
         "From one line on the terminal to the next.",
         least=0,
         unit="seconds",
+        roles=("resume",),
+    )
+    profile_steps: tuple[int, ...] = key(
+        (),
+        "First and last step of which a profile is recorded; empty for none.",
+        least=1,
         roles=("resume",),
     )
 

@@ -144,11 +144,7 @@ def _detector(config: ConfigDict) -> Iterator[Rule]:
 
 
 def _training(config: ConfigDict) -> Iterator[Rule]:
-    yield (
-        "profile_steps",
-        len(config.profile_steps) in (0, 2),
-        "be empty, or the first and the last step to record",
-    )
+    yield _profile(config)
     for name in ("no_decay", "frozen"):
         are_patterns = all(_is_pattern(pattern) for pattern in config.optim[name])
         yield f"optim.{name}", are_patterns, "be a tuple of regular expressions"
@@ -157,6 +153,11 @@ def _training(config: ConfigDict) -> Iterator[Rule]:
         config.few_shot.base_run is None or config.init is None,
         "be none where config.init is given, since each gives all weights; leave one of them out",
     )
+
+
+def _profile(config: ConfigDict) -> Rule:
+    rule = "be empty, or the first and the last step to record"
+    return "profile_steps", len(config.profile_steps) in (0, 2), rule
 
 
 def pretraining_rules(config: ConfigDict) -> Iterator[Rule]:
@@ -174,6 +175,7 @@ def pretraining_rules(config: ConfigDict) -> Iterator[Rule]:
         1 <= int(patches * (1 - model.mask_ratio)) < patches,
         f"leave some of the {patches} patches seen and some masked",
     )
+    yield _profile(config)
     yield "data.crop_area", crop_area[0] <= crop_area[1], "have the smaller share first"
     yield (
         "optim.warmup_epochs",

@@ -1,4 +1,4 @@
-"""Images without annotations for pre-training: drawn shapes or any folder, cropped at random."""
+"""Images without annotations for pre-training: shapes or any folder, cropped at random."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def open_images(data: ConfigDict) -> Sequence[LazyImage]:
         UserError: the folder is not there, or holds no image.
     """
     if data.root is None:
-        return DrawnPictures(data.shapes.images, data.shapes.image_size)
+        return RenderedImages(data.shapes.images, data.shapes.image_size)
     folder = Path(data.root)
     if not folder.is_dir():
         raise UserError(f"config.data.root={data.root!r} is not a folder; name one of images")
@@ -50,8 +50,8 @@ def open_images(data: ConfigDict) -> Sequence[LazyImage]:
     return ImageFolder(paths)
 
 
-class DrawnPictures(Sequence):
-    """The first training images of the shapes, each drawn once and then kept.
+class RenderedImages(Sequence):
+    """The first training images of the shapes, each rendered once and then kept.
 
     A detector's training images are among them, none of its validation images is.
 
@@ -61,15 +61,15 @@ class DrawnPictures(Sequence):
 
     def __init__(self, count: int, image_size: int):
         self._dataset = ShapesDataset("train", count, image_size)
-        self._drawn: dict[int, np.ndarray] = {}
+        self._rendered: dict[int, np.ndarray] = {}
 
     def __len__(self) -> int:
         return len(self._dataset)
 
     def __getitem__(self, index: int) -> LazyImage:
-        if index not in self._drawn:
-            self._drawn[index] = self._dataset[index].image
-        return ArrayImage(self._drawn[index])
+        if index not in self._rendered:
+            self._rendered[index] = self._dataset[index].image
+        return ArrayImage(self._rendered[index])
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class ImageFolder(Sequence):
 
 
 def crop_batches(
-    pictures: Sequence[LazyImage],
+    images: Sequence[LazyImage],
     *,
     batch_size: int,
     image_size: int,
@@ -110,27 +110,38 @@ def crop_batches(
     start_step: int = 0,
     threads: int = 8,
     workers: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
 ) -> Iterator[Batch]:
     """Endless batches of random crops, in a new order every epoch.
 
     Args:
+        batch_size: images of all hosts together.
         image_size: side S of the crops in pixels.
         crop_area: see `sample_crop`.
         flip: whether half of the crops are mirrored.
-        seed, start_step, threads, workers: see `jaxdet.data.loader.train_batches`.
+        seed, start_step, threads, workers, process_index, process_count: see
+            `jaxdet.data.loader.train_batches`.
 
     Returns:
-        An iterator of {"image": uint8 [batch_size, S, S, 3]}; it raises what the pictures raise.
+        An iterator of {"image": uint8 [batch_size / process_count, S, S, 3]}; it raises what the
+        images raise.
     """
     stream = (
-        grain.MapDataset.source(pictures)
+        grain.MapDataset.source(images)
         .seed(seed)
         .shuffle()
         .repeat()
         .random_map(_Crop(image_size, crop_area, flip))
     )
     return endless_batches(
-        stream, batch_size=batch_size, start_step=start_step, threads=threads, workers=workers
+        stream,
+        batch_size=batch_size,
+        start_step=start_step,
+        threads=threads,
+        workers=workers,
+        process_index=process_index,
+        process_count=process_count,
     )
 
 
@@ -140,10 +151,10 @@ class _Crop(grain.transforms.RandomMap):
     crop_area: tuple[float, float]
     flip: bool
 
-    def random_map(self, picture: LazyImage, rng: np.random.Generator) -> Batch:
-        box = sample_crop(rng, *picture.hw, self.crop_area)
+    def random_map(self, lazy_image: LazyImage, rng: np.random.Generator) -> Batch:
+        box = sample_crop(rng, *lazy_image.hw, self.crop_area)
         # MAE's code resizes bicubically, the detectors bilinearly.
-        image = resample(picture, box, (self.image_size, self.image_size))
+        image = resample(lazy_image, box, (self.image_size, self.image_size))
         if self.flip and rng.random() < 0.5:
             image = image[:, ::-1]
         return {"image": image}
@@ -159,7 +170,7 @@ def sample_crop(
 
     Returns:
         (x1, y1, x2, y2) in pixels. The width lies between 3/4 and 4/3 of the height; where ten
-        draws do not fit, the part is the largest such one in the middle.
+        samples do not fit, the part is the largest such one in the middle.
     """
     low, high = ASPECT_RATIOS
     for _ in range(CROP_ATTEMPTS):

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +17,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as rle
 
-from jaxdet import __version__, parallel
+from jaxdet import parallel
 from jaxdet.config.keys import keys_with
 from jaxdet.config.roles import difference
 from jaxdet.config.values import config_digest
@@ -37,6 +36,7 @@ from jaxdet.models.build import StatelessModel, Tree, parameter_count
 from jaxdet.models.mask_rcnn import Detections
 from jaxdet.training.checkpoint import Checkpoints, abstract, digest
 from jaxdet.training.experiment import Experiment
+from jaxdet.training.run import versions
 from jaxdet.visualize import contact_sheet, draw_detections
 from jaxdet.weights.load import load_detector
 
@@ -91,7 +91,7 @@ def detect_function(
     def detect(params: Tree, stats: Tree, batch: dict[str, jax.Array]) -> Detections:
         return stateless.bind(params, stats).detect(batch)
 
-    return jax.jit(detect, out_shardings=parallel.split_batch(mesh))
+    return jax.jit(detect, out_shardings=parallel.batch_sharding(mesh))
 
 
 class Evaluator:
@@ -183,7 +183,7 @@ class Evaluator:
             process_count=jax.process_count(),
         ):
             inputs = {name: host[name] for name in ("image", "image_hw")}
-            yield host, parallel.place_batch(inputs, self._experiment.mesh)
+            yield host, parallel.shard_batch(inputs, self._experiment.mesh)
 
 
 def score(experiment: Experiment, results: Results, iou_types: Sequence[str]) -> Metrics:
@@ -256,7 +256,7 @@ def trained_subject(
     """A checkpoint of the experiment's workdir as the subject of an evaluation.
 
     Args:
-        record: what is stored beside its arrays (`jaxdet.train`).
+        record: what is stored beside its arrays, see `jaxdet.training.run`.
     """
     position, trained_images = record["position"], record["train_images"]
     return Subject(
@@ -396,14 +396,6 @@ def few_shot_summary(numbers: dict[str, float], kind: str) -> str:
         f"{classes} classes {100 * numbers[f'{classes}_{kind}']:.1f}"
         for classes in ("base", "novel")
     )
-
-
-def versions() -> dict[str, str]:
-    """Of this package and of what a result depends on."""
-    return {
-        "jaxdet": __version__,
-        **{name: version(name) for name in ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")},
-    }
 
 
 def draw_samples(experiment: Experiment, results: Results, path: Path) -> None:

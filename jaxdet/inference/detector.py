@@ -91,7 +91,7 @@ class Detector:
         category_ids = [category.id for category in self.categories]
         for host in self._batches(pictures, self.batch):
             inputs = {name: host[name] for name in ("image", "image_hw")}
-            batch = parallel.place_batch(inputs, self.mesh)
+            batch = parallel.shard_batch(inputs, self.mesh)
             detections = self._detect(self.params, self.stats, batch)
             rows = parallel.local_rows(detections)._asdict()
             yield from coco_results(rows, host, category_ids)

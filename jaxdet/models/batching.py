@@ -9,8 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
-BATCH_AXIS = "data"
-"""The mesh axis that batches are spread over."""
+from jaxdet.parallel import BATCH_AXIS
 
 
 def per_image(function: Callable[..., Any], mesh: Mesh | None) -> Callable[..., Any]:

@@ -1,9 +1,9 @@
-"""Masked autoencoding: a ViT that sees a few patches, and a decoder that paints the others.
+"""Masked autoencoding: a ViT that sees a few patches, and a decoder that predicts the others.
 
 Defined by arXiv 2111.06377 (MAE) and, where it leaves things open, by its code. The encoder is the
 detectors' own ViT, all of whose blocks attend globally; it has a class token and a position
 embedding of sines and cosines that is not trained, as the decoder has. Weights start as the
-detectors' do, where MAE's code draws them by Xavier's rule.
+detectors' do, where MAE's code samples them by Xavier's rule.
 """
 
 from __future__ import annotations
@@ -80,8 +80,8 @@ class Decoder(nnx.Module):
 class MAE(nnx.Module):
     """Encoder and decoder, with the loss that trains them.
 
-    Which patches are seen is told by an order of an image's patches, as positions in the map's
-    row-major order: the first ones are seen, the others masked.
+    An order of an image's patches, as positions in the map's row-major order, says which are seen:
+    the first ones are, the others are masked.
 
     Args:
         image_size: side of the (square) images in pixels.
@@ -138,7 +138,7 @@ class MAE(nnx.Module):
         Args:
             batch: its "image" is uint8 [n, s, s, 3].
             keys: one an image.
-            microbatches: nothing here reaches from one image to another, so it has no meaning.
+            microbatches: has no meaning, as nothing here reaches from one image to another.
         """
         images = self.normalise(batch["image"])
         order = random_orders(keys, self.patches)

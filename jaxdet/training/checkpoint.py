@@ -27,7 +27,7 @@ ARRAYS = ("params", "stats", "opt_state")
 class Checkpoints:
     """The checkpoints of one run: the latest and, among the evaluated ones, the best.
 
-    Use it as a context manager: saving goes on in the background, and leaving waits for it.
+    Use it as a context manager: it saves in the background, and waits for that when it is left.
 
     Args:
         folder: where they lie; made if absent.
@@ -119,7 +119,9 @@ class Checkpoints:
 
     def _unwritten(self, failure: Exception) -> UserError:
         reason = str(failure).strip().splitlines()
-        kept = "there is no earlier one" if self.latest is None else f"step {self.latest} is whole"
+        kept = (
+            "there is no earlier one" if self.latest is None else f"step {self.latest} is complete"
+        )
         return UserError(
             f"a checkpoint could not be written to {self.folder} "
             f"({reason[0] if reason else type(failure).__name__}); free space or rights there and "
@@ -127,7 +129,7 @@ class Checkpoints:
         )
 
     def restore(self, step: int, target: dict[str, Any]) -> dict[str, Any]:
-        """The state saved at `step`, or those of its parts that `target` has.
+        """The state saved at `step`, or those of its items that `target` has.
 
         Args:
             step: a step at which a checkpoint exists.
@@ -163,18 +165,18 @@ class Checkpoints:
             ) from error
 
 
-def abstract(tree: Any, placement: Any) -> Any:
-    """Shapes, dtypes and placement of all arrays of a tree, for `Checkpoints.restore`.
+def abstract(tree: Any, shardings: Any) -> Any:
+    """Shapes, dtypes and shardings of all arrays of a tree, for `Checkpoints.restore`.
 
     Args:
-        placement: one sharding for all, or a tree of shardings like `tree`.
+        shardings: one for all, or a tree like `tree`.
     """
-    if isinstance(placement, jax.sharding.Sharding):
-        placement = jax.tree.map(lambda _: placement, tree)
+    if isinstance(shardings, jax.sharding.Sharding):
+        shardings = jax.tree.map(lambda _: shardings, tree)
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         tree,
-        placement,
+        shardings,
     )
 
 

@@ -1,15 +1,12 @@
-"""What a config stands for: the model, its optimizer and schedule, the devices they run on."""
+"""What a detector's config stands for: the model, its optimizer and schedule, data and devices."""
 
 from __future__ import annotations
 
-import json
 from functools import cached_property
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import optax
-from ml_collections import ConfigDict
 
 from jaxdet import parallel
 from jaxdet.data.dataset import DetectionDataset
@@ -18,18 +15,16 @@ from jaxdet.data.source import open_dataset
 from jaxdet.errors import UserError
 from jaxdet.models.build import StatelessModel, build_detector
 from jaxdet.training import optim
+from jaxdet.training.run import Run
 
 
-class Experiment:
-    """A checked config and a working folder, and what follows from the two.
+class Experiment(Run):
+    """The training and evaluation of a detector."""
 
-    Datasets are opened and the model's structure is worked out when first asked for.
-    """
-
-    def __init__(self, config: ConfigDict, workdir: Path):
-        self.config = config
-        self.workdir = workdir
-        self.checkpoint_folder = workdir / "checkpoints"
+    compared: ClassVar = {
+        "categories": "categories",
+        "train_images": "the number of training images",
+    }
 
     @cached_property
     def train_set(self) -> DetectionDataset:
@@ -62,22 +57,6 @@ class Experiment:
         """Number of training images with objects."""
         return trained_images(self.train_set)
 
-    @property
-    def steps_per_epoch(self) -> float:
-        """Steps in which every training image with objects is drawn once; not a whole number.
-
-        A batch may hold the end of one epoch and the start of the next.
-        """
-        return self.trained_images / self.config.batch_size
-
-    @cached_property
-    def total_steps(self) -> int:
-        return self.steps_at(self.config.epochs)
-
-    def steps_at(self, epochs: float) -> int:
-        """Training steps in so many epochs, at least one."""
-        return max(1, round(epochs * self.steps_per_epoch))
-
     @cached_property
     def schedule(self) -> optax.Schedule:
         settings = self.config.optim
@@ -95,16 +74,30 @@ class Experiment:
         return optim.build_optimizer(self.config, self.schedule)
 
     @property
-    def plain_config(self) -> dict[str, Any]:
-        """The complete config as JSON values."""
-        return json.loads(self.config.to_json())
+    def frozen(self) -> tuple[str, ...]:
+        return optim.frozen_parameters(self.config)
+
+    @property
+    def batch_statistics(self) -> str:
+        return self.config.batch_statistics
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What a checkpoint of this experiment belongs to, as JSON values."""
         categories = self.val_set.categories
         return {
             "config": self.plain_config,
             "categories": [category.name for category in categories],
             "category_ids": [category.id for category in categories],
         }
+
+    def record(self, step: int) -> dict[str, Any]:
+        return {**super().record(step), "train_images": self.trained_images}
+
+    def scalars(self, step: int) -> dict[str, float]:
+        scalars = super().scalars(step)
+        lowest = self.config.optim.layer_decay ** (self.config.model.vit.depth + 1)
+        return {**scalars, "learning_rate_lowest": scalars["learning_rate"] * lowest}
+
+    @property
+    def summary(self) -> list[str]:
+        return list(dict.fromkeys((self.train_set.summary(), self.val_set.summary())))

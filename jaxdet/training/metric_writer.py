@@ -1,4 +1,4 @@
-"""What a run reports while it goes on: scalars on disk, progress in a terminal or a log."""
+"""What a run reports while it trains: scalars on disk, progress in a terminal or a log."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class MetricWriter(AbstractContextManager):
 
     A line is {"step": ..., "time": seconds since 1970, name: value, ...}; a value that is not
     finite is written as null, which JSON has. A run resumed at `start_step` takes back what was
-    written after that step, so that no step is there twice; at 0 it starts the file anew.
+    written after that step, so that no step is there twice; at 0 it starts a new file.
     """
 
     def __init__(self, workdir: Path, start_step: int = 0):

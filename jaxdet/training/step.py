@@ -51,8 +51,8 @@ def gradient_function(
         batch_statistics: what batch norm takes its statistics of then. "batch": of the whole batch,
             so that their number changes nothing but rounding; what lies between two batch
             norms is computed again for the gradient, and their inputs are kept for the whole batch.
-            "microbatch": of each alone, in less time and memory; the running statistics go from one
-            to the next. A model without batch norm needs neither, and is exact in the second way.
+            "microbatch": of each alone, in less time and memory; the running statistics pass from
+            one to the next. A model without batch norm is exact either way, and needs neither.
         frozen: patterns of parameters whose gradient is zero, and is not computed, see
             `jaxdet.training.optim.is_frozen`.
     """
@@ -74,9 +74,9 @@ def gradient_function(
         return gradients, metrics, new_stats
 
     def differentiate_in_microbatches(params, stats, batch, keys):
-        def visit(carry, part):
+        def visit(carry, microbatch):
             total, stats = carry
-            gradients, metrics, stats = differentiate(params, stats, *part)
+            gradients, metrics, stats = differentiate(params, stats, *microbatch)
             return (jax.tree.map(jnp.add, total, gradients), stats), metrics
 
         start = (jax.tree.map(jnp.zeros_like, params), stats)
@@ -109,22 +109,23 @@ def make_train_step(
         sharding: see `jaxdet.parallel.state_sharding`.
 
     Returns:
-        The step. Its metrics are the losses, counts worth watching, the norm of the gradient and
-        of its parts by module ("grad_norm/backbone", ...), and "skipped", 1 where nothing changed.
+        The step. Its metrics are the losses, counts worth watching, the norm of the gradient, of
+        all ("grad_norm") and by module ("grad_norm/backbone", ...), and "skipped", 1 where nothing
+        changed.
     """
     differentiate = gradient_function(
         stateless, accumulate=accumulate, batch_statistics=batch_statistics, frozen=frozen
     )
-    placement = parallel.state_sharding(mesh, abstract_state(stateless, optimizer), sharding)
+    shardings = parallel.state_sharding(mesh, abstract_state(stateless, optimizer), sharding)
 
     def step(state: State, batch: dict[str, jax.Array], key: jax.Array) -> tuple[State, Metrics]:
         keys = jax.random.split(jax.random.fold_in(key, state["step"]), len(batch["image"]))
         gradients, metrics, stats = differentiate(state["params"], state["stats"], batch, keys)
-        gradients = jax.lax.with_sharding_constraint(gradients, placement["params"])
+        gradients = jax.lax.with_sharding_constraint(gradients, shardings["params"])
         updates, opt_state = optimizer.update(gradients, state["opt_state"], state["params"])
         params = optax.apply_updates(state["params"], updates)
 
-        norms = {f"grad_norm/{name}": optax.tree.norm(part) for name, part in gradients.items()}
+        norms = {f"grad_norm/{name}": optax.tree.norm(tree) for name, tree in gradients.items()}
         norm = jnp.sqrt(sum(jnp.square(value) for value in norms.values()))
         is_finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
         new = {"params": params, "stats": stats, "opt_state": opt_state}
@@ -136,7 +137,7 @@ def make_train_step(
         metrics |= {"grad_norm": norm, **norms, "skipped": 1.0 - is_finite}
         return {**kept, "step": state["step"] + 1}, metrics
 
-    out_shardings = (placement, parallel.replicated(mesh))
+    out_shardings = (shardings, parallel.replicated(mesh))
     return jax.jit(step, donate_argnums=0, out_shardings=out_shardings)
 
 

@@ -12,7 +12,7 @@ from jaxdet import parallel
 
 def compiled_text(function, out: PartitionSpec) -> str:
     mesh = parallel.data_mesh(8, 8)
-    x = jax.ShapeDtypeStruct((16, 5), jnp.float32, sharding=parallel.split_batch(mesh))
+    x = jax.ShapeDtypeStruct((16, 5), jnp.float32, sharding=parallel.batch_sharding(mesh))
     placed = jax.sharding.NamedSharding(mesh, out)
     return jax.jit(function, out_shardings=placed).lower(x).compile().as_text()
 

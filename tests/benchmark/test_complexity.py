@@ -160,7 +160,7 @@ def test_loops_count_as_often_as_they_run():
 @pytest.mark.parametrize("inside_shard_map", [False, True])
 def test_devices_share_the_rounds_of_a_loop(inside_shard_map):
     mesh = parallel.data_mesh(8, 8)
-    split = parallel.split_batch(mesh)
+    split = parallel.batch_sharding(mesh)
 
     def power(x):
         return jax.lax.fori_loop(0, 7, lambda _, y: y @ x, x)

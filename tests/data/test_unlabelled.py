@@ -70,3 +70,8 @@ def test_batches_from_a_folder_go_on_where_they_were(tmp_path):
     later = next(crop_batches(pictures, **options, start_step=3))["image"]
     np.testing.assert_array_equal(later, first[3])
     assert not np.array_equal(first[0], first[1])
+    halves = [
+        next(crop_batches(pictures, **options, process_index=rank, process_count=2))["image"]
+        for rank in range(2)
+    ]
+    np.testing.assert_array_equal(np.concatenate(halves), first[0])

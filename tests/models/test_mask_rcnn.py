@@ -15,7 +15,6 @@ from jax.sharding import Mesh
 
 from jaxdet import parallel
 from jaxdet.config.mask_rcnn import benchmark, check
-from jaxdet.models.batching import BATCH_AXIS
 from jaxdet.models.build import StatelessModel, build_detector
 from jaxdet.models.mask_rcnn import MaskRCNN, Settings
 from jaxdet.models.paths import path_name
@@ -227,9 +226,9 @@ def test_chance_follows_from_the_key(detector, batch):
 
 def spread_gradients(batch, *, devices: int, accumulate: int, norm: str):
     """Gradients, metrics and statistics of a batch over so many devices, in so many parts."""
-    mesh = Mesh(np.array(jax.devices()[:devices]), (BATCH_AXIS,))
+    mesh = Mesh(np.array(jax.devices()[:devices]), (parallel.BATCH_AXIS,))
     stateless = tiny_functional(norm, mesh)
-    whole, split = parallel.replicated(mesh), parallel.split_batch(mesh)
+    whole, split = parallel.replicated(mesh), parallel.batch_sharding(mesh)
     compute = jax.jit(gradient_function(stateless, accumulate=accumulate), out_shardings=whole)
     arguments = (
         *jax.device_put(initial(stateless), whole),

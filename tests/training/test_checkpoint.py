@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import shutil
 
 import jax
@@ -98,7 +99,7 @@ def test_parameters_and_statistics_come_back_without_the_optimizer(tmp_path, rep
 def test_the_latest_and_the_best_are_kept(tmp_path, replicated):
     saved(tmp_path, (1, 0.5), (2, 0.9), (3, None), (4, 0.1))
     assert kept(tmp_path) == {"2", "4"}
-    # A later run goes on from here and still knows the scores.
+    # A later run resumes from here and still knows the scores.
     saved(tmp_path, (5, None), (6, 0.3))
     assert kept(tmp_path) == {"2", "6"}
     state = state_of(2)
@@ -119,7 +120,7 @@ def test_one_checkpoint_may_be_both(tmp_path):
 
 
 def test_saving_may_be_followed_by_changes(tmp_path, replicated):
-    """Saving goes on in the background while training gives the state's memory away."""
+    """Saving continues in the background while training gives the state's memory away."""
     state = state_of(7)
     expected = jax.tree.map(np.array, state["params"])
     with Checkpoints(tmp_path) as checkpoints:
@@ -156,6 +157,35 @@ def test_what_a_killed_run_left_half_saved_is_no_checkpoint(tmp_path, replicated
         state = state_of(7)
         target = abstract({"params": state["params"]}, replicated)
         assert_same(checkpoints.restore(7, target)["params"], state["params"])
+
+
+def small_state(seed: int, size: int) -> dict:
+    rng = np.random.default_rng(seed)
+    return {name: {"a": rng.normal(size=size)} for name in ("params", "stats", "opt_state")}
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_complete(tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    first, second = small_state(1, 64), small_state(2, 200_000)
+
+    def fill():
+        with Checkpoints(tmp_path) as checkpoints:
+            checkpoints.save(first, 1, {})
+        # No file may grow beyond this, which the system reports like a disk without space.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+        with Checkpoints(tmp_path) as checkpoints:
+            checkpoints.save(second, 2, {})
+
+    try:
+        with pytest.raises(UserError, match=r"not be written to .*\(step 1 is complete"):
+            fill()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.latest == 1
+        placement = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        restored = checkpoints.restore(1, abstract(first, placement))
+        jax.tree.map(np.testing.assert_allclose, jax.device_get(restored), first)
 
 
 @pytest.mark.parametrize("change", ["shape", "missing", "surplus"])

@@ -70,7 +70,7 @@ def test_a_resumed_run_takes_back_later_steps(tmp_path):
     assert [path.name for path in tmp_path.glob("*.tmp")] == []
 
 
-def test_a_run_from_the_start_begins_the_file_anew(tmp_path):
+def test_a_run_from_the_start_begins_a_new_file(tmp_path):
     write_run(tmp_path, [0, 1, 2])
     write_run(tmp_path, [0, 1])
     assert [line["step"] for line in read_lines(tmp_path)] == [0, 1]
@@ -85,7 +85,7 @@ def test_half_a_line_of_a_killed_run_is_dropped(tmp_path):
 
 
 class Clock:
-    """Seconds that pass only when told."""
+    """Seconds that pass only when set."""
 
     def __init__(self):
         self.now = 100.0

@@ -220,7 +220,7 @@ def test_frozen_parameters_get_no_update_at_all():
 
 
 @pytest.mark.parametrize("kind", ["shared", "decomposed"])
-def test_the_config_s_words_freeze_position_information_alone(kind):
+def test_the_config_s_keys_freeze_position_information_alone(kind):
     config = benchmark("b", "mae", lr=1e-4, weight_decay=0.1, drop_path=0.1, epochs=1.0)
     config.model.vit.relative_position = kind
     stateless = StatelessModel(lambda rngs: build_detector(config, 4, rngs))

@@ -66,7 +66,7 @@ def compile_step(config: ConfigDict, num_classes: int, mesh: Mesh) -> CompiledSt
     state = abstract_state(stateless, optimizer)
     state = placed(state, parallel.state_sharding(mesh, state, config.sharding))
     batch = batch_shapes(config)
-    batch = placed(batch, jax.tree.map(lambda _: parallel.split_batch(mesh), batch))
+    batch = placed(batch, jax.tree.map(lambda _: parallel.batch_sharding(mesh), batch))
     key = jax.eval_shape(lambda: jax.random.key(0))
     step = make_train_step(
         stateless,

@@ -1,0 +1,212 @@
+"""The training loop, of detectors and of pre-training: from the start or the last checkpoint on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from jaxdet import parallel
+from jaxdet.config.roles import difference, resumable_keys
+from jaxdet.errors import PreemptedError, UserError
+from jaxdet.files import write_json
+from jaxdet.models.build import Tree, parameter_count
+from jaxdet.training.checkpoint import Checkpoints, abstract
+from jaxdet.training.metric_writer import MetricWriter, Progress
+from jaxdet.training.monitor import Monitor
+from jaxdet.training.profile import Profile
+from jaxdet.training.run import Run
+from jaxdet.training.step import State, abstract_state, initial_state, make_train_step
+
+HostBatch = dict[str, np.ndarray]
+
+
+class Evaluated(NamedTuple):
+    """What the loop needs of an evaluation.
+
+    Attributes:
+        score: what checkpoints are ranked by, the higher the better; None where there is none.
+        scalars: what is written to the run's curves.
+        summary: a line for the log.
+    """
+
+    score: float | None
+    scalars: dict[str, float]
+    summary: str
+
+
+@dataclass(frozen=True)
+class Task:
+    """What one kind of training brings to the loop.
+
+    Attributes:
+        run: the config, and what follows from it.
+        batches: given a number of steps, the endless batches that follow them: this process's rows,
+            on the host. Their "image_id", if any, is named in errors and not given to the model.
+        load_weights: the parameters and batch statistics that a fresh run starts from, given random
+            ones; None to start from these.
+        eval_steps: the steps after which `evaluate` is called.
+        evaluate: called with the state in every process.
+    """
+
+    run: Run
+    batches: Callable[[int], Iterator[HostBatch]]
+    load_weights: Callable[[Tree, Tree], tuple[Tree, Tree]] | None = None
+    eval_steps: Collection[int] = ()
+    evaluate: Callable[[State], Evaluated] | None = None
+
+
+def fit(task: Task) -> State:
+    """Trains to the config's last epoch, or resumes from the newest checkpoint of the workdir.
+
+    Returns:
+        The state after the last step.
+
+    Raises:
+        UserError: the workdir holds a run of another config, a checkpoint cannot be written, or the
+            loss is no longer finite; and what the task raises.
+        PreemptedError: the process was asked to stop by SIGTERM, and has saved its state.
+    """
+    run, config, total_steps = task.run, task.run.config, task.run.total_steps
+    checkpoint_steps = run.steps_every(config.checkpoint_every).union(task.eval_steps)
+    train_step = make_train_step(
+        run.stateless,
+        run.optimizer,
+        run.mesh,
+        accumulate=config.accumulate,
+        batch_statistics=run.batch_statistics,
+        frozen=run.frozen,
+        sharding=config.sharding,
+    )
+    run_key = jax.jit(
+        lambda: jax.random.key(config.seed), out_shardings=parallel.replicated(run.mesh)
+    )()
+    with ExitStack() as stack:
+        checkpoints = stack.enter_context(Checkpoints(run.checkpoint_folder))
+        preemption = stack.enter_context(parallel.Preemption())
+        _claim_workdir(run, checkpoints)
+        state, start_step = _start(task, checkpoints)
+        monitor = _monitor(run, checkpoints, start_step, stack)
+        profile = stack.enter_context(Profile(run.workdir / "profile", config.profile_steps))
+        host_batches = stack.enter_context(closing(task.batches(start_step)))
+        batches = _on_devices(host_batches, run.mesh, monitor)
+        for step in range(start_step + 1, total_steps + 1):
+            image_ids, batch = next(batches)
+            profile.before(step)
+            state, metrics = train_step(state, batch, run_key)
+            monitor.add(step, image_ids, metrics)
+            profile.after(step, metrics)
+
+            is_stopping = preemption.announced(step)
+            if step in checkpoint_steps or is_stopping:
+                monitor.flush()
+                score = None
+                if step in task.eval_steps:
+                    score, scalars, summary = task.evaluate(state)
+                    monitor.report(step, scalars, summary)
+                checkpoints.save(state, step, run.record(step), score)
+            if is_stopping and step < total_steps:
+                checkpoints.wait()
+                raise PreemptedError(
+                    f"asked to stop; saved step {step} of {total_steps} in "
+                    f"{run.checkpoint_folder}, and the same command resumes from there"
+                )
+    return state
+
+
+def _claim_workdir(run: Run, checkpoints: Checkpoints) -> None:
+    """Refuses the checkpoints of another config; writes config.json."""
+    if checkpoints.latest is not None:
+        stored, given = checkpoints.meta(checkpoints.latest), run.record(0)
+        changed = difference(stored["config"], given["config"], ignored=resumable_keys(run.config))
+        for key, name in run.compared.items():
+            changed = changed or difference(stored[key], given[key], name)
+        if changed:
+            raise UserError(
+                f"{run.workdir} holds a run of another config ({changed}); "
+                "use another --workdir, or the config of that run"
+            )
+    if parallel.is_main():
+        write_json(run.workdir / "config.json", run.plain_config, indent=2)
+
+
+def _start(task: Task, checkpoints: Checkpoints) -> tuple[State, int]:
+    """The newest checkpoint's state, or a fresh one, and the number of steps it has seen."""
+    run, step = task.run, checkpoints.latest
+    shapes = abstract_state(run.stateless, run.optimizer)
+    shardings = parallel.state_sharding(run.mesh, shapes, run.config.sharding)
+    if step is not None:
+        restored = checkpoints.restore(step, abstract(shapes, shardings))
+        return {**restored, "step": jax.device_put(np.int32(step), shardings["step"])}, step
+
+    def init() -> State:
+        return initial_state(run.stateless, run.optimizer, jax.random.key(run.config.seed))
+
+    state = jax.jit(init, out_shardings=shardings)()
+    if task.load_weights is not None:
+        params, stats = task.load_weights(state["params"], state["stats"])
+        state["params"] = jax.device_put(params, shardings["params"])
+        state["stats"] = jax.device_put(stats, shardings["stats"])
+    return state, 0
+
+
+def _monitor(run: Run, checkpoints: Checkpoints, start_step: int, stack: ExitStack) -> Monitor:
+    """Follows the steps; in the main process it writes and prints, after an introduction."""
+    config, writer, progress = run.config, None, None
+    if parallel.is_main():
+        _introduce(run, start_step)
+        writer = stack.enter_context(MetricWriter(run.workdir, start_step))
+        progress = stack.enter_context(
+            Progress(
+                run.total_steps,
+                start_step,
+                images_per_step=config.batch_size,
+                log_every_seconds=config.log_every_seconds,
+            )
+        )
+    return Monitor(
+        checkpoints,
+        writer,
+        progress,
+        total_steps=run.total_steps,
+        log_every_steps=config.log_every_steps,
+        on_nonfinite=config.on_nonfinite,
+        scalars=run.scalars,
+    )
+
+
+def _introduce(run: Run, start_step: int) -> None:
+    """Says in a few lines what is about to run."""
+    parameters = parameter_count(run.stateless.abstract[0])
+    print(
+        f"{parameters / 1e6:.1f} M parameters, {run.total_steps} steps of "
+        f"{run.config.batch_size} images on {jax.device_count()} "
+        f"{jax.devices()[0].device_kind} device(s)"
+    )
+    print(*run.summary, sep="\n")
+    if start_step:
+        print(f"resuming after step {start_step}")
+    print("compiling the training step ...", flush=True)
+
+
+def _on_devices(
+    batches: Iterator[HostBatch], mesh: jax.sharding.Mesh, monitor: Monitor
+) -> Iterator[tuple[np.ndarray | None, dict[str, jax.Array]]]:
+    """Ids of this process's images, and batches on the devices.
+
+    One ahead: a batch is sent while the step before it runs.
+    """
+    ahead = None
+    while True:
+        started = time.monotonic()
+        host = next(batches)
+        monitor.waited(time.monotonic() - started)
+        following = host.pop("image_id", None), parallel.shard_batch(host, mesh)
+        if ahead is not None:
+            yield ahead
+        ahead = following

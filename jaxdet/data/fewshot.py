@@ -22,12 +22,35 @@ from typing import Any
 
 import numpy as np
 
-from jaxdet.data.categories import VOC
 from jaxdet.data.coco import CocoDataset, find_coco
 from jaxdet.errors import UserError
 
 Document = dict[str, Any]
 """A COCO instances file's content."""
+
+VOC = (
+    "person",
+    "bicycle",
+    "car",
+    "motorcycle",
+    "airplane",
+    "bus",
+    "train",
+    "boat",
+    "bird",
+    "cat",
+    "dog",
+    "horse",
+    "sheep",
+    "cow",
+    "bottle",
+    "chair",
+    "couch",
+    "potted plant",
+    "dining table",
+    "tv",
+)
+"""The 20 of COCO's classes that PASCAL VOC has too, novel in COCO's few-shot protocol."""
 
 
 def base_classes(document: Document, novel: Sequence[str]) -> Document:

@@ -17,8 +17,8 @@ from pycocotools.cocoeval import COCOeval
 
 from jaxdet.data.rle import compressed_rle
 from jaxdet.errors import UserError
-from jaxdet.evaluation.metric_names import IOU_TYPES
 
+IOU_TYPES = ("bbox", "segm")
 AR_LIMITS = (1, 10, 100)
 
 ImageSizes = dict[int, tuple[int, int]]  # (height, width) by image id

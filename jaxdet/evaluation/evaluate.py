@@ -25,8 +25,7 @@ from jaxdet.data.loader import eval_batches
 from jaxdet.data.rle import compressed_rle
 from jaxdet.data.source import multiscale_of
 from jaxdet.errors import UserError
-from jaxdet.evaluation.coco import check_novel, evaluate_coco, split_ap
-from jaxdet.evaluation.metric_names import IOU_TYPES
+from jaxdet.evaluation.coco import IOU_TYPES, check_novel, evaluate_coco, split_ap
 from jaxdet.evaluation.submission import read_detections
 from jaxdet.evaluation.table import KINDS, category_table, points, tide_lines
 from jaxdet.evaluation.tide import evaluate_tide

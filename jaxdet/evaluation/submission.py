@@ -7,7 +7,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from jaxdet.errors import UserError
-from jaxdet.evaluation.metric_names import IOU_TYPES
+from jaxdet.evaluation.coco import IOU_TYPES
 from jaxdet.inference.coco_results import Results
 
 FIELDS = {"bbox": "bbox", "segm": "segmentation"}

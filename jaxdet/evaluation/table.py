@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from jaxdet.evaluation.metric_names import MAIN_ERRORS
+from jaxdet.evaluation.tide import MAIN_ERRORS
 
 KINDS = (("bbox", "box"), ("segm", "mask"))
 """COCO's IoU types and what they are called."""

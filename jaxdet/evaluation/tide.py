@@ -12,9 +12,9 @@ from jaxtyping import Bool, Float, Int
 from pycocotools import mask as mask_api
 
 from jaxdet.errors import UserError
-from jaxdet.evaluation.coco import ImageSizes, checked_results, counted_annotations
-from jaxdet.evaluation.metric_names import IOU_TYPES, MAIN_ERRORS
+from jaxdet.evaluation.coco import IOU_TYPES, ImageSizes, checked_results, counted_annotations
 
+MAIN_ERRORS = ("Cls", "Loc", "Both", "Dupe", "Bkg", "Miss")
 CLS, LOC, BOTH, DUPE, BKG, MISS = range(6)
 NO_ERROR = -1
 

@@ -65,7 +65,7 @@ def line_chart(
         right=WIDTH - 16 - BOLD * max(text_width(name) for name in names),
         height=max(190, 17 * len(lines) + 20),
     )
-    parts = axes.drawn(x_label, y_label)
+    parts = axes.rendered(x_label, y_label)
     ends, described = [], []
     for series, curves in lines:
         parts += [part for curve in curves for part in _curve(axes, series, curve)]
@@ -99,7 +99,7 @@ class _Axes:
             self.bottom - (y - y_first) / (y_last - y_first) * self.height,
         )
 
-    def drawn(self, x_label: str, y_label: str) -> list[Markup]:
+    def rendered(self, x_label: str, y_label: str) -> list[Markup]:
         """The ticks, their lines and what the axes are of."""
         parts = [_text(0, 12, y_label, "axis")]
         for y in self._y_ticks:

@@ -11,8 +11,8 @@ from tests.benchmark.reporting.made_up import config_of, metrics_of, result_of, 
 def write(tmp_path):
     """Writes a run of a config file under a name; `edit` may change its result."""
 
-    def write_named(name, config="shapes_tiny", ap=0.5, *, seed=0, edit=None, masks=True, **words):
-        result = result_of(config_of(config, **words), ap, masks=masks, seed=seed)
+    def write_named(name, config="shapes_tiny", ap=0.5, *, seed=0, edit=None, masks=True, **keys):
+        result = result_of(config_of(config, **keys), ap, masks=masks, seed=seed)
         metrics = metrics_of(result)
         if edit:
             edit(result)

@@ -9,8 +9,8 @@ from pathlib import Path
 from jaxdet.benchmark.reporting.gather import gather
 from jaxdet.benchmark.reporting.groups import sections
 from jaxdet.benchmark.reporting.run import TIDE_ERRORS
+from jaxdet.config.imted import VOC
 from jaxdet.config.mask_rcnn import config_digest
-from jaxdet.data.categories import VOC
 from jaxdet.flags import load_config
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs"
@@ -22,12 +22,12 @@ COCO = (*VOC, *(f"category {i}" for i in range(len(VOC), 80)))
 NUMBERS = ("AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 
 
-def config_of(name: str, **words) -> dict:
-    """A config file's config as JSON values; words are given with __ for dots."""
+def config_of(name: str, **keys) -> dict:
+    """A config file's config as JSON values; keys are given with __ for dots."""
     config = load_config(CONFIGS / f"{name}.py")
     with config.unlocked():
-        for word, value in words.items():
-            *sections, last = word.split("__")
+        for key, value in keys.items():
+            *sections, last = key.split("__")
             section = config
             for each in sections:
                 section = section[each]
@@ -127,6 +127,6 @@ def sections_of(*paths):
 
 
 def cells(table, row: int) -> dict[str, str]:
-    """A row's texts by "group head"."""
-    heads = [f"{column.group} {column.text}".strip() for column in table.columns]
-    return dict(zip(heads, (cell.text for cell in table.rows[row]), strict=True))
+    """A row's texts by "group column"."""
+    names = [f"{column.group} {column.text}".strip() for column in table.columns]
+    return dict(zip(names, (cell.text for cell in table.rows[row]), strict=True))

@@ -6,7 +6,7 @@ from jaxdet.benchmark.reporting.cost_tables import complexity_table
 from tests.benchmark.reporting.made_up import cells, sections_of
 
 
-def test_complexity_is_told_once_for_models_of_the_same_structure(write):
+def test_complexity_has_one_row_for_models_of_the_same_structure(write):
     paths = [write(name, name, 0.5) for name in ("vitb_random", "vitb_mae", "vitl_mae")]
     (section,) = sections_of(*paths)
     table = complexity_table(section)

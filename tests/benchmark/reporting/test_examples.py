@@ -7,7 +7,7 @@ from PIL import Image
 from jaxdet.benchmark.reporting.examples import LARGEST_EXAMPLE, small_sheet
 
 
-def test_pictures_are_made_small_and_broken_ones_left_out(tmp_path):
+def test_sheets_are_made_small_and_broken_ones_left_out(tmp_path):
     noise = Image.effect_noise((2400, 1200), 100).convert("RGB")
     noise.save(tmp_path / "noise.png")
     content = small_sheet(tmp_path / "noise.png")

@@ -42,7 +42,7 @@ def test_models_of_different_size_share_a_recipe(write, tmp_path, kind):
 
 
 @pytest.mark.parametrize(
-    ("word", "value", "other"),
+    ("key", "value", "other"),
     [
         ("batch_size", 16, 64),
         ("image_size", 512, 1024),
@@ -52,19 +52,19 @@ def test_models_of_different_size_share_a_recipe(write, tmp_path, kind):
         ("optim__warmup_epochs", 1.0, 0.25),
     ],
 )
-def test_another_recipe_has_a_table_of_its_own_that_says_so(write, tmp_path, word, value, other):
+def test_another_recipe_has_a_table_of_its_own_that_says_so(write, tmp_path, key, value, other):
     first = write("a", "vitb_mae", 0.5)
-    second = write("b", "vitb_beit", 0.6, **{word: value})
+    second = write("b", "vitb_beit", 0.6, **{key: value})
     one, two = sections_of(first, second)
     assert one.deviations == ()
     expected = "none" if value == () else value
-    assert two.deviations == ((word.replace("__", "."), expected, other),)
+    assert two.deviations == ((key.replace("__", "."), expected, other),)
     assert [len(section.groups) for section in (one, two)] == [1, 1]
     html, markdown, _ = write_report([first, second], tmp_path / "out")
     for text in (html.read_text("utf-8"), markdown.read_text("utf-8").replace("\\", "")):
         assert "These runs are of 2 recipes" in re.sub(r"</?strong>", "", text)
         assert "Not comparable with recipe 1" in text
-        assert word.replace("__", ".") in text
+        assert key.replace("__", ".") in text
 
 
 def test_a_layer_decay_is_tuned_but_none_at_all_is_another_recipe(write):
@@ -105,11 +105,11 @@ def test_other_validation_data_are_another_table(write):
         names["square"] = names.pop("box")
 
     paths = [write("a"), write("b", edit=fewer, seed=1), write("c", edit=other_names, seed=2)]
-    told = [[key for key, *_ in section.deviations] for section in sections_of(*paths)]
-    assert told == [[], ["validation images"], ["categories"]]
+    found = [[key for key, *_ in section.deviations] for section in sections_of(*paths)]
+    assert found == [[], ["validation images"], ["categories"]]
 
 
-def test_the_seeds_of_a_configuration_are_a_row_with_mean_and_deviation(write, tmp_path):
+def test_the_seeds_of_a_config_are_a_row_with_mean_and_deviation(write, tmp_path):
     for seed, ap in enumerate((0.50, 0.52, 0.54)):
         config = config_of("shapes_tiny", seed=seed)
         write_run(tmp_path / f"seed{seed}", result_of(config, ap, seed=seed))
@@ -123,7 +123,7 @@ def test_the_seeds_of_a_configuration_are_a_row_with_mean_and_deviation(write, t
     assert row["Config \u00b7 weights"].count("\n") == 2
 
 
-def test_weights_of_different_files_are_different_configurations(write, tmp_path):
+def test_weights_of_different_files_are_different_groups(write, tmp_path):
     def from_other(result):
         result["init"]["sha256"] = 64 * "f"
 
@@ -170,7 +170,7 @@ def test_coco_s_own_annotation_files_are_what_a_folder_stands_for(write):
     assert len(sections_of(*paths)) == 1
 
 
-def test_folders_of_the_same_name_are_told_by_more_of_their_path(write, tmp_path):
+def test_folders_of_the_same_name_are_shown_with_more_of_their_path(write, tmp_path):
     paths = [
         write(f"run{i}", "vitb_mae", 0.5, seed=i, data__root=root)
         for i, root in enumerate(("/data/city/set", "/data/farm/set", "/data/farm/set/"))

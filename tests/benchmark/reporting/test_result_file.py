@@ -118,7 +118,7 @@ def test_an_unfinished_or_damaged_run_is_named_and_left_out(write, tmp_path, cap
         gather([damaged])
 
 
-def test_numbers_beyond_measure_are_not_told(write, tmp_path):
+def test_numbers_beyond_measure_are_unknown(write, tmp_path):
     def huge(result):
         result.update(parameters=10**400, evaluation={"images_per_second": 10**400})
 

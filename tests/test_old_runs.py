@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from jaxdet import main, pretrain
-from jaxdet.benchmark.reporting.runs import read_run
+from jaxdet.benchmark.reporting.result_file import read_run
 from jaxdet.inference.detector import load
 
 TINY = str(Path(__file__).parent / "tiny.py")

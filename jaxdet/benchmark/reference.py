@@ -111,17 +111,17 @@ def find(
 def published_for(config: ConfigDict) -> Published | None:
     """The published result a config sets out to reproduce, as `find` finds it.
 
-    Told by the data's format, the canvas, the initialisation, the epochs and the structure of the
-    backbone and its pyramid, for imTED also of its box head; whether the data are COCO and the rest
-    of the recipe is the published one is not looked at. None where the published works have no such
-    model, and for few-shot detection.
+    The data's format, the image size, the initialisation, the epochs and the structure of the
+    backbone and its pyramid decide, for imTED also that of its box head; whether the data are COCO
+    and the rest of the recipe is the published one does not. None where the published works have no
+    such model, and for few-shot detection.
     """
     vit = config.model.vit
     size = next(
         (
             size
-            for size, words in VIT_SIZES.items()
-            if all(vit[word] == value for word, value in words.items())
+            for size, shape in VIT_SIZES.items()
+            if all(vit[key] == value for key, value in shape.items())
         ),
         None,
     )
@@ -145,9 +145,9 @@ def _is_imted(config: ConfigDict, size: str) -> bool:
     return (
         config.image_size == 1344
         and config.model.pyramid.kind == "imted"
-        and all(config.model.heads[word] == value for word, value in modulated.items())
+        and all(config.model.heads[key] == value for key, value in modulated.items())
         and size in DECODERS
-        and all(decoder[word] == value for word, value in DECODERS[size].items())
+        and all(decoder[key] == value for key, value in DECODERS[size].items())
         and decoder.start == vit.absolute_position == "pretrained"
         and vit.relative_position == "none"
         and len(vit.global_blocks) == vit.depth
@@ -165,7 +165,7 @@ def _variant(config: ConfigDict, relative_position: str) -> str | None:
     }
     if vit.relative_position == "none":
         del start["relative_start"]
-    if any(vit[word] != value for word, value in start.items()):
+    if any(vit[key] != value for key, value in start.items()):
         return None
     blocks = tuple(vit.global_blocks)
     attention = {quarter_ends(vit.depth): None, (): "windowed only"}.get(blocks, "other")

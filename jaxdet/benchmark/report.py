@@ -11,20 +11,21 @@ runs that differ in the seed alone are one row. What is unfinished or damaged is
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxdet.benchmark.reporting.groups import tables
+from jaxdet.benchmark.reporting.gather import gather
+from jaxdet.benchmark.reporting.groups import sections
 from jaxdet.benchmark.reporting.html import page
 from jaxdet.benchmark.reporting.markdown import markdown
-from jaxdet.benchmark.reporting.runs import Skipped, gather
+from jaxdet.benchmark.reporting.run import SkippedRun
 from jaxdet.errors import UserError
 from jaxdet.files import atomic_write
+from jaxdet.flags import Parser, run_main
 
 
-def write_report(runs: Sequence[Path], out: Path) -> tuple[Path, Path, list[Skipped]]:
+def write_report(runs: Sequence[Path], out: Path) -> tuple[Path, Path, list[SkippedRun]]:
     """Writes report.html and report.md of all runs that the paths are or hold.
 
     Returns:
@@ -34,8 +35,8 @@ def write_report(runs: Sequence[Path], out: Path) -> tuple[Path, Path, list[Skip
         UserError: there is no usable run, or `out` cannot be written.
     """
     found, skipped = gather(runs)
-    grouped = tables(found)
-    contents = {"report.html": page(grouped, skipped), "report.md": markdown(grouped, skipped)}
+    ordered = sections(found)
+    contents = {"report.html": page(ordered, skipped), "report.md": markdown(ordered, skipped)}
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -48,22 +49,19 @@ def write_report(runs: Sequence[Path], out: Path) -> tuple[Path, Path, list[Skip
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command; returns its exit status (2: an error of the user's)."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    return run_main(lambda: _report(arguments))
+
+
+def _report(arguments: list[str] | None) -> None:
+    parser = Parser("jaxdet report", __doc__)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUNS", help="workdirs, or folders")
     parser.add_argument("--out", type=Path, default=Path("report"), help="folder; default report")
     options = parser.parse_args(arguments)
-    try:
-        html, table, skipped = write_report(options.runs, options.out)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    html, table, skipped = write_report(options.runs, options.out)
     for each in skipped:
         print(f"left out {each.folder}: {each.reason}", file=sys.stderr)
     print(f"page    {html}")
     print(f"tables  {table}")
-    return 0
 
 
 if __name__ == "__main__":

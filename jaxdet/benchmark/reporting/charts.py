@@ -1,4 +1,4 @@
-"""The report's charts as SVG: drawn here, readable without colour, coloured by the page's CSS.
+"""The report's charts as SVG: readable without colour, coloured by the page's CSS.
 
 Each is an image to assistive technology, with a title and a description. Text is 12 units high in a
 width of 420, so that a chart is readable at the width of a phone; colours are the classes `s0` to
@@ -11,7 +11,8 @@ import math
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
+
+from markupsafe import Markup
 
 WIDTH = 420
 COLOURS = 8
@@ -20,127 +21,144 @@ LETTER = 6.4
 BOLD = 1.13
 """Mean width of a letter at the charts' size, and how much wider it is in bold."""
 
+Curve = Sequence[tuple[float, float]]
+
 
 @dataclass(frozen=True)
 class Series:
-    """What one configuration has in a chart.
+    """What one group of runs is in a chart.
 
     Attributes:
-        key: its letters in the report, A ... Z, AA ...
+        letter: its letters in the report, A ... Z, AA ...
         label: its name.
     """
 
-    key: str
+    letter: str
     label: str = ""
 
     @property
     def number(self) -> int:
-        """Its position among the configurations of the report, which decides colour and shape."""
+        """Its position among the groups of the report, which decides colour and shape."""
         number = 0
-        for letter in self.key:
+        for letter in self.letter:
             number = 26 * number + ord(letter) - ord("A") + 1
         return number - 1
 
 
 def line_chart(
-    lines: Sequence[tuple[Series, Sequence[Sequence[tuple[float, float]]]]],
+    lines: Sequence[tuple[Series, Sequence[Curve]]],
     *,
     identity: str,
     title: str,
     x_label: str,
     y_label: str,
-) -> str:
+) -> Markup:
     """Curves with their names at their ends.
 
     Args:
         lines: a series and its curves (one a run), each of points (x, y) in the order of x.
         identity: unique in the page.
     """
-    points = [point for _, curves in lines for curve in curves for point in curve]
-    names = [clipped(f"{series.key}  {series.label}", 20) for series, _ in lines]
-    right = WIDTH - 16 - BOLD * max(text_width(name) for name in names)
-    left, top, height = 38, 26, max(190, 17 * len(lines) + 20)
-    bottom = top + height
-    x_ticks = ticks(0, max(x for x, _ in points), 5)
-    y_ticks = ticks(min(y for _, y in points), max(y for _, y in points), 5)
+    names = [clipped(f"{series.letter}  {series.label}", 20) for series, _ in lines]
+    axes = _Axes(
+        [point for _, curves in lines for curve in curves for point in curve],
+        right=WIDTH - 16 - BOLD * max(text_width(name) for name in names),
+        height=max(190, 17 * len(lines) + 20),
+    )
+    parts = axes.rendered(x_label, y_label)
+    ends, described = [], []
+    for series, curves in lines:
+        parts += [part for curve in curves for part in _curve(axes, series, curve)]
+        last = max(curve[-1][0] for curve in curves)
+        mean = sum(curve[-1][1] for curve in curves) / len(curves)
+        ends.append(axes.at(last, mean))
+        described.append(f"{series.letter}, {series.label}: {mean:.1f} at {x_label} {last:g}")
+    heights = spread([y for _, y in ends], 16, axes.top - 4, axes.bottom + 4)
+    for (series, _), name, (x, end), y in zip(lines, names, ends, heights, strict=True):
+        leader = f"M{x + 6:.1f} {end:.1f}L{axes.right + 10:.1f} {y:.1f}"
+        parts.append(_path("leader", leader))
+        parts.append(_text(axes.right + 13, y + 4, name, f"name {_colour(series)}"))
+    return _svg(parts, axes.bottom + 42, identity, title, "; ".join(described))
 
-    def at(x: float, y: float) -> tuple[float, float]:
+
+class _Axes:
+    """The frame of a line chart: round ticks that enclose all points."""
+
+    left, top = 38, 26
+
+    def __init__(self, points: Curve, right: float, height: float):
+        self.right, self.height, self.bottom = right, height, self.top + height
+        self._x_ticks = ticks(0, max(x for x, _ in points), 5)
+        self._y_ticks = ticks(min(y for _, y in points), max(y for _, y in points), 5)
+
+    def at(self, x: float, y: float) -> tuple[float, float]:
+        """Where a point is in the chart."""
+        (x_first, *_, x_last), (y_first, *_, y_last) = self._x_ticks, self._y_ticks
         return (
-            left + (x - x_ticks[0]) / (x_ticks[-1] - x_ticks[0]) * (right - left),
-            bottom - (y - y_ticks[0]) / (y_ticks[-1] - y_ticks[0]) * height,
+            self.left + (x - x_first) / (x_last - x_first) * (self.right - self.left),
+            self.bottom - (y - y_first) / (y_last - y_first) * self.height,
         )
 
-    parts = [f'<text class="axis" x="0" y="12">{escape(y_label)}</text>']
-    for y in y_ticks:
-        level = at(0, y)[1]
-        parts.append(f'<path class="grid" d="M{left} {level:.1f}H{right:.1f}"/>')
-        parts.append(_text(left - 6, level + 4, tick_text(y, y_ticks), "axis end"))
-    for x in x_ticks:
-        parts.append(_text(at(x, 0)[0], bottom + 17, tick_text(x, x_ticks), "axis middle"))
-    parts.append(_text((left + right) / 2, bottom + 34, x_label, "axis middle"))
+    def rendered(self, x_label: str, y_label: str) -> list[Markup]:
+        """The ticks, their lines and what the axes are of."""
+        parts = [_text(0, 12, y_label, "axis")]
+        for y in self._y_ticks:
+            level = self.at(0, y)[1]
+            parts.append(_path("grid", f"M{self.left} {level:.1f}H{self.right:.1f}"))
+            parts.append(_text(self.left - 6, level + 4, tick_text(y, self._y_ticks), "axis end"))
+        for x in self._x_ticks:
+            text = tick_text(x, self._x_ticks)
+            parts.append(_text(self.at(x, 0)[0], self.bottom + 17, text, "axis middle"))
+        middle = (self.left + self.right) / 2
+        return [*parts, _text(middle, self.bottom + 34, x_label, "axis middle")]
 
-    ends, told = [], []
-    for series, curves in lines:
-        for curve in curves:
-            placed = [at(*point) for point in curve]
-            path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in placed)
-            dash = DASHES[series.number // COLOURS % len(DASHES)]
-            dashes = f' stroke-dasharray="{dash}"' if dash else ""
-            parts.append(f'<path class="line {_colour(series)}" d="{path}"{dashes}/>')
-            parts += [_marker(x, y, series) for x, y in placed]
-        last = max((curve[-1] for curve in curves), key=lambda point: point[0])
-        mean = sum(curve[-1][1] for curve in curves) / len(curves)
-        ends.append(at(last[0], mean)[1])
-        told.append(f"{series.key}, {series.label}: {mean:.1f} at {x_label} {last[0]:g}")
-    places = spread(ends, 16, top - 4, bottom + 4)
-    for (series, curves), name, end, y in zip(lines, names, ends, places, strict=True):
-        x = max(at(*curve[-1])[0] for curve in curves)
-        parts.append(f'<path class="leader" d="M{x + 6:.1f} {end:.1f}L{right + 10:.1f} {y:.1f}"/>')
-        parts.append(_text(right + 13, y + 4, name, f"name {_colour(series)}"))
-    return _svg(parts, bottom + 42, identity, title, "; ".join(told))
+
+def _curve(axes: _Axes, series: Series, curve: Curve) -> list[Markup]:
+    places = [axes.at(*point) for point in curve]
+    path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
+    dashes = DASHES[series.number // COLOURS % len(DASHES)]
+    line = _path(f"line {_colour(series)}", path, dashes)
+    return [line, *(_marker(x, y, series) for x, y in places)]
 
 
 def bar_chart(
-    groups: Sequence[tuple[str, Sequence[float | None]]],
+    bars: Sequence[tuple[str, Sequence[float | None]]],
     series: Sequence[Series],
     *,
     identity: str,
     title: str,
-) -> str:
-    """Horizontal bars in groups, each with its number and, of several, its letter.
+) -> Markup:
+    """Horizontal bars under common names, each with its number and, of several, its letter.
 
     Args:
-        groups: a name and a value for each series; values below 0 are told, not drawn.
+        bars: a name and a value for each series; values below 0 have a number and no bar.
     """
-    pitch, thickness, gap = 14, 10, 12
-    left = max(text_width(name) for name, _ in groups) + (24 if len(series) > 1 else 10)
-    largest = max((v for _, values in groups for v in values if v is not None), default=0)
+    pitch, gap = 14, 12
+    left = max(text_width(name) for name, _ in bars) + (24 if len(series) > 1 else 10)
+    largest = max((v for _, values in bars for v in values if v is not None), default=0)
     scale = (WIDTH - left - 44) / max(largest, 1e-9)
-    parts, told, y = [], [], 4
-    for name, values in groups:
+    parts, described, y = [], [], 4
+    for name, values in bars:
         middle = y + pitch * len(values) / 2
         parts.append(_text(0, middle + 4, name, "label"))
         for each, value in zip(series, values, strict=True):
             centre = y + pitch / 2
             if len(series) > 1:
-                parts.append(_text(left - 6, centre + 3.5, each.key, "small end"))
+                parts.append(_text(left - 6, centre + 3.5, each.letter, "small end"))
             length = max(0.0, value or 0.0) * scale
-            parts.append(
-                f'<rect class="bar {_colour(each)}" x="{left:.1f}" y="{centre - thickness / 2:.1f}"'
-                f' width="{max(length, 0.75):.1f}" height="{thickness}"/>'
-            )
+            parts.append(_bar(left, centre, length, _colour(each)))
             number = "\u2013" if value is None else decimal(value)
             parts.append(_text(left + length + 5, centre + 3.5, number, "small"))
-            told.append(f"{name} {each.key} {number}")
+            described.append(f"{name} {each.letter} {number}")
             y += pitch
         y += gap
-    parts.append(f'<path class="rule" d="M{left:.1f} 0V{y - gap + 4}"/>')
-    return _svg(parts, y - gap + 6, identity, title, ", ".join(told))
+    parts.append(_path("rule", f"M{left:.1f} 0V{y - gap + 4}"))
+    return _svg(parts, y - gap + 6, identity, title, ", ".join(described))
 
 
 def difference_chart(
     rows: Sequence[tuple[str, float]], series: Series, *, identity: str, title: str
-) -> str:
+) -> Markup:
     """Gains to the right and losses to the left of a line, each with its name on the other side."""
     pitch, middle = 18, WIDTH / 2
     largest = max((abs(value) for _, value in rows), default=0)
@@ -149,29 +167,23 @@ def difference_chart(
     for i, (name, value) in enumerate(rows):
         centre, length = pitch * (i + 0.5) + 2, abs(value) * scale
         is_gain = value >= 0
-        x = middle if is_gain else middle - length
-        colour = _colour(series) if is_gain else "loss"
-        parts.append(
-            f'<rect class="bar {colour}" x="{x:.1f}" y="{centre - 5:.1f}" '
-            f'width="{max(length, 0.75):.1f}" height="10"/>'
-        )
-        side, sign = ("", 1) if is_gain else (" end", -1)
-        number = signed(value)
-        parts.append(_text(middle + sign * (length + 5), centre + 4, number, f"small{side}"))
-        other = " end" if is_gain else ""
-        parts.append(_text(middle - sign * 7, centre + 4, clipped(name, 28), f"label{other}"))
+        start, colour = (middle, _colour(series)) if is_gain else (middle - length, "loss")
+        side, other, sign = ("", " end", 1) if is_gain else (" end", "", -1)
+        parts += [
+            _bar(start, centre, length, colour),
+            _text(middle + sign * (length + 5), centre + 4, signed(value), f"small{side}"),
+            _text(middle - sign * 7, centre + 4, clipped(name, 28), f"label{other}"),
+        ]
     height = pitch * len(rows) + 4
-    parts.append(f'<path class="rule" d="M{middle} 0V{height}"/>')
-    told = ", ".join(f"{name} {signed(value)}" for name, value in rows)
-    return _svg(parts, height, identity, title, told)
+    parts.append(_path("rule", f"M{middle} 0V{height}"))
+    described = ", ".join(f"{name} {signed(value)}" for name, value in rows)
+    return _svg(parts, height, identity, title, described)
 
 
-def swatch(series: Series) -> str:
-    """A small piece of a configuration's line, for tables; it says nothing by itself."""
-    return (
-        f'<svg class="swatch" viewBox="0 0 14 14" aria-hidden="true">{_marker(7, 7, series, 4.5)}'
-        "</svg>"
-    )
+def swatch(letter: str) -> Markup:
+    """The marker of a group's line, for tables; it says nothing by itself."""
+    marker = _marker(7, 7, Series(letter), 4.5)
+    return Markup(f'<svg class="swatch" viewBox="0 0 14 14" aria-hidden="true">{marker}</svg>')
 
 
 def ticks(low: float, high: float, count: int) -> list[float]:
@@ -242,11 +254,23 @@ def _colour(series: Series) -> str:
     return f"s{series.number % COLOURS}"
 
 
-def _text(x: float, y: float, text: str, classes: str) -> str:
-    return f'<text class="{classes}" x="{x:.1f}" y="{y:.1f}">{escape(text)}</text>'
+def _text(x: float, y: float, text: str, classes: str) -> Markup:
+    return Markup('<text class="{}" x="{:.1f}" y="{:.1f}">{}</text>').format(classes, x, y, text)
 
 
-def _marker(x: float, y: float, series: Series, r: float = 3.6) -> str:
+def _path(classes: str, path: str, dashes: str = "") -> Markup:
+    dash = Markup(' stroke-dasharray="{}"').format(dashes) if dashes else ""
+    return Markup('<path class="{}" d="{}"{}/>').format(classes, path, dash)
+
+
+def _bar(x: float, centre: float, length: float, colour: str) -> Markup:
+    width = max(length, 0.75)
+    return Markup('<rect class="bar {}" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="10"/>').format(
+        colour, x, centre - 5, width
+    )
+
+
+def _marker(x: float, y: float, series: Series, r: float = 3.6) -> Markup:
     """Circle, square, triangle or diamond: shapes tell series apart where colours do not."""
     shapes = (
         f"M{x - r:.1f} {y:.1f}a{r} {r} 0 1 0 {2 * r} 0a{r} {r} 0 1 0 {-2 * r} 0z",
@@ -255,14 +279,22 @@ def _marker(x: float, y: float, series: Series, r: float = 3.6) -> str:
         f"M{x:.1f} {y - 1.35 * r:.1f}l{1.35 * r:.1f} {1.35 * r:.1f}l{-1.35 * r:.1f} "
         f"{1.35 * r:.1f}l{-1.35 * r:.1f} {-1.35 * r:.1f}z",
     )
-    return f'<path class="marker {_colour(series)}" d="{shapes[series.number % len(shapes)]}"/>'
+    return _path(f"marker {_colour(series)}", shapes[series.number % len(shapes)])
 
 
-def _svg(parts: Sequence[str], height: float, identity: str, title: str, told: str) -> str:
-    identity = escape(identity)
-    return (
-        f'<svg class="chart" viewBox="0 0 {WIDTH} {height:.0f}" role="img" '
-        f'aria-labelledby="{identity}-title {identity}-told">'
-        f'<title id="{identity}-title">{escape(title)}</title>'
-        f'<desc id="{identity}-told">{escape(told)}</desc>{"".join(parts)}</svg>'
+def _svg(
+    parts: Sequence[Markup], height: float, identity: str, title: str, description: str
+) -> Markup:
+    return Markup(
+        '<svg class="chart" viewBox="0 0 {width} {height:.0f}" role="img" '
+        'aria-labelledby="{identity}-title {identity}-description">'
+        '<title id="{identity}-title">{title}</title>'
+        '<desc id="{identity}-description">{description}</desc>{content}</svg>'
+    ).format(
+        width=WIDTH,
+        height=height,
+        identity=identity,
+        title=title,
+        description=description,
+        content=Markup("").join(parts),
     )

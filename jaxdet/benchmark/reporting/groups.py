@@ -1,33 +1,35 @@
-"""Finished runs put into tables: a table a recipe, a row a configuration.
+"""Finished runs put in order: a section of the report a recipe, a row of its tables a group.
 
-Runs of one recipe that differ in the seed alone are one configuration.
+Runs of one recipe that differ in the seed alone are one group.
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import count, product
 from pathlib import PurePath
+from string import ascii_uppercase
 from typing import Any
 
 from jaxdet.benchmark.reference import Published
-from jaxdet.benchmark.reporting.recipes import (
-    RESULT_NEUTRAL,
-    Difference,
-    Words,
+from jaxdet.benchmark.reporting.published import comparison, published_deviations
+from jaxdet.benchmark.reporting.recipe import (
+    DETECTIONS,
+    FROM_FILE,
+    Deviation,
+    Recipe,
     canonical,
-    comparison,
-    departures,
-    differences,
-    flat,
-    is_under,
-    recipe,
+    deviations,
+    recipe_of,
 )
-from jaxdet.benchmark.reporting.runs import Run
+from jaxdet.benchmark.reporting.recipe_keys import FlatConfig, result_part
+from jaxdet.benchmark.reporting.run import Run, Scores
 from jaxdet.config.keys import INITIALISATIONS
 from jaxdet.config.mask_rcnn import VIT_SIZES
+from jaxdet.evaluation.metric_names import IOU_TYPES
 
 
 @dataclass(frozen=True)
@@ -40,23 +42,23 @@ class Statistic:
 
 
 @dataclass(frozen=True)
-class Configuration:
+class RunGroup:
     """Runs that differ in the seed alone.
 
     Attributes:
-        key: "A", "B" ... by which charts and tables refer to it.
-        distinction: what tells it from others in its table with the same initialisation, model and
-            epochs; mostly empty.
+        letter: "A", "B" ... by which charts and tables refer to it.
+        distinction: what tells it from others in its section with the same initialisation, model
+            and epochs; mostly empty.
         published: the number to compare with, or None and `unpublished` says why.
-        departures: in what else than a published variant its recipe is not the published one.
+        deviations: in what else than a published variant its recipe is not the published one.
     """
 
-    key: str
+    letter: str
     runs: tuple[Run, ...]
     distinction: str
     published: Published | None
     unpublished: str | None
-    departures: tuple[Difference, ...]
+    deviations: tuple[Deviation, ...]
 
     @property
     def first(self) -> Run:
@@ -72,56 +74,63 @@ class Configuration:
 
     @property
     def epochs(self) -> float | None:
-        return None if self.first.epochs is None else self.first.config["epochs"]
+        return epochs_of(self.first)
 
     def coco(self, kind: str, name: str = "AP") -> Statistic | None:
         """One of COCO's numbers for boxes or masks over the runs."""
-        return statistic(run.scores[kind].coco.get(name) for run in self.runs if kind in run.scores)
+        return self._scored(kind, lambda scores: scores.coco.get(name))
 
     def tide(self, kind: str, error: str) -> Statistic | None:
         """What an error type costs, over the runs."""
-        scores = [run.scores[kind] for run in self.runs if kind in run.scores]
-        return statistic(s.tide[error] for s in scores if s.tide is not None)
+        return self._scored(kind, lambda scores: scores.tide[error])
 
     def category(self, kind: str, name: str) -> Statistic | None:
         """The AP of a category over the runs."""
-        return statistic(
-            run.scores[kind].per_category.get(name) for run in self.runs if kind in run.scores
-        )
+        return self._scored(kind, lambda scores: scores.per_category.get(name))
 
     def few_shot(self, name: str) -> Statistic | None:
         return statistic(run.few_shot.get(name) for run in self.runs)
 
+    def _scored(self, kind: str, value: Callable[[Scores], float | None]) -> Statistic | None:
+        return statistic(value(run.scores[kind]) for run in self.runs if kind in run.scores)
+
 
 @dataclass(frozen=True)
-class Table:
-    """Configurations of one recipe, and in what it differs from the report's first."""
+class Section:
+    """The runs of one recipe, and in what it deviates from the report's first."""
 
     number: int
-    recipe: Words
-    differences: tuple[Difference, ...]
-    configurations: tuple[Configuration, ...]
+    recipe: Recipe
+    deviations: tuple[Deviation, ...]
+    groups: tuple[RunGroup, ...]
+
+    @cached_property
+    def runs(self) -> list[Run]:
+        return [run for group in self.groups for run in group.runs]
 
     @cached_property
     def kinds(self) -> tuple[str, ...]:
         """IoU types that any of the runs was scored in."""
-        runs = [run for each in self.configurations for run in each.runs]
-        return tuple(kind for kind in ("bbox", "segm") if any(kind in r.scores for r in runs))
+        return tuple(kind for kind in IOU_TYPES if any(kind in run.scores for run in self.runs))
+
+    @property
+    def is_from_files(self) -> bool:
+        """Whether detections from files were scored, and no detector is known."""
+        return self.recipe[DETECTIONS] == FROM_FILE
 
     @property
     def categories(self) -> list[str]:
-        return list(self.configurations[0].first.scores["bbox"].per_category)
+        return self.runs[0].categories
 
     @property
     def data_folders(self) -> list[str]:
         """The folders validated on, where that is more than one: as much of each path's end as
         tells them apart.
         """
-        runs = [run for each in self.configurations for run in each.runs]
-        roots = {PurePath(str(run.evaluated_on["root"])) for run in runs}
+        roots = {PurePath(str(run.evaluated_on["root"])) for run in self.runs}
         longest = max(len(root.parts) for root in roots)
-        for count in range(1, longest + 1):
-            ends = {PurePath(*root.parts[-count:]).as_posix() for root in roots}
+        for length in range(1, longest + 1):
+            ends = {PurePath(*root.parts[-length:]).as_posix() for root in roots}
             if len(ends) == len(roots):
                 break
         return sorted(ends) if len(roots) > 1 else []
@@ -136,17 +145,15 @@ def statistic(values: Iterable[float | None]) -> Statistic | None:
     return Statistic(statistics.fmean(values), deviation, len(values))
 
 
-def tables(runs: Sequence[Run]) -> list[Table]:
-    """Puts runs into tables by recipe, in the order of the first run of each."""
-    groups: dict[str, list[Run]] = {}
-    for run in runs:
-        groups.setdefault(canonical(recipe(run)), []).append(run)
-    made, first, keys = [], recipe(runs[0]), _keys()
-    for number, group in enumerate(groups.values(), 1):
-        words = recipe(group[0])
-        configurations = _configurations(group, keys)
-        made.append(Table(number, words, differences(words, first), configurations))
-    return made
+def sections(runs: Sequence[Run]) -> list[Section]:
+    """Puts runs into sections by recipe, in the order of the first run of each."""
+    first, letters = recipe_of(runs[0]), _letters()
+    found = []
+    for number, members in enumerate(_alike(runs, recipe_of), 1):
+        recipe = recipe_of(members[0])
+        groups = _groups(members, letters)
+        found.append(Section(number, recipe, deviations(recipe, first), groups))
+    return found
 
 
 def initialisation_of(run: Run) -> str:
@@ -157,62 +164,65 @@ def initialisation_of(run: Run) -> str:
 def model_of(run: Run) -> str:
     """Such as "ViT-B", or of another size "ViT 128 x 4" (width x depth)."""
     if run.detections_file is not None:
-        return "not told"
+        return "unknown"
     vit = run.config["model"]["vit"]
-    for size, words in VIT_SIZES.items():
-        if all(vit[word] == value for word, value in words.items()):
+    for size, shape in VIT_SIZES.items():
+        if all(vit[key] == value for key, value in shape.items()):
             return f"ViT-{size.upper() if len(size) == 1 else size.capitalize()}"
     return f"ViT {vit['width']}\u2009\u00d7\u2009{vit['depth']}"
 
 
-def _configurations(runs: Sequence[Run], keys: Iterator[str]) -> tuple[Configuration, ...]:
-    groups: dict[str, list[Run]] = {}
+def epochs_of(run: Run) -> float | None:
+    """The config's; None where weights were evaluated as given."""
+    return None if run.epochs is None else run.config["epochs"]
+
+
+def _alike(runs: Iterable[Run], identity: Callable[[Run], FlatConfig]) -> list[list[Run]]:
+    """Runs of equal identity together."""
+    found: dict[str, list[Run]] = {}
     for run in runs:
-        groups.setdefault(canonical(_identity(run)), []).append(run)
-    ordered = sorted(groups.values(), key=lambda group: _order(group[0]))
-    labels = [_label(group[0]) for group in ordered]
-    made = []
-    for group, label in zip(ordered, labels, strict=True):
-        alike = [
-            _identity(other[0]) for other, its in zip(ordered, labels, strict=True) if its == label
-        ]
-        published, why = comparison(group[0])
-        made.append(
-            Configuration(
-                key=next(keys),
-                runs=tuple(group),
-                distinction=_distinction(_identity(group[0]), alike),
+        found.setdefault(canonical(identity(run)), []).append(run)
+    return list(found.values())
+
+
+def _groups(runs: Sequence[Run], letters: Iterator[str]) -> tuple[RunGroup, ...]:
+    members = sorted(_alike(runs, _identity), key=lambda alike: _order(alike[0]))
+    groups = []
+    for alike in members:
+        first = alike[0]
+        namesakes = [other[0] for other in members if _label(other[0]) == _label(first)]
+        published, why = comparison(first)
+        groups.append(
+            RunGroup(
+                letter=next(letters),
+                runs=tuple(alike),
+                distinction=_distinction(_identity(first), [_identity(run) for run in namesakes]),
                 published=published,
                 unpublished=why,
-                departures=departures(group[0], published) if published else (),
+                deviations=published_deviations(first, published) if published else (),
             )
         )
-    return tuple(made)
+    return tuple(groups)
 
 
-def _identity(run: Run) -> Words:
+def _identity(run: Run) -> FlatConfig:
     """All that a run's result depends on but the seed."""
-    left_out = ["seed", *RESULT_NEUTRAL]
-    if run.config["batch_statistics"] == "batch":
-        left_out.append("accumulate")
-    words = {
-        word: value for word, value in flat(run.config).items() if not is_under(word, left_out)
-    }
     if run.detections_file is not None:
-        return {"file": run.checkpoint_sha256 or run.detections_file}
-    words["weights"] = (run.init or {}).get("sha256") or _file_name(run.config["init"])
-    words["base run"] = _file_name(run.config["few_shot"]["base_run"])
-    words["trained"] = run.epochs is not None
-    return words
+        return {"file": run.checkpoint_sha256}
+    return {
+        **result_part(run.config),
+        "weights": (run.init or {}).get("sha256") or _file_name(run.config["init"]),
+        "base run": _file_name(run.config["few_shot"]["base_run"]),
+        "trained": run.epochs is not None,
+    }
 
 
-def _distinction(words: Words, alike: list[Words]) -> str:
-    told = [
-        f"{word.rpartition('.')[2]} {_brief(words.get(word))}"
-        for word in sorted({name for other in alike for name in other})
-        if any(other.get(word) != words.get(word) for other in alike)
-    ]
-    return ", ".join(told)
+def _distinction(values: FlatConfig, namesakes: Sequence[FlatConfig]) -> str:
+    return ", ".join(
+        f"{key.rpartition('.')[2]} {_brief(values.get(key))}"
+        for key in sorted({key for other in namesakes for key in other})
+        if any(other.get(key) != values.get(key) for other in namesakes)
+    )
 
 
 def _brief(value: Any) -> str:
@@ -222,18 +232,16 @@ def _brief(value: Any) -> str:
 
 
 def _label(run: Run) -> tuple[Any, ...]:
-    epochs = None if run.epochs is None else run.config["epochs"]
-    return initialisation_of(run), model_of(run), epochs
+    return initialisation_of(run), model_of(run), epochs_of(run)
 
 
 def _order(run: Run) -> tuple[Any, ...]:
     """By size, then by initialisation as the paper lists them, then by length."""
     vit, initialisation = run.config["model"]["vit"], initialisation_of(run)
-    known = [*INITIALISATIONS, initialisation].index(initialisation)
     return (
         vit["width"] * vit["width"] * vit["depth"],
         model_of(run),
-        known,
+        [*INITIALISATIONS, initialisation].index(initialisation),
         initialisation,
         run.config["epochs"],
         canonical(_identity(run)),
@@ -244,14 +252,8 @@ def _file_name(path: object) -> str | None:
     return None if path is None else PurePath(str(path)).name
 
 
-def _keys() -> Iterator[str]:
+def _letters() -> Iterator[str]:
     """A ... Z, AA, AB ..."""
-    letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-    count = 0
-    while True:
-        number, key = count, letters[count % 26]
-        while number >= 26:
-            number = number // 26 - 1
-            key = letters[number % 26] + key
-        yield key
-        count += 1
+    for length in count(1):
+        for letters in product(ascii_uppercase, repeat=length):
+            yield "".join(letters)

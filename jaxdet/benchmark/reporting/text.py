@@ -1,4 +1,4 @@
-"""How the report says things: names of configurations and recipes, numbers, footnotes."""
+"""How the report names things: groups of runs, recipes, numbers, footnotes."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 from jaxdet.benchmark.reference import Published, sources
 from jaxdet.benchmark.reporting.charts import Series, decimal
-from jaxdet.benchmark.reporting.groups import Configuration, Statistic, Table
-from jaxdet.benchmark.reporting.recipes import DETECTIONS, Difference, Words
+from jaxdet.benchmark.reporting.groups import RunGroup, Section, Statistic
+from jaxdet.benchmark.reporting.recipe import Deviation, Recipe
 
 INITIALISATION_NAMES = {
     "random": "Random",
@@ -46,39 +46,34 @@ UNSURE = {"derived": "*", "memory": "?"}
 """Marks of published numbers that were not read in the source."""
 
 DASH = "\u2013"
+UNKNOWN = "unknown"
 
 
-def initialisation_name(configuration: Configuration) -> str:
-    """With what tells it from its like, if there is any."""
-    name = configuration.initialisation
-    name = INITIALISATION_NAMES.get(name, name)
-    return f"{name} ({configuration.distinction})" if configuration.distinction else name
+def initialisation_name(group: RunGroup) -> str:
+    """With what tells it from its namesakes, if there is any."""
+    name = INITIALISATION_NAMES.get(group.initialisation, group.initialisation)
+    return f"{name} ({group.distinction})" if group.distinction else name
 
 
-def series_of(table: Table) -> list[Series]:
-    """What charts call the table's configurations: no more than tells them apart."""
-    names = {
-        each.key: INITIALISATION_NAMES.get(each.initialisation, each.initialisation)
-        for each in table.configurations
-    }
-    epochs = {
-        each.key: "as given" if each.epochs is None else f"{each.epochs:g} ep"
-        for each in table.configurations
-    }
-    models = {each.key: each.model for each in table.configurations}
-    distinctions = {each.key: each.distinction for each in table.configurations}
-    for more in (models, epochs, distinctions):
-        alike = {key: [k for k in names if names[k] == name] for key, name in names.items()}
-        names = {
-            key: f"{names[key]} {more[key]}" if len({more[k] for k in keys}) > 1 else names[key]
-            for key, keys in alike.items()
-        }
-    return [Series(key, name) for key, name in names.items()]
+def series_of(section: Section) -> list[Series]:
+    """What charts call the section's groups: no more than tells them apart."""
+    groups = section.groups
+    names = [INITIALISATION_NAMES.get(each.initialisation, each.initialisation) for each in groups]
+    epochs = ["as given" if each.epochs is None else f"{each.epochs:g} ep" for each in groups]
+    models = [each.model for each in groups]
+    for more in (models, epochs, [each.distinction for each in groups]):
+        namesakes = [{more[i] for i, other in enumerate(names) if other == name} for name in names]
+        names = [
+            f"{name} {extra}" if len(extras) > 1 else name
+            for name, extra, extras in zip(names, more, namesakes, strict=True)
+        ]
+    return [Series(each.letter, name) for each, name in zip(groups, names, strict=True)]
 
 
-def recipe_title(recipe: Words) -> str:
-    """A recipe in a few words."""
-    if recipe[DETECTIONS] == "from a file":
+def recipe_title(section: Section) -> str:
+    """Its recipe in a few words."""
+    recipe = section.recipe
+    if section.is_from_files:
         return f"Detections from files, {recipe['validation data']}"
     detector = "Mask R-CNN" if recipe["model.heads.mask"] else "Faster R-CNN"
     pyramid = recipe["model.pyramid.kind"]
@@ -93,18 +88,17 @@ def recipe_title(recipe: Words) -> str:
     return ", ".join(parts)
 
 
-def validation(recipe: Words) -> str:
-    """How many images a table's runs were validated on, and of how many categories."""
+def validation(recipe: Recipe) -> str:
+    """How many images runs of a recipe were validated on, and of how many categories."""
     images, classes = recipe["validation images"], len(recipe["categories"])
-    count = "an untold number of" if images is None else f"{images:,}".replace(",", "\u202f")
     plural = "category" if classes == 1 else "categories"
-    return f"{count} images of {classes} {plural}"
+    return f"{grouped(images)} images of {classes} {plural}"
 
 
 def value_text(value: Any) -> str:
-    """A value of a config word, short."""
+    """A value of a config key, short."""
     if value is None:
-        return "not told"
+        return UNKNOWN
     if isinstance(value, str):
         return value
     if isinstance(value, float):
@@ -117,11 +111,15 @@ def value_text(value: Any) -> str:
     return json.dumps(value)
 
 
-def difference_text(differences: Sequence[Difference], theirs: str) -> str:
-    """Differences in one line."""
+def deviations_rows(deviations: Sequence[Deviation]) -> list[tuple[str, str, str]]:
+    """Key, value here and value there, as texts."""
+    return [(key, value_text(here), value_text(there)) for key, here, there in deviations]
+
+
+def deviations_text(deviations: Sequence[Deviation], theirs: str) -> str:
+    """Deviations in one line."""
     return "; ".join(
-        f"{word} {value_text(here)} ({theirs} {value_text(there)})"
-        for word, here, there in differences
+        f"{key} {here} ({theirs} {there})" for key, here, there in deviations_rows(deviations)
     )
 
 
@@ -135,13 +133,16 @@ def points(number: Statistic | None) -> str:
     return f"{text}\u2009±\u2009{decimal(100 * number.deviation)}"
 
 
+def grouped(number: float) -> str:
+    """A whole number, its thousands apart."""
+    return f"{number:,.0f}".replace(",", "\u202f")
+
+
 def significant(number: float | None) -> str:
     """Three digits or more: 853, 13.4, 0.143."""
     if number is None:
         return DASH
-    if abs(number) >= 100:
-        return f"{number:,.0f}".replace(",", "\u202f")
-    return f"{number:#.3g}"
+    return grouped(number) if abs(number) >= 100 else f"{number:#.3g}"
 
 
 def published_value(published: Published | None, kind: str) -> tuple[float | None, str | None]:
@@ -153,35 +154,36 @@ def published_value(published: Published | None, kind: str) -> tuple[float | Non
     return published.mask_ap, published.mask_certainty
 
 
-def source_note(configuration: Configuration) -> str:
+def source_note(group: RunGroup) -> str:
     """Where a published number is from, how sure it is and how comparable; no source's address."""
-    published = configuration.published
-    sure = {
-        kind: CERTAINTY_NAMES[certainty]
-        for kind in ("bbox", "segm")
-        if (certainty := published_value(published, kind)[1]) is not None
-    }
-    told_sure = ", ".join(f"{KIND_NAMES[kind]} AP {how}" for kind, how in sure.items())
-    if len(sure) == 2 and len(set(sure.values())) == 1:
-        told_sure = f"both {sure['bbox']}"
+    published = group.published
     variant = "" if published.variant == "default" else f", {published.variant}"
     system = SYSTEM_NAMES.get(published.system, published.system)
-    told = [
+    sentences = [
         f"{system}, {published.detector}, {published.backbone}{variant}; "
-        f"{published.where} ({told_sure})"
+        f"{published.where} ({_certainties(published)})"
     ]
     if published.epochs is None:
-        told.append(
+        sentences.append(
             "This is the best of several lengths of fine-tuning, and which one is not published"
         )
-    if configuration.epochs is None:
-        told.append("Our weights were evaluated as they were given, not trained in this run")
-    if configuration.departures:
-        told.append(
-            "The run's recipe is not quite the published one: "
-            + difference_text(configuration.departures, "published:")
-        )
-    return ". ".join(told) + "."
+    if group.epochs is None:
+        sentences.append("Our weights were evaluated as they were given, not trained in this run")
+    if group.deviations:
+        theirs = deviations_text(group.deviations, "published:")
+        sentences.append(f"The run's recipe deviates from the published one: {theirs}")
+    return ". ".join(sentences) + "."
+
+
+def _certainties(published: Published) -> str:
+    certainties = {
+        KIND_NAMES[kind]: CERTAINTY_NAMES[certainty]
+        for kind in KIND_NAMES
+        if (certainty := published_value(published, kind)[1]) is not None
+    }
+    if len(certainties) == 2 and len(set(certainties.values())) == 1:
+        return f"both {certainties['box']}"
+    return ", ".join(f"{name} AP {how}" for name, how in certainties.items())
 
 
 def source_link(published: Published) -> tuple[str, str]:

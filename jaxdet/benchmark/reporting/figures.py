@@ -1,0 +1,114 @@
+"""What the report's charts show: AP over epochs, what errors cost, gains by category."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from markupsafe import Markup
+
+from jaxdet.benchmark.reporting.charts import Series, bar_chart, difference_chart, line_chart
+from jaxdet.benchmark.reporting.groups import RunGroup, Section
+from jaxdet.benchmark.reporting.run import TIDE_ERRORS, Run
+from jaxdet.benchmark.reporting.text import ERROR_NAMES, KIND_NAMES, KIND_PLURALS, series_of
+
+SHOWN_CATEGORIES = 5
+
+
+class Figure(NamedTuple):
+    """A chart with what is written above it, if anything."""
+
+    caption: str
+    chart: Markup
+
+
+def curves(section: Section) -> list[Figure]:
+    """AP over epochs, of boxes and of masks, where there is more than the last."""
+    figures = []
+    for kind, name in KIND_NAMES.items():
+        lines = []
+        for group, series in zip(section.groups, series_of(section), strict=True):
+            found = [curve for run in group.runs if (curve := _curve(run, name))]
+            if found:
+                lines.append((series, found))
+        if any(len(curve) > 1 for _, found in lines for curve in found):
+            label = f"{name.capitalize()} AP"
+            chart = line_chart(
+                lines,
+                identity=f"curve-{kind}-{section.number}",
+                title=f"{label} over epochs",
+                x_label="epochs",
+                y_label=label,
+            )
+            figures.append(Figure("", chart))
+    return figures
+
+
+def _curve(run: Run, name: str) -> list[tuple[float, float]]:
+    values = [(point.epoch, getattr(point, name)) for point in run.history]
+    return [(epoch, 100 * value) for epoch, value in values if value is not None]
+
+
+def errors(section: Section) -> list[Figure]:
+    """What each type of error costs, in boxes and in masks."""
+    figures = []
+    for kind in section.kinds:
+        costs = [[group.tide(kind, error) for group in section.groups] for error in TIDE_ERRORS]
+        bars = [
+            (ERROR_NAMES[error], [cost and 100 * cost.mean for cost in its])
+            for error, its in zip(TIDE_ERRORS, costs, strict=True)
+        ]
+        caption = KIND_PLURALS[kind].capitalize()
+        chart = bar_chart(
+            bars,
+            series_of(section),
+            identity=f"errors-{kind}-{section.number}",
+            title=f"{caption}: AP lost to each type of error",
+        )
+        figures.append(Figure(caption, chart))
+    return figures
+
+
+def gains(section: Section) -> list[Figure]:
+    """The largest gains and losses by category of each pair of `comparisons`."""
+    series = {each.letter: each for each in series_of(section)}
+    figures = []
+    for base, other in comparisons(section):
+        rows = category_gains(base, other, section.categories)
+        if rows:
+            title = f"{_called(series[other.letter])} against {_called(series[base.letter])}"
+            chart = difference_chart(
+                rows,
+                series[other.letter],
+                identity=f"categories-{other.letter}",
+                title=f"Box AP by category, {title}: largest gains and losses in points",
+            )
+            figures.append(Figure(title, chart))
+    return figures
+
+
+def _called(series: Series) -> str:
+    return f"{series.letter} {series.label}"
+
+
+def comparisons(section: Section) -> list[tuple[RunGroup, RunGroup]]:
+    """Pairs whose categories are compared: each with the first of its model in the section, which
+    is random initialisation where there is one."""
+    firsts: dict[str, RunGroup] = {}
+    pairs = [(firsts.setdefault(each.model, each), each) for each in section.groups]
+    return [(base, each) for base, each in pairs if base is not each]
+
+
+def category_gains(
+    base: RunGroup, other: RunGroup, categories: Iterable[str]
+) -> list[tuple[str, float]]:
+    """The categories whose box AP gains and loses most, in points, best gains first."""
+    found = []
+    for name in categories:
+        before, after = base.category("bbox", name), other.category("bbox", name)
+        if before and after:
+            found.append((name, 100 * (after.mean - before.mean)))
+    found.sort(key=lambda gain: -gain[1])
+    if len(found) <= 2 * SHOWN_CATEGORIES:
+        return found
+    return found[:SHOWN_CATEGORIES] + found[-SHOWN_CATEGORIES:]

@@ -1,0 +1,69 @@
+"""The published result that a run is compared with, and in what else than that the run differs."""
+
+from __future__ import annotations
+
+import json
+
+from ml_collections import ConfigDict
+
+from jaxdet.benchmark.reference import LEAST_COCO_TRAIN_IMAGES, Published, published_for
+from jaxdet.benchmark.reporting.recipe import (
+    COCO_VAL,
+    GLOBAL_BLOCKS,
+    OUT_INDICES,
+    Deviation,
+    Recipe,
+    config_recipe,
+    deviations,
+    validation_set,
+)
+from jaxdet.benchmark.reporting.run import Run
+from jaxdet.config.imted import imted
+from jaxdet.config.mask_rcnn import benchmark, vitdet
+
+VARIANT_KEYS = (
+    GLOBAL_BLOCKS,
+    OUT_INDICES,
+    "model.vit.relative_position",
+    "model.pyramid.kind",
+    "model.detector.strides",
+)
+"""What published variants of a recipe differ in."""
+
+
+def comparison(run: Run) -> tuple[Published | None, str | None]:
+    """The published result of a run's model, or why there is none."""
+    if run.detections_file is not None:
+        return None, "Detections from a file; what made them is not known"
+    validated_on = validation_set(run)
+    if validated_on != COCO_VAL or run.config["data"]["name"] != "coco":
+        return None, f"Validated on {validated_on}; published numbers are of {COCO_VAL}"
+    if run.config["few_shot"]["novel"]:
+        return None, "Few-shot detection; the published numbers are of all classes"
+    published = published_for(ConfigDict(run.config))
+    if published is None:
+        return None, "Nothing published is known of this model, initialisation and length"
+    return published, None
+
+
+def published_deviations(run: Run, published: Published) -> tuple[Deviation, ...]:
+    """In what a run's recipe is not the published one; what a variant is about is left out."""
+    recipe = config_recipe(run.config)
+    expected = _published_recipe(published, run.config["data"]["name"])
+    found = [each for each in deviations(recipe, expected) if each.key not in VARIANT_KEYS]
+    if run.train_images is not None and run.train_images < LEAST_COCO_TRAIN_IMAGES:
+        found.append(Deviation("training images", run.train_images, "all of COCO train2017"))
+    return tuple(found)
+
+
+def _published_recipe(published: Published, data: str) -> Recipe:
+    tuned = {"lr": 1.0, "weight_decay": 0.0, "drop_path": 0.0, "epochs": 1.0}
+    size = published.backbone.removeprefix("ViT-").lower()
+    if published.system == "ViTDet":
+        config = vitdet(size, "mae", **tuned, layer_decay=0.5)
+    elif published.system == "imTED":
+        config = imted(size, drop_path=0.0, masks=published.detector == "Mask R-CNN")
+    else:
+        config = benchmark(size, "mae", **tuned)
+    config.data.name = data
+    return config_recipe(json.loads(config.to_json()))

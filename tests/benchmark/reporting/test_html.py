@@ -1,0 +1,130 @@
+"""The page and its tables are sound, and hold texts from outside as text."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from PIL import Image
+
+from jaxdet.benchmark.reference import sources
+from jaxdet.benchmark.report import write_report
+from jaxdet.benchmark.reporting.result_file import read_run
+from jaxdet.config.values import config_digest
+from tests.benchmark.reporting.page import Page
+
+HOSTILE = '<script>alert("1")</script>\'&amp; | `x` [y](http://evil.example) \n \u202e'
+
+
+def hostile(result):
+    """Puts markup wherever a text comes from outside."""
+    for kind in result["metrics"]:
+        if kind != "tide":
+            names = result["metrics"][kind]["per_category"]
+            names[HOSTILE] = names.pop("star")
+            result["metrics"][kind][HOSTILE] = 0.5
+    result["device"] = HOSTILE
+    result["versions"][HOSTILE] = HOSTILE
+    result["init"] = {"file": HOSTILE, "sha256": HOSTILE}
+    result["checkpoint_sha256"] = HOSTILE
+    result["evaluated_on"] = {**result["evaluated_on"], "root": HOSTILE}
+    result["config"]["data"]["root"] = HOSTILE
+    result["config"]["optim"][HOSTILE.replace(".", "")] = HOSTILE
+    result["config_sha256"] = config_digest(result["config"])
+
+
+@pytest.fixture
+def pages(write, tmp_path):
+    """The page and the tables of many kinds of runs, by name."""
+    sheet = Image.effect_noise((640, 320), 90).convert("RGB")
+    coco = [
+        write(f"coco/{name}", name, 0.5, seed=i)
+        for i, name in enumerate(("vitb_random", "vitb_mae", "vitl_mae", "vitdet_b_mae"))
+    ]
+    shapes = [
+        write(f"shapes/{i}", ap=0.4 + i / 100, seed=i, optim__lr=0.001 + i / 1000)
+        for i in range(10)
+    ]
+    sheet.save(shapes[0] / "detections.png")
+    few = write("few", "imted_shapes_fewshot", 0.3, masks=False)
+    attack = write('attack "<b>&amp;', edit=hostile)
+    kinds = {"coco": coco, "shapes": shapes, "one": [few], "hostile": [attack, shapes[1]]}
+    made = {}
+    for kind, paths in kinds.items():
+        html, markdown, _ = write_report(paths, tmp_path / "out" / kind)
+        made[kind] = html.read_text("utf-8"), markdown.read_text("utf-8")
+        again, _, _ = write_report(paths, tmp_path / "again" / kind)
+        assert again.read_text("utf-8") == made[kind][0]
+    return made
+
+
+def test_pages_are_sound_and_need_nothing_from_outside(pages):
+    known = {source.address for source in sources().values()}
+    for html, _ in pages.values():
+        page = Page(html)
+        tags = {tag for tag, _ in page.elements}
+        assert not tags & {"script", "link", "iframe", "object", "form", "b" * 2}
+        identities = page.attributes("id")
+        assert len(set(identities)) == len(identities)
+        for source in page.attributes("src"):
+            assert source.startswith("data:image/webp;base64,")
+        for link in page.attributes("href"):
+            assert link in known or link.removeprefix("#") in identities
+        assert not any(name.startswith("on") for _, each in page.elements for name in each)
+        assert "url(" not in html
+        assert "@import" not in html
+        for tag, each in page.elements:
+            if tag == "svg" and "aria-hidden" not in each:
+                assert each["role"] == "img"
+                assert all(name in identities for name in each["aria-labelledby"].split())
+            if tag == "img":
+                assert each["alt"]
+
+
+def test_a_page_holds_digests_charts_and_versions(pages, write):
+    html, _ = pages["coco"]
+    page = Page(html)
+    run = read_run(write("again", "vitb_mae", 0.5, seed=1))
+    text = "".join(page.texts)
+    assert run.config_sha256 in text
+    assert run.checkpoint_sha256 in text
+    assert run.config_sha256[:7] in text
+    assert "jax 0.10.2" in text
+    titles = [title for title in page.texts if title.endswith("AP over epochs")]
+    assert {"Box AP over epochs", "Mask AP over epochs"} <= set(titles)
+    assert any("AP lost to each type of error" in title for title in page.texts)
+    assert len([tag for tag, _ in page.elements if tag == "img"]) == 0
+    assert len([tag for tag, _ in Page(pages["shapes"][0]).elements if tag == "img"]) == 1
+
+
+def test_text_from_outside_stays_text(pages):
+    html, markdown = pages["hostile"]
+    assert "<script" not in html
+    page = Page(html)
+    assert "Left out" not in page.texts
+    assert 'attack "<b>&amp;' in "".join(page.texts)
+    assert HOSTILE in page.texts  # a category's cell holds it whole
+    # In Markdown nothing of it is markup or a link either.
+    unescaped = re.sub(r"\\.", "", markdown)
+    assert "alert(" in unescaped  # it is there, as text
+    assert "<script" not in unescaped
+    assert "http://evil" not in unescaped
+    assert "](http" not in unescaped.replace("](https://", "")
+
+
+def test_markdown_tables_parse(pages):
+    for _, markdown in pages.values():
+        blocks = re.findall(r"(?:^\|.*\n)+", markdown, re.MULTILINE)
+        assert len(blocks) >= 3
+        for block in blocks:
+            rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in block.splitlines()]
+            assert len({len(row) for row in rows}) == 1
+            assert all(re.fullmatch(r" ---:? ", rule) for rule in rows[1])
+            assert len(rows) >= 3
+
+
+def test_markdown_has_the_published_numbers(pages):
+    _, markdown = pages["coco"]
+    line = next(line for line in markdown.splitlines() if "| MAE | ViT-B | 100 |" in line)
+    assert "| 50.3 <sup>" in line
+    assert "| 43.6 (memory) <sup>" in markdown

@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from jaxdet.benchmark.trials import trials
+from jaxdet.benchmark.trials import runner
+from jaxdet.benchmark.trials.outcome import COMMAND_MARK
 from jaxdet.flags import parse
 
 DIVERGED = "training diverged: loss not finite at step 3"
 
 
 class Trainer:
-    """Stands in for `trials.run_command`.
+    """Stands in for `runner.run_command`.
 
     Attributes:
         score: from a config to its box AP, or to "diverged", "failed" or "interrupted".
@@ -37,7 +38,7 @@ class Trainer:
         (folder / "config.json").write_text(json.dumps(config))
         score = self.score(values.config)
         with log.open("a") as stream:
-            stream.write(f"{trials.COMMAND_MARK}{' '.join(command)}\n")
+            stream.write(f"{COMMAND_MARK}{' '.join(command)}\n")
             if score == "diverged":
                 stream.write(f"a warning\nerror: {DIVERGED}\nanother warning\n")
                 return 2
@@ -61,7 +62,7 @@ def _write_result(folder: Path, config: dict, score: float | None, **more) -> No
 @pytest.fixture
 def trainer(monkeypatch) -> Trainer:
     trainer = Trainer()
-    monkeypatch.setattr(trials, "run_command", trainer)
+    monkeypatch.setattr(runner, "run_command", trainer)
     return trainer
 
 

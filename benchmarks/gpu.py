@@ -32,16 +32,11 @@ from ml_collections import ConfigDict
 
 from benchmarks.attention_agreement import disagreement
 from jaxdet import parallel
-from jaxdet.benchmark.complexity import COCO_CLASSES
-from jaxdet.benchmark.cost.step import (
-    compile_step,
-    full_batch,
-    needed_flops,
-    resized_config,
-)
+from jaxdet.benchmark.cost.analytic import COCO_CLASSES, needed_flops
+from jaxdet.benchmark.cost.step import compile_step, full_batch, resized_config
+from jaxdet.config.files import load_config
 from jaxdet.config.mask_rcnn import check
 from jaxdet.errors import UserError
-from jaxdet.flags import load_config
 from jaxdet.models.build import StatelessModel, build_detector
 from jaxdet.training.optim import build_optimizer
 from jaxdet.training.step import initial_state
@@ -53,7 +48,7 @@ WAYS = (
     ("none", "cudnn"),
     ("block", "cudnn"),
 )
-"""Words of config.model.vit.remat and config.model.vit.attention."""
+"""Values of config.model.vit.remat and config.model.vit.attention."""
 
 POSITIONS = ("shared", "decomposed", "none")
 
@@ -262,7 +257,7 @@ def report(options, device, agreement, measured, profile) -> list[str]:
         return (
             f"| {attention} | {remat} | {batch} | {found['images_per_second']:.2f} | "
             f"{found['planned_bytes'] / 1e9:.2f} | "
-            f"{'not told' if peak is None else f'{peak / 1e9:.2f}'} | "
+            f"{'unknown' if peak is None else f'{peak / 1e9:.2f}'} | "
             f"{100 * found['needed_tflops'] / device['tflops']:.1f} % |"
         )
 

@@ -23,11 +23,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxdet import parallel
-from jaxdet.benchmark.complexity import COCO_CLASSES, forward_cost, total
+from jaxdet.benchmark.cost.analytic import COCO_CLASSES, forward_cost, total
 from jaxdet.benchmark.cost.compiled_program import XlaCost, xla_cost
 from jaxdet.benchmark.cost.step import full_batch
+from jaxdet.config.files import load_config
 from jaxdet.config.mask_rcnn import check
-from jaxdet.flags import load_config
 from jaxdet.models.build import StatelessModel, build_detector
 from jaxdet.models.mask_rcnn import MaskRCNN
 from jaxdet.models.roi_features import Features, PyramidRoIs
@@ -204,8 +204,8 @@ def report(config: ConfigDict, options: argparse.Namespace, parts: list[Part]) -
         "| --- | --- | --- | --- | --- | --- | --- |",
         *map(row, parts),
         "",
-        "What the model needs (`jaxdet.benchmark.complexity`), in 10^9 multiply-adds of an image's "
-        "forward pass: "
+        "What the model needs (`jaxdet.benchmark.cost.analytic`), in 10^9 multiply-adds of an "
+        "image's forward pass: "
         + ", ".join(f"{name} {c.multiply_adds / 1e9:.1f}" for name, c in analytic.items())
         + f"; together {needed / 2e9:.1f}.",
         "",

@@ -31,11 +31,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxdet.config.files import load_config
 from jaxdet.data.dataset import Category, LazyImage
 from jaxdet.data.image import is_named_image, open_image
 from jaxdet.errors import UserError
 from jaxdet.files import write_json
-from jaxdet.flags import load_config
 from jaxdet.inference.coco_results import Results
 from jaxdet.inference.detector import Detector, load, load_converted
 from jaxdet.inference.export import write_exported

@@ -27,12 +27,14 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from jaxdet.benchmark.reference import Published, find, published_for
-from jaxdet.benchmark.sweep import PRETRAINED, RANDOM
 from jaxdet.benchmark.trials import comparison, flags
-from jaxdet.benchmark.trials.cost import data_of, plan_text, planned
-from jaxdet.benchmark.trials.trials import Trial, check_trial, make_trial, run_trials
+from jaxdet.benchmark.trials.cost import data_of, plan_text, stage_cost
+from jaxdet.benchmark.trials.runner import run_trials
+from jaxdet.benchmark.trials.search import PRETRAINED, RANDOM
+from jaxdet.benchmark.trials.trial import Base, Trial, check_trial, make_trial
 from jaxdet.config.keys import INITIALISATIONS, NAME
 from jaxdet.errors import UserError
+from jaxdet.flags import Parser, run_main
 
 EPOCHS = 50.0
 """Length of the paper's ablations."""
@@ -41,15 +43,15 @@ DEFAULT = "default"
 """What the folder of a row is called that is the recipe itself."""
 
 
-class Row(NamedTuple):
-    """A row of a table: its text, a short name, and the words of the config that make it."""
+class Variant(NamedTuple):
+    """A row of a table: its text, a short name, and the keys of the config that make it."""
 
     text: str
     name: str
-    words: dict[str, Any]
+    overrides: dict[str, Any]
 
 
-class Plan(NamedTuple):
+class TableRow(NamedTuple):
     """A row's trial, and what is published of it.
 
     Attributes:
@@ -63,81 +65,85 @@ class Plan(NamedTuple):
     is_recipe: bool = True
 
 
-def attention(config: ConfigDict) -> list[Row]:
+def attention(config: ConfigDict) -> list[Variant]:
     """Table 3; all blocks global fit in memory only with rematerialisation."""
     blocks = "model.vit.global_blocks"
     every = tuple(range(config.model.vit.depth))
     return [
-        Row("windowed only", "windowed", {blocks: ()}),
-        Row(f"windowed and {len(config.model.vit.global_blocks)} global", DEFAULT, {}),
-        Row("all global, rematerialised", "global", {blocks: every, "model.vit.remat": "block"}),
+        Variant("windowed only", "windowed", {blocks: ()}),
+        Variant(f"windowed and {len(config.model.vit.global_blocks)} global", DEFAULT, {}),
+        Variant(
+            "all global, rematerialised", "global", {blocks: every, "model.vit.remat": "block"}
+        ),
     ]
 
 
-def scales(config: ConfigDict) -> list[Row]:
+def scales(config: ConfigDict) -> list[Variant]:
     """Table 2."""
     stride = (config.model.vit.patch,)
     single = {"model.pyramid.kind": "single", "model.detector.strides": stride}
-    return [Row("single scale", "single", single), Row("FPN", DEFAULT, {})]
+    return [Variant("single scale", "single", single), Variant("FPN", DEFAULT, {})]
 
 
-def position(config: ConfigDict) -> list[Row]:
+def position(config: ConfigDict) -> list[Variant]:
     """Table 4, and other starts of the absolute embedding than the recipe's."""
     absolute, relative = "model.vit.absolute_position", "model.vit.relative_position"
     start = config.model.vit.relative_start
     rows = [
-        Row(
+        Variant(
             f"absolute {config.model.vit.absolute_position}, relative {start}",
             DEFAULT,
             {},
         )
     ]
     if start == "pretrained":
-        rows.append(Row("relative zero", "relzero", {"model.vit.relative_start": "zero"}))
-    rows.append(Row("no relative", "norel", {relative: "none"}))
+        rows.append(Variant("relative zero", "relzero", {"model.vit.relative_start": "zero"}))
+    rows.append(Variant("no relative", "norel", {relative: "none"}))
     rows += [
-        Row(f"absolute {kind}" if kind != "none" else "no absolute", f"abs{kind}", {absolute: kind})
+        Variant(
+            f"absolute {kind}" if kind != "none" else "no absolute", f"abs{kind}", {absolute: kind}
+        )
         for kind in ("random", "sincos", "none")
         if kind != config.model.vit.absolute_position
     ]
     return rows
 
 
-TABLES = {"attention": attention, "scales": scales, "position": position}
-"""Tables whose rows differ in words of the config alone, all of the same length."""
+VARIANTS = {"attention": attention, "scales": scales, "position": position}
+"""Tables whose rows differ in keys of the config alone, all of the same length."""
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
-    return flags.run_stoppable(lambda: _ablation(arguments))
+    return run_main(lambda: _run(arguments))
 
 
-def _ablation(arguments: list[str] | None) -> None:
-    given, words = flags.read_arguments(_parser(), arguments)
-    every = list(plans(given, words))
+def _run(arguments: list[str] | None) -> None:
+    options, overrides = flags.read_arguments(_parser(), arguments)
+    every = list(table_rows(options, overrides))
     config = next(row.trial.config for row in every if row.is_recipe)
-    rows = _chosen(every, given.rows)
+    rows = _chosen(every, options.rows)
     for row in rows:
-        check_trial(row.trial, needs_weights=not given.dry_run)
+        check_trial(row.trial, needs_weights=not options.dry_run)
     data = data_of(config)
-    speed = flags.speed_of(given, config, data)
-    costs = [planned(row.text, [row.trial.config], data, speed) for row in rows]
-    print(f"{given.table}: {len(rows)} rows in {given.workdir}")
+    speed = flags.speed_of(options, config, data)
+    costs = [stage_cost(row.text, [row.trial.config], data, speed) for row in rows]
+    print(f"{options.table}: {len(rows)} rows in {options.workdir}")
     print(plan_text(costs, data, speed))
-    if given.dry_run:
+    if options.dry_run:
         return
-    outcomes = run_trials([row.trial for row in rows], flags.executor_of(given))
-    table = [
-        comparison.Row(row.text, outcome, row.published if data.is_coco else None)
+    outcomes = run_trials([row.trial for row in rows], flags.executor_of(options))
+    results = [
+        comparison.ComparedResult(row.text, outcome, row.published if data.is_coco else None)
         for row, outcome in zip(rows, outcomes, strict=True)
     ]
-    print(f"\n{comparison.markdown(table, given.table)}")
+    print(f"\n{comparison.markdown(results, options.table)}")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = flags.shared_parser(__doc__, default_size="l")
+def _parser() -> Parser:
+    parser = flags.shared_parser("jaxdet ablation", __doc__, default_size="l")
     add = parser.add_argument
-    add("table", choices=(*TABLES, "epochs", "pretraining", "initialisations"))
+    add("table", choices=(*VARIANTS, *CHECKPOINT_TABLES, "epochs"))
     add(
         "--epochs",
         type=flags.numbers,
@@ -147,6 +153,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--checkpoint",
         action="append",
+        default=[],
         type=_checkpoint,
         metavar="NAME=FILE",
         help="converted weights of a row; once for each",
@@ -159,13 +166,13 @@ def _checkpoint(text: str) -> tuple[str, Path]:
     name, equals, file = text.partition("=")
     if not equals or not file or not NAME.fullmatch(name):
         raise argparse.ArgumentTypeError(
-            f"{text!r} is not NAME=FILE, the name of small letters, digits, dots, hyphens and "
-            "underscores"
+            f"{text!r} must be NAME=FILE, the name of lowercase letters, digits, dots, hyphens "
+            "and underscores"
         )
     return name, Path(file)
 
 
-def _chosen(rows: list[Plan], numbers: str | None) -> list[Plan]:
+def _chosen(rows: list[TableRow], numbers: str | None) -> list[TableRow]:
     if numbers is None:
         return rows
     try:
@@ -178,71 +185,50 @@ def _chosen(rows: list[Plan], numbers: str | None) -> list[Plan]:
     return [rows[number - 1] for number in chosen]
 
 
-def plans(given: argparse.Namespace, words: tuple[str, ...]) -> Iterator[Plan]:
+def table_rows(options: argparse.Namespace, overrides: tuple[str, ...]) -> Iterator[TableRow]:
     """The rows of a table and their trials.
 
     Raises:
         UserError: flags that the table has no use for, or lacks.
     """
-    names = [name for name, _ in given.checkpoint or ()]
+    names = [name for name, _ in options.checkpoint]
     if len(set(names)) < len(names):
         raise UserError("two of --checkpoint=NAME=FILE have the same name; give each its own")
-    if given.table in ("pretraining", "initialisations"):
-        if given.weights is not None:
-            raise UserError(f"{given.table} takes --checkpoint=NAME=FILE for each, not --weights")
-        if given.table == "pretraining" and not given.checkpoint:
-            raise UserError(
-                "pretraining compares checkpoints: give --checkpoint=NAME=FILE for each"
-            )
-    elif given.checkpoint:
-        raise UserError(f"{given.table} takes --weights=FILE, not --checkpoint")
-    if given.table == "initialisations":
-        yield from _initialisations(given, words)
-    elif given.table == "pretraining":
-        yield from _pretraining(given, words)
-    else:
-        base = flags.base_arguments(given, words, given.init, given.weights)
-        config = make_trial(given.workdir, "base", base).config
-        label = flags.label_of(given, config.initialisation)
-        if given.table == "epochs":
-            protocol = RANDOM if config.initialisation == "random" else PRETRAINED
-            for epochs in given.epochs or protocol.epochs_final:
-                trial = _trial(given, label, DEFAULT, base, {"epochs": epochs})
-                yield Plan(f"{epochs:g} epochs", trial, published_for(trial.config))
-        else:
-            for row in TABLES[given.table](config):
-                trial = _trial(
-                    given, label, row.name, base, {"epochs": _length(given), **row.words}
-                )
-                yield Plan(row.text, trial, published_for(trial.config), row.name == DEFAULT)
+    if options.table in CHECKPOINT_TABLES:
+        if options.weights is not None:
+            raise UserError(f"{options.table} takes --checkpoint=NAME=FILE for each, not --weights")
+        return CHECKPOINT_TABLES[options.table](options, overrides)
+    if names:
+        raise UserError(f"{options.table} takes --weights=FILE, not --checkpoint")
+    base = flags.make_base(options, overrides, options.init, options.weights)
+    if options.table == "epochs":
+        return _lengths(options, base)
+    return _variants(options, base)
 
 
-def _length(given: argparse.Namespace) -> float:
-    if given.epochs is None:
-        return EPOCHS
-    if len(given.epochs) != 1:
-        raise UserError(f"{given.table} has rows of one length: give a single number to --epochs")
-    return given.epochs[0]
+def _variants(options: argparse.Namespace, base: Base) -> Iterator[TableRow]:
+    for variant in VARIANTS[options.table](base.config):
+        changes = {"epochs": _length(options), **variant.overrides}
+        trial = _trial(options, variant.name, base, changes)
+        yield TableRow(variant.text, trial, published_for(trial.config), variant.name == DEFAULT)
 
 
-def _trial(
-    given: argparse.Namespace,
-    label: str,
-    name: str,
-    base: tuple[str, ...],
-    words: dict[str, Any],
-) -> Trial:
-    return make_trial(given.workdir, f"{label}_{name}_{words['epochs']:.12g}ep", base, words)
+def _lengths(options: argparse.Namespace, base: Base) -> Iterator[TableRow]:
+    """Figure 2."""
+    space = RANDOM if base.config.initialisation == "random" else PRETRAINED
+    for epochs in options.epochs or space.epochs_final:
+        trial = _trial(options, DEFAULT, base, {"epochs": epochs})
+        yield TableRow(f"{epochs:g} epochs", trial, published_for(trial.config))
 
 
-def _pretraining(given: argparse.Namespace, words: tuple[str, ...]) -> Iterator[Plan]:
+def _pretraining(options: argparse.Namespace, overrides: tuple[str, ...]) -> Iterator[TableRow]:
     """Figure 3: the name of a checkpoint is the epochs of its pre-training, or any other."""
-    for name, file in given.checkpoint:
-        base = flags.base_arguments(given, words, given.init, file)
-        config = make_trial(given.workdir, "base", base).config
-        label = flags.label_of(given, config.initialisation)
-        trial = _trial(given, label, f"from_{name}", base, {"epochs": _length(given)})
-        yield Plan(f"pre-training {name}", trial, _published_pretraining(name, trial.config))
+    if not options.checkpoint:
+        raise UserError("pretraining compares checkpoints: give --checkpoint=NAME=FILE for each")
+    for name, file in options.checkpoint:
+        base = flags.make_base(options, overrides, options.init, file)
+        trial = _trial(options, f"from_{name}", base, {"epochs": _length(options)})
+        yield TableRow(f"pre-training {name}", trial, _published_pretraining(name, trial.config))
 
 
 def _published_pretraining(name: str, config: ConfigDict) -> Published | None:
@@ -261,23 +247,38 @@ def _published_pretraining(name: str, config: ConfigDict) -> Published | None:
     )
 
 
-def _initialisations(given: argparse.Namespace, words: tuple[str, ...]) -> Iterator[Plan]:
+def _initialisations(options: argparse.Namespace, overrides: tuple[str, ...]) -> Iterator[TableRow]:
     """Table 1: random initialisation and those that weights are given of."""
-    if given.init is not None or given.config is not None:
+    if options.init is not None or options.config is not None:
         raise UserError("initialisations are named by --checkpoint=NAME=FILE, not by --init")
-    files = dict(given.checkpoint or ())
+    files = dict(options.checkpoint)
     if "random" in files:
         raise UserError("random initialisation has no weights; leave out --checkpoint=random=...")
     known = [name for name in INITIALISATIONS if name in files]
     own = [name for name in files if name not in INITIALISATIONS]
     for name in ("random", *known, *own):
-        base = flags.base_arguments(given, words, name, files.get(name))
-        config = make_trial(given.workdir, "base", base).config
-        epochs = config.epochs if given.epochs is None else _length(given)
-        label = flags.label_of(given, name)
-        trial = _trial(given, label, DEFAULT, base, {"epochs": epochs})
-        text = f"{name}, {trial.config.epochs:g} epochs"
-        yield Plan(text, trial, published_for(trial.config))
+        base = flags.make_base(options, overrides, name, files.get(name))
+        epochs = base.config.epochs if options.epochs is None else _length(options)
+        trial = _trial(options, DEFAULT, base, {"epochs": epochs})
+        yield TableRow(f"{name}, {epochs:g} epochs", trial, published_for(trial.config))
+
+
+CHECKPOINT_TABLES = {"pretraining": _pretraining, "initialisations": _initialisations}
+"""Tables whose rows differ in what they start from."""
+
+
+def _length(options: argparse.Namespace) -> float:
+    if options.epochs is None:
+        return EPOCHS
+    if len(options.epochs) != 1:
+        raise UserError(f"{options.table} has rows of one length: give a single number to --epochs")
+    return options.epochs[0]
+
+
+def _trial(options: argparse.Namespace, name: str, base: Base, overrides: dict[str, Any]) -> Trial:
+    label = flags.label_of(options, base.config.initialisation)
+    folder = f"{label}_{name}_{overrides['epochs']:.12g}ep"
+    return make_trial(options.workdir, folder, base, overrides)
 
 
 if __name__ == "__main__":

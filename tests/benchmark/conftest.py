@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from jaxdet.benchmark.trials import trials
-from jaxdet.flags import parse
+from jaxdet.benchmark.trials import runner
+from jaxdet.benchmark.trials.outcome import COMMAND_MARK
+from jaxdet.flags import DEFAULT_CONFIG, Parser, parse_with_config
 
 DIVERGED = "training diverged: loss not finite at step 3"
 
 
 class Trainer:
-    """Stands in for `trials.run_command`.
+    """Stands in for `runner.run_command`.
 
     Attributes:
         score: from a config to its box AP, or to "diverged", "failed" or "interrupted".
@@ -28,16 +29,17 @@ class Trainer:
 
     def __call__(self, command: list[str], log: Path) -> int:
         assert command[1:3] == ["-m", "jaxdet.main"]
-        values = parse(command[3:])
-        folder = Path(values.workdir)
+        parser = Parser("jaxdet train", None)
+        options, given = parse_with_config(parser, command[3:], DEFAULT_CONFIG)
+        folder = options.workdir
         assert log == folder / "log.txt"
         folder.mkdir(parents=True, exist_ok=True)
         self.ran.append(folder.name)
-        config = json.loads(values.config.to_json())
+        config = json.loads(given.to_json())
         (folder / "config.json").write_text(json.dumps(config))
-        score = self.score(values.config)
+        score = self.score(given)
         with log.open("a") as stream:
-            stream.write(f"{trials.COMMAND_MARK}{' '.join(command)}\n")
+            stream.write(f"{COMMAND_MARK}{' '.join(command)}\n")
             if score == "diverged":
                 stream.write(f"a warning\nerror: {DIVERGED}\nanother warning\n")
                 return 2
@@ -61,7 +63,7 @@ def _write_result(folder: Path, config: dict, score: float | None, **more) -> No
 @pytest.fixture
 def trainer(monkeypatch) -> Trainer:
     trainer = Trainer()
-    monkeypatch.setattr(trials, "run_command", trainer)
+    monkeypatch.setattr(runner, "run_command", trainer)
     return trainer
 
 

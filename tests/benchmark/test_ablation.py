@@ -1,36 +1,36 @@
-"""The paper's tables: the words of each row, shared rows, and what they are compared with."""
+"""The paper's tables: the keys of each row, shared rows, and what they are compared with."""
 
 from __future__ import annotations
 
 import pytest
 
 from jaxdet.benchmark.ablation import _parser as parser
-from jaxdet.benchmark.ablation import attention, main, plans, position, scales
+from jaxdet.benchmark.ablation import attention, main, position, scales, table_rows
 from jaxdet.benchmark.trials.cost import Data
 from jaxdet.benchmark.trials.flags import read_arguments
+from jaxdet.config.files import load_config
 from jaxdet.config.mask_rcnn import check
-from jaxdet.flags import load_config, shipped_config
 
 WORKDIR = "/nowhere/ablations"
 
 
 def planned(*arguments: str):
-    """What a command line plans, by name of folder."""
+    """The rows that a command line plans, by name of folder."""
     given = read_arguments(parser(), [*arguments, f"--workdir={WORKDIR}"])
-    return {plan.trial.name: plan for plan in plans(*given)}
+    return {row.trial.name: row for row in table_rows(*given)}
 
 
 def box_aps(*arguments: str):
     """The published box AP of each row, None without one."""
-    return [plan.published and plan.published.box_ap for plan in planned(*arguments).values()]
+    return [row.published and row.published.box_ap for row in planned(*arguments).values()]
 
 
-def words(rows):
-    return [row.words for row in rows]
+def overrides(rows):
+    return [row.overrides for row in rows]
 
 
 def test_rows_of_attention():
-    assert words(attention(load_config(shipped_config("vitl_mae")))) == [
+    assert overrides(attention(load_config("vitl_mae"))) == [
         {"model.vit.global_blocks": ()},
         {},
         {"model.vit.global_blocks": tuple(range(24)), "model.vit.remat": "block"},
@@ -38,7 +38,7 @@ def test_rows_of_attention():
 
 
 def test_rows_of_scales():
-    assert words(scales(load_config(shipped_config("vitl_mae")))) == [
+    assert overrides(scales(load_config("vitl_mae"))) == [
         {"model.pyramid.kind": "single", "model.detector.strides": (16,)},
         {},
     ]
@@ -53,14 +53,14 @@ def test_rows_of_scales():
     ],
 )
 def test_rows_of_position(name, expected):
-    assert [row.name for row in position(load_config(shipped_config(f"vitl_{name}")))] == expected
+    assert [row.name for row in position(load_config(f"vitl_{name}"))] == expected
 
 
 @pytest.mark.parametrize("table", ["attention", "position", "epochs"])
 @pytest.mark.parametrize("name", ["mae", "beit", "random", "my_mae"])
-def test_every_row_is_a_config_that_can_be(table, name):
-    for plan in planned(table, f"--init={name}").values():
-        check(plan.trial.config)
+def test_every_row_is_a_valid_config(table, name):
+    for row in planned(table, f"--init={name}").values():
+        check(row.trial.config)
 
 
 @pytest.mark.parametrize(
@@ -96,25 +96,23 @@ def test_rows_are_compared_with_what_is_published_of_them(arguments, expected):
 
 
 def test_lengths():
-    assert {plan.trial.config.epochs for plan in planned("attention", "--init=mae").values()} == {
-        50
-    }
+    assert {row.trial.config.epochs for row in planned("attention", "--init=mae").values()} == {50}
     found = planned("epochs", "--init=random")
-    assert [plan.trial.config.epochs for plan in found.values()] == [100, 200, 400]
+    assert [row.trial.config.epochs for row in found.values()] == [100, 200, 400]
     found = planned("epochs", "--init=mae", "--epochs=5,10")
-    assert [plan.trial.config.epochs for plan in found.values()] == [5, 10]
+    assert [row.trial.config.epochs for row in found.values()] == [5, 10]
     found = planned("initialisations", "--checkpoint=mae=/m.npz")
-    assert [plan.text for plan in found.values()] == ["random, 200 epochs", "mae, 50 epochs"]
+    assert [row.text for row in found.values()] == ["random, 200 epochs", "mae, 50 epochs"]
 
 
 def test_checkpoints_are_what_rows_start_from():
     found = planned("pretraining", "--init=mae", "--checkpoint=800=/a.npz", "--checkpoint=x=/x.npz")
-    assert {name: plan.trial.config.init for name, plan in found.items()} == {
+    assert {name: row.trial.config.init for name, row in found.items()} == {
         "vitl_mae_from_800_50ep": "/a.npz",
         "vitl_mae_from_x_50ep": "/x.npz",
     }
     found = planned("initialisations", "--checkpoint=my=/my.npz", "--checkpoint=mae=/mae.npz")
-    starts = [(plan.trial.config.initialisation, plan.trial.config.init) for plan in found.values()]
+    starts = [(row.trial.config.initialisation, row.trial.config.init) for row in found.values()]
     assert starts == [("random", None), ("mae", "/mae.npz"), ("my", "/my.npz")]
 
 
@@ -191,7 +189,7 @@ def test_a_dry_run_only_prints(trainer, capsys):
         (["attention", "--init=random", "--epochs=1,2"], "give a single number to --epochs"),
         (["attention", "--init=random", "--rows=9"], "--rows=9 takes numbers of these rows: 1 win"),
         (["attention", "--init=random", "--rows=a"], "--rows=a takes numbers of these rows"),
-        (["attention", "--init=random", "--config.epochs=2"], "--config.epochs=2 cannot be given"),
+        (["attention", "--init=random", "--config.epochs=2"], "leave out --config.epochs=2"),
     ],
 )
 def test_a_mistake_ends_in_one_sentence(trainer, capsys, arguments, message):
@@ -205,6 +203,7 @@ def test_a_mistake_ends_in_one_sentence(trainer, capsys, arguments, message):
 
 @pytest.mark.parametrize("arguments", [["--checkpoint=mae"], ["--checkpoint=A=/a"], ["nothing"]])
 def test_a_wrong_flag_is_named(capsys, arguments):
-    with pytest.raises(SystemExit):
-        main(["initialisations", *arguments, f"--workdir={WORKDIR}"])
-    assert arguments[0].removeprefix("--checkpoint=") in capsys.readouterr().err
+    assert main(["initialisations", *arguments, f"--workdir={WORKDIR}"]) == 2
+    said = capsys.readouterr().err
+    assert arguments[0].removeprefix("--checkpoint=") in said
+    assert said.count("\n") == 1

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from jaxdet.benchmark.reference import CERTAINTIES, find, published, published_for, sources
+from jaxdet.config.files import load_config
 from jaxdet.config.keys import INITIALISATIONS
-from jaxdet.flags import load_config
 
 CONFIGS = Path(__file__).resolve().parent.parent.parent / "configs"
 

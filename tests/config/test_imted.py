@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from jaxdet.config.files import load_config
 from jaxdet.config.imted import PARTS
 from jaxdet.config.mask_rcnn import check
 from jaxdet.config.published_weights import how_to_get
 from jaxdet.errors import UserError
-from jaxdet.flags import load_config
 from jaxdet.models.build import StatelessModel, build_detector, parameter_count
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"

@@ -9,11 +9,11 @@ import jax
 import pytest
 from ml_collections import ConfigDict
 
+from jaxdet.config.files import load_config
 from jaxdet.config.mask_rcnn import benchmark, check
 from jaxdet.config.published_weights import how_to_get
 from jaxdet.config.values import unknown_key
 from jaxdet.errors import UserError
-from jaxdet.flags import load_config
 from jaxdet.models.build import StatelessModel, build_detector
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from benchmarks.saved_residuals import residual_bytes
 from jaxdet.models.build import StatelessModel
 from jaxdet.models.position import (
     DecomposedRelativePosition,
@@ -20,6 +19,7 @@ from jaxdet.models.position import (
     sincos_embedding,
 )
 from jaxdet.models.vit import Attention, Block, Mlp, ViT, merge_windows, partition_windows
+from tests.models.residuals import residual_bytes
 
 WIDTH, HEADS = 8, 2
 

@@ -9,60 +9,30 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import jax
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from jaxdet.benchmark.complexity import COCO_CLASSES
-from jaxdet.benchmark.cost.step import (
-    CompiledStep,
-    compile_step,
-    needed_flops,
-    resized_config,
-)
+from jaxdet.benchmark.cost.analytic import COCO_CLASSES, needed_flops
+from jaxdet.benchmark.cost.devices import Device, local_device
+from jaxdet.benchmark.cost.step import CompiledStep, compile_step, resized_config
 from jaxdet.errors import UserError
 from jaxdet.training.experiment import Experiment
 
-PEAK_TFLOPS = {
-    "NVIDIA A100": 312.0,
-    "NVIDIA H100": 989.0,
-    "NVIDIA H100 PCIe": 756.0,
-    "NVIDIA H200": 989.0,
-    "TPU v4": 275.0,
-    "TPU v5 lite": 197.0,
-    "TPU v5": 459.0,
-    "TPU v6 lite": 918.0,
-}
-"""Dense bfloat16 TFLOP/s by the start of `device_kind`, as their makers state them ("v5 lite" is
-v5e, "v5" is v5p, "v6 lite" is v6e); all but v5e's were written from memory."""
 
-ASSUMED_DEVICE = "NVIDIA H100"
-ASSUMED_MEMORY_GB = 80.0
-
-
-class Device(NamedTuple):
-    """What one device offers. `memory_source` and `peak_source` say where the numbers are from.
+class StepPlan(NamedTuple):
+    """What planning finds out.
 
     Attributes:
-        memory_bytes: that a program may use.
-        peak_flops: a second, for matrix products in the compute dtype; None if not known.
-    """
-
-    memory_bytes: float
-    memory_source: str
-    peak_flops: float | None
-    peak_source: str
-
-
-class Plan(NamedTuple):
-    """What `--mode=plan` finds out.
-
-    Attributes:
+        classes: how many, and where that is known from.
+        devices: how many share a step.
+        device: one of them.
         step: the config's own step, compiled for all devices.
         step_flops: see `needed_flops`.
         fitted: total bytes of a device by images a device, of the compilations that `largest_batch`
             is a line through; `accumulate` is 1.
         largest_batch: images a device that fit by that line, with `accumulate` 1.
-        images_per_second: expected, over all devices; None if the device's peak is not known.
+        utilisation: share of the peak that the FLOPs the layers need will reach.
+        images_per_second: expected, over all devices; None if the device's peak is unknown.
     """
 
     name: str
@@ -84,42 +54,33 @@ def make_plan(
     device_memory_gb: float | None = None,
     peak_tflops: float | None = None,
     utilisation: float = 0.4,
-) -> Plan:
+) -> StepPlan:
     """Compiles the config's training step, and one or two of other batch sizes.
 
     Needs no data; where the data can be opened, the number of classes is theirs.
 
     Args:
-        device_memory_gb: 10^9 bytes of a device, instead of what the backend tells of it.
+        device_memory_gb: 10^9 bytes of a device, instead of what the backend reports.
         peak_tflops: 10^12 FLOP/s of a device, instead of PEAK_TFLOPS.
-        utilisation: share of the peak that the FLOPs the layers need will reach.
+        utilisation: see `StepPlan`.
 
     Raises:
         UserError: the batch does not divide over the devices.
     """
     config, mesh = experiment.config, experiment.mesh
-    try:
-        num_classes, classes = len(experiment.val_set.categories), "of the data"
-    except UserError:
-        num_classes, classes = COCO_CLASSES, "as in COCO: the data cannot be opened"
+    device = local_device(config.model.dtype, device_memory_gb, peak_tflops)
+    num_classes, source = count_classes(experiment)
     step = compile_step(config, num_classes, mesh)
-    devices = mesh.size
-    own = config.batch_size // devices if config.accumulate == 1 else None
-    fitted = {}
-    for batch in (1, own if own not in (None, 1) else 2):
-        resized = resized_config(config, batch * devices)
-        found = step if batch == own else compile_step(resized, num_classes, mesh)
-        fitted[batch] = found.total_bytes
-    device = describe_device(config.model.dtype, device_memory_gb, peak_tflops)
+    fitted = _fitted_bytes(config, num_classes, mesh, step)
     image_flops = needed_flops(config, num_classes)
     rate = None
     if device.peak_flops is not None:
-        rate = utilisation * device.peak_flops * devices / image_flops
-    return Plan(
+        rate = utilisation * device.peak_flops * mesh.size / image_flops
+    return StepPlan(
         name=experiment.workdir.name,
         config=config,
-        classes=f"{num_classes} classes ({classes})",
-        devices=devices,
+        classes=f"{num_classes} classes ({source})",
+        devices=mesh.size,
         device=device,
         step=step,
         step_flops=image_flops * config.batch_size,
@@ -130,6 +91,27 @@ def make_plan(
     )
 
 
+def count_classes(experiment: Experiment) -> tuple[int, str]:
+    """Classes of the data, or COCO's where they cannot be opened; and which of the two."""
+    try:
+        return len(experiment.val_set.categories), "of the data"
+    except UserError:
+        return COCO_CLASSES, "as in COCO: the data cannot be opened"
+
+
+def _fitted_bytes(
+    config: ConfigDict, num_classes: int, mesh: Mesh, own_step: CompiledStep
+) -> dict[int, int]:
+    """Total bytes of a device at one image and at the config's own number of them, else at two."""
+    own = config.batch_size // mesh.size if config.accumulate == 1 else None
+    fitted = {}
+    for batch in (1, own if own not in (None, 1) else 2):
+        resized = resized_config(config, batch * mesh.size)
+        step = own_step if batch == own else compile_step(resized, num_classes, mesh)
+        fitted[batch] = step.total_bytes
+    return fitted
+
+
 def largest_batch(fitted: dict[int, int], memory_bytes: float) -> int:
     """The most images whose total bytes fit, on the line through the two sizes of `fitted`."""
     (first, less), (second, more) = sorted(fitted.items())
@@ -137,58 +119,21 @@ def largest_batch(fitted: dict[int, int], memory_bytes: float) -> int:
     return max(0, int((memory_bytes - less) / per_image + first))
 
 
-def describe_device(
-    dtype: str, device_memory_gb: float | None, peak_tflops: float | None
-) -> Device:
-    """The device at hand, or the one its user describes; what neither tells is an H100's."""
-    device = jax.devices()[0]
-    kind, statistics = device.device_kind, device.memory_stats() or {}
-    if device_memory_gb is not None:
-        memory, memory_source = 1e9 * device_memory_gb, "--device_memory_gb"
-    elif "bytes_limit" in statistics:
-        memory, memory_source = statistics["bytes_limit"], f"this {kind}'s"
-    else:
-        memory, memory_source = 1e9 * ASSUMED_MEMORY_GB, "assumed; --device_memory_gb sets it"
-
-    return Device(memory, memory_source, *peak_of(kind, dtype, peak_tflops))
-
-
-def peak_of(kind: str | None, dtype: str, peak_tflops: float | None) -> tuple[float | None, str]:
-    """The peak FLOP/s of a kind of device, and where the number is from; None if not known.
-
-    Args:
-        kind: as JAX calls it; None where the device is not at hand.
-        peak_tflops: 10^12 FLOP/s, instead of PEAK_TFLOPS.
-    """
-    known = [name for name in PEAK_TFLOPS if kind is not None and kind.startswith(name)]
-    if peak_tflops is not None:
-        return 1e12 * peak_tflops, "--peak_tflops"
-    if dtype != "bfloat16":
-        return None, f"no peak is listed for {dtype}; --peak_tflops sets it"
-    if known:
-        return 1e12 * PEAK_TFLOPS[max(known, key=len)], f"this {kind}'s"
-    return (
-        1e12 * PEAK_TFLOPS[ASSUMED_DEVICE],
-        f"assumed, {ASSUMED_DEVICE}'s; --peak_tflops sets it",
-    )
-
-
-def report(plan: Plan) -> str:
+def report(plan: StepPlan) -> str:
     """A plan in lines a person reads."""
     rows = list(_rows(plan))
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
 
 
-def _rows(plan: Plan) -> Iterator[tuple[str, str]]:
+def _rows(plan: StepPlan) -> Iterator[tuple[str, str]]:
     config, step, device = plan.config, plan.step, plan.device
-    kind = jax.devices()[0].device_kind
     images = config.batch_size // plan.devices // config.accumulate
     yield "plan of", f"{plan.name}: {config.image_size} px, {config.model.dtype}, {plan.classes}"
     yield (
         "batch",
-        f"{config.batch_size} = {plan.devices} {kind} device(s) x {config.accumulate} part(s) x "
-        f"{images} image(s)",
+        f"{config.batch_size} = {plan.devices} {device.kind} device(s) x {config.accumulate} "
+        f"microbatch(es) x {images} image(s)",
     )
     parts = ", ".join(f"{name} {count / 1e6:.2f}" for name, count in step.parameters.items())
     yield "parameters", f"{sum(step.parameters.values()) / 1e6:.2f} M ({parts})"

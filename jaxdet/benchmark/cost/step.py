@@ -12,7 +12,6 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from jaxdet import parallel
-from jaxdet.benchmark.complexity import forward_cost, total
 from jaxdet.benchmark.cost.compiled_program import XlaCost, xla_cost
 from jaxdet.models.build import StatelessModel, build_detector, parameter_count
 from jaxdet.training.optim import build_optimizer, frozen_parameters
@@ -23,7 +22,7 @@ class CompiledStep(NamedTuple):
     """A compiled training step. All bytes are of one device.
 
     Attributes:
-        parameters: how many numbers each part of the detector learns.
+        parameters: how many numbers each part of the detector has.
         state_bytes: by kind.
         batch_bytes: of one batch as the loader makes it.
         total_bytes: most memory in use at once: what goes in, temporary memory, and what comes out
@@ -40,20 +39,8 @@ class CompiledStep(NamedTuple):
     compiled: jax.stages.Compiled
 
 
-def needed_flops(config: ConfigDict, num_classes: int) -> float:
-    """What the layers need for one image, forward and backward: `complexity`'s count, three times.
-
-    Two FLOPs a multiply-add, and the backward pass has two products for each of the forward pass.
-    What rematerialisation, losses, norms and data movement add is left out.
-    """
-    detector = config.model.detector
-    masks = int(detector.roi_batch * detector.roi_positive)
-    costs = forward_cost(config, num_classes, proposals=detector.roi_batch, masks=masks)
-    return 3 * 2 * total(costs.values()).multiply_adds
-
-
 def resized_config(config: ConfigDict, batch_size: int) -> ConfigDict:
-    """The config with batches of another size, computed in one part."""
+    """The config with batches of another size, computed in one microbatch."""
     config = config.copy_and_resolve_references()
     config.batch_size, config.accumulate = batch_size, 1
     return config
@@ -64,9 +51,9 @@ def compile_step(config: ConfigDict, num_classes: int, mesh: Mesh) -> CompiledSt
     stateless = StatelessModel(lambda rngs: build_detector(config, num_classes, rngs, mesh))
     optimizer = build_optimizer(config, lambda step: config.optim.lr)
     state = abstract_state(stateless, optimizer)
-    state = placed(state, parallel.state_sharding(mesh, state, config.sharding))
+    state = with_shardings(state, parallel.state_sharding(mesh, state, config.sharding))
     batch = batch_shapes(config)
-    batch = placed(batch, jax.tree.map(lambda _: parallel.batch_sharding(mesh), batch))
+    batch = with_shardings(batch, jax.tree.map(lambda _: parallel.batch_sharding(mesh), batch))
     key = jax.eval_shape(lambda: jax.random.key(0))
     step = make_train_step(
         stateless,
@@ -95,10 +82,10 @@ def compile_step(config: ConfigDict, num_classes: int, mesh: Mesh) -> CompiledSt
     )
 
 
-def placed(shapes: Any, shardings: Any) -> Any:
-    """Shapes with the places their arrays are to have."""
+def with_shardings(shapes: Any, shardings: Any) -> Any:
+    """Shapes with the shardings their arrays are to have."""
     return jax.tree.map(
-        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         shapes,
         shardings,
     )

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from jaxdet.benchmark.reference import Published, sources
-from jaxdet.benchmark.trials.trials import Outcome
+from jaxdet.benchmark.trials.outcome import Outcome
 
 NONE = "-"
 
 
-class Row(NamedTuple):
+class ComparedResult(NamedTuple):
     """One result and what it sets out to reproduce, where that is published."""
 
     name: str
@@ -19,7 +19,7 @@ class Row(NamedTuple):
     published: Published | None
 
 
-def markdown(rows: Sequence[Row], title: str) -> str:
+def markdown(rows: Sequence[ComparedResult], title: str) -> str:
     """The table in Markdown, APs in points; below it, where the published numbers are from."""
     lines = [
         f"| {title} | box AP | published | difference | mask AP | published | difference |",

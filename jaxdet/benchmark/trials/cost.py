@@ -13,12 +13,10 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from jaxdet.benchmark.complexity import COCO_CLASSES
-from jaxdet.benchmark.cost.plan import peak_of
-from jaxdet.benchmark.cost.step import needed_flops
+from jaxdet.benchmark.cost.analytic import COCO_CLASSES, needed_flops
+from jaxdet.benchmark.cost.devices import peak_of
 from jaxdet.benchmark.reference import LEAST_COCO_TRAIN_IMAGES
 from jaxdet.errors import UserError
-from jaxdet.training.experiment import Experiment
 
 COCO_TRAIN_IMAGES = 117_266
 """Images of COCO train2017 with objects."""
@@ -44,8 +42,8 @@ class Speed(NamedTuple):
     source: str
 
 
-class PlannedTrials(NamedTuple):
-    """Trials of one stage and length; `hours` of devices for all of them, None if not known."""
+class StageCost(NamedTuple):
+    """Trials of one stage and length; `hours` of devices for all of them, None if unknown."""
 
     stage: str
     count: int
@@ -55,6 +53,8 @@ class PlannedTrials(NamedTuple):
 
 def data_of(config: ConfigDict) -> Data:
     """Counts the data a config names; where it cannot be opened, COCO's numbers."""
+    from jaxdet.training.experiment import Experiment  # late: it takes jax along
+
     experiment = Experiment(config, Path())
     try:
         return Data(experiment.trained_images, len(experiment.val_set.categories), "counted")
@@ -97,22 +97,20 @@ def device_kind() -> str | None:
 
 
 def device_hours(config: ConfigDict, data: Data, speed: Speed) -> float | None:
-    """Hours of one device that training a config takes; None if the speed is not known."""
+    """Hours of one device that training a config takes; None if the speed is unknown."""
     if speed.flops is None:
         return None
     images = config.epochs * data.train_images
     return images * needed_flops(config, data.classes) / speed.flops / 3600
 
 
-def planned(stage: str, configs: Sequence[ConfigDict], data: Data, speed: Speed) -> PlannedTrials:
-    """Trials of a stage, all of the same length."""
+def stage_cost(stage: str, configs: Sequence[ConfigDict], data: Data, speed: Speed) -> StageCost:
+    """The cost of a stage's trials, all of the same length."""
     hours = [device_hours(config, data, speed) for config in configs]
-    return PlannedTrials(
-        stage, len(configs), configs[0].epochs, None if None in hours else sum(hours)
-    )
+    return StageCost(stage, len(configs), configs[0].epochs, None if None in hours else sum(hours))
 
 
-def plan_text(rows: Sequence[PlannedTrials], data: Data, speed: Speed) -> str:
+def plan_text(rows: Sequence[StageCost], data: Data, speed: Speed) -> str:
     """A plan in lines a person reads."""
     width = max(len("stage"), *(len(row.stage) for row in rows))
     lines = [f"{'stage':<{width}}  trials  epochs each  device-hours"]
@@ -133,4 +131,4 @@ def plan_text(rows: Sequence[PlannedTrials], data: Data, speed: Speed) -> str:
 
 def hours_text(hours: float | None) -> str:
     """Device-hours to three digits."""
-    return "not known" if hours is None else f"{hours:,.0f}" if hours >= 100 else f"{hours:.3g}"
+    return "unknown" if hours is None else f"{hours:,.0f}" if hours >= 100 else f"{hours:.3g}"

@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import signal
-from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from jaxdet.benchmark.trials.cost import Data, Speed, device_kind, expected_speed, stated_speed
-from jaxdet.benchmark.trials.slurm import run_on_slurm
-from jaxdet.benchmark.trials.trials import Executor, run_here
+from jaxdet.benchmark.trials.runner import Executor, run_here
+from jaxdet.benchmark.trials.slurm import SlurmExecutor
+from jaxdet.benchmark.trials.trial import Base
+from jaxdet.config.files import config_stem, shipped_names
 from jaxdet.config.keys import INITIALISATIONS, NAME
-from jaxdet.errors import PreemptedError, UserError
-from jaxdet.flags import parse, run_main, shipped_config
+from jaxdet.errors import UserError
+from jaxdet.flags import Parser, config_of, count, positive, share
 
 
-def shared_parser(documentation: str, default_size: str) -> argparse.ArgumentParser:
+def shared_parser(command: str, documentation: str | None, default_size: str) -> Parser:
     """A parser with the flags of all commands that run trials."""
-    parser = argparse.ArgumentParser(
-        description=documentation,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-        epilog="Words of the config (--config.seed=1) are given to each trial as they are.",
+    parser = Parser(
+        command,
+        documentation,
+        epilog="Keys of the config (--config.seed=1) are handed on to each trial.",
     )
     add = parser.add_argument
     add("--init", help=f"{', '.join(INITIALISATIONS)}, or a name of your own for your own weights")
@@ -35,129 +32,109 @@ def shared_parser(documentation: str, default_size: str) -> argparse.ArgumentPar
     add("--config", help="a config file to start from; default that of --init and --size")
     add("--workdir", type=Path, required=True, help="where the trials' folders lie")
     add("--dry-run", action="store_true", help="only print the plan")
-    cost = parser.add_argument_group("cost")
-    cost.add_argument(
+    add = parser.add_argument_group("cost").add_argument
+    add(
         "--images-per-second",
-        type=_positive,
+        type=positive,
         help="of one device that trains the config of --init and --size, or --config, as it is "
         "before a trial or row changes it; measured or stated",
     )
-    cost.add_argument(
-        "--peak-tflops", "--peak_tflops", type=_positive, help="10^12 FLOP/s of a device"
-    )
-    cost.add_argument("--utilisation", type=_share, default=0.4, help="expected share of the peak")
-    where = parser.add_argument_group("where trials run")
-    where.add_argument(
+    add("--peak-tflops", type=positive, help="10^12 FLOP/s of a device")
+    add("--utilisation", type=share, default=0.4, help="expected share of the peak")
+    add = parser.add_argument_group("where trials run").add_argument
+    add(
         "--executor",
         choices=("local", "slurm"),
         default="local",
         help="one after the other here, or side by side on a cluster",
     )
-    where.add_argument("--partition", help="of the cluster")
-    where.add_argument("--gpus-per-node", type=_count, default=8, help="of a trial, on one node")
-    where.add_argument("--cpus", type=_count, default=16, help="of a trial")
-    where.add_argument("--hours", type=_positive, default=72.0, help="time limit of a job")
-    where.add_argument("--max-parallel", type=_count, default=16, help="jobs at a time")
+    add("--partition", help="of the cluster")
+    add("--gpus-per-node", type=count, default=8, help="of a trial, on one node")
+    add("--cpus", type=count, default=16, help="of a trial")
+    add("--hours", type=positive, default=72.0, help="time limit of a job")
+    add("--max-parallel", type=count, default=16, help="jobs at a time")
     return parser
-
-
-def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
-    return value
-
-
-def _share(text: str) -> float:
-    value = float(text)
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a share between 0 and 1")
-    return value
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
-    return value
 
 
 def numbers(text: str) -> tuple[float, ...]:
     """Numbers with commas between, in ascending order, each once; for an argparse flag."""
     values = tuple(sorted({float(part) for part in text.split(",")}))
     if not all(0 <= value < float("inf") for value in values):
-        raise argparse.ArgumentTypeError(f"{text} has a number that is not finite or below 0")
+        raise argparse.ArgumentTypeError(f"{text} must be finite numbers of at least 0")
     return values
 
 
 def read_arguments(
-    parser: argparse.ArgumentParser, arguments: list[str] | None
+    parser: Parser, arguments: list[str] | None
 ) -> tuple[argparse.Namespace, tuple[str, ...]]:
-    """The flags, and the words of the config, which are handed on as they are."""
+    """The flags, and the arguments that override keys of the config, as they are."""
     options, rest = parser.parse_known_args(arguments)
     for argument in rest:
         if not argument.startswith(("--config.", "--noconfig.")):
-            parser.error(f"{argument} is not a flag; words of the config take = before a value")
+            parser.error(f"{argument} is not a flag; keys of the config take = before a value")
     return options, tuple(rest)
 
 
-def base_arguments(
+def make_base(
     options: argparse.Namespace,
-    words: tuple[str, ...],
+    overrides: tuple[str, ...],
     initialisation: str | None,
     weights: Path | None,
-) -> tuple[str, ...]:
-    """The arguments of `jaxdet.main` that trials of an initialisation have in common.
+) -> Base:
+    """What the trials of an initialisation have in common.
 
     Raises:
         UserError: no config file belongs to the initialisation and size, or --config is of another
-            initialisation.
+            initialisation; a key or value of `overrides` is wrong.
     """
+    arguments = (
+        *_config_arguments(options, initialisation),
+        *([f"--config.init={weights.absolute()}"] if weights is not None else []),
+        *([f"--config.data.root={options.data}"] if options.data is not None else []),
+        *overrides,
+    )
+    return Base(arguments, config_of(arguments))
+
+
+def _config_arguments(options: argparse.Namespace, initialisation: str | None) -> tuple[str, ...]:
+    """The arguments that name a config file and, if it is one's own, the initialisation."""
     if options.config is not None:
-        chosen = (f"--config={options.config}", *_renamed(options.config, initialisation))
-    elif initialisation is None:
+        return f"--config={options.config}", *_renamed(options.config, initialisation)
+    if initialisation is None:
         raise UserError(
             f"--init names what to start from: {', '.join(INITIALISATIONS)}, or a name of your own"
         )
-    elif initialisation in INITIALISATIONS:
-        path = shipped_config(f"vit{options.size}_{initialisation}")
-        if not path.is_file():
-            raise UserError(f"there is no {path}; give --size=b or --size=l, or --config=FILE")
-        chosen = (f"--config={path}",)
-    elif NAME.fullmatch(initialisation):
-        own = f"--config={shipped_config('own')}:{options.size}"
-        chosen = (own, f"--config.initialisation={initialisation}")
-    else:
+    if initialisation in INITIALISATIONS:
+        name = f"vit{options.size}_{initialisation}"
+        if name not in shipped_names():
+            raise UserError(f"there is no config {name}; give --size=b or l, or --config=NAME")
+        return (f"--config={name}",)
+    if not NAME.fullmatch(initialisation):
         raise UserError(
-            f"--init={initialisation!r} cannot be: a name of your own is of small letters, digits, "
-            "dots, hyphens and underscores"
+            f"--init={initialisation} must be lowercase letters, digits, dots, hyphens and "
+            f"underscores, or one of {', '.join(INITIALISATIONS)}"
         )
-    return (
-        *chosen,
-        *([f"--config.init={weights.absolute()}"] if weights is not None else []),
-        *([f"--config.data.root={options.data}"] if options.data is not None else []),
-        *words,
-    )
+    return f"--config=own:{options.size}", f"--config.initialisation={initialisation}"
 
 
-def _renamed(config: str, initialisation: str | None) -> list[str]:
+def _renamed(config: str, initialisation: str | None) -> tuple[str, ...]:
     """The argument that gives a config file's initialisation a name of one's own, if it has one."""
-    given = parse([f"--config={config}"]).config.initialisation
+    given = config_of((f"--config={config}",)).initialisation
     if initialisation in (None, given):
-        return []
+        return ()
     if given == "random" or initialisation in INITIALISATIONS:
         raise UserError(
             f"--init={initialisation} does not go with {config}, which starts from {given}; a "
             "name of your own goes with a config of pre-trained weights"
         )
-    return [f"--config.initialisation={initialisation}"]
+    return (f"--config.initialisation={initialisation}",)
 
 
 def label_of(options: argparse.Namespace, initialisation: str) -> str:
     """What folders of trials begin with: the size and the initialisation, or the config's name."""
     if options.config is None:
         return f"vit{options.size}_{initialisation}"
-    return Path(options.config.partition(":")[0]).stem
+    return config_stem(options.config)
 
 
 def speed_of(options: argparse.Namespace, config: ConfigDict, data: Data) -> Speed:
@@ -174,8 +151,7 @@ def executor_of(options: argparse.Namespace) -> Executor:
     """What runs the trials."""
     if options.executor == "local":
         return run_here
-    return partial(
-        run_on_slurm,
+    return SlurmExecutor(
         folder=options.workdir / "slurm",
         partition=options.partition,
         gpus_per_node=options.gpus_per_node,
@@ -183,23 +159,3 @@ def executor_of(options: argparse.Namespace) -> Executor:
         hours=options.hours,
         max_parallel=options.max_parallel,
     )
-
-
-def run_stoppable(command: Callable[[], None]) -> int:
-    """Runs a command that starts trials; returns its exit status."""
-    with _stop_on_sigterm():
-        return run_main(command)
-
-
-@contextlib.contextmanager
-def _stop_on_sigterm() -> Iterator[None]:
-    """Turns SIGTERM into an exception, so that the trial under way is told to stop as well."""
-
-    def stop(*_: object) -> None:
-        raise PreemptedError("asked to stop; the same command resumes where it stopped")
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

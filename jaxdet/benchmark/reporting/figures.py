@@ -8,7 +8,7 @@ from typing import NamedTuple
 from markupsafe import Markup
 
 from jaxdet.benchmark.reporting.charts import Series, bar_chart, difference_chart, line_chart
-from jaxdet.benchmark.reporting.groups import RunGroup, Section
+from jaxdet.benchmark.reporting.groups import RunGroup, Section, Statistic
 from jaxdet.benchmark.reporting.run import TIDE_ERRORS, Run
 from jaxdet.benchmark.reporting.text import ERROR_NAMES, KIND_NAMES, KIND_PLURALS, series_of
 
@@ -53,10 +53,9 @@ def errors(section: Section) -> list[Figure]:
     """What each type of error costs, in boxes and in masks."""
     figures = []
     for kind in section.kinds:
-        costs = [[group.tide(kind, error) for group in section.groups] for error in TIDE_ERRORS]
         bars = [
-            (ERROR_NAMES[error], [cost and 100 * cost.mean for cost in its])
-            for error, its in zip(TIDE_ERRORS, costs, strict=True)
+            (ERROR_NAMES[error], [_points(group.tide(kind, error)) for group in section.groups])
+            for error in TIDE_ERRORS
         ]
         caption = KIND_PLURALS[kind].capitalize()
         chart = bar_chart(
@@ -67,6 +66,10 @@ def errors(section: Section) -> list[Figure]:
         )
         figures.append(Figure(caption, chart))
     return figures
+
+
+def _points(share: Statistic | None) -> float | None:
+    return None if share is None else 100 * share.mean
 
 
 def gains(section: Section) -> list[Figure]:

@@ -35,7 +35,7 @@ from jaxdet.config.roles import difference
 from jaxdet.data.dataset import LazyImage
 from jaxdet.data.unlabelled import crop_batches, open_images
 from jaxdet.errors import UserError
-from jaxdet.evaluation.evaluate import versions
+from jaxdet.evaluation.result_files import versions
 from jaxdet.files import atomic_write, write_json
 from jaxdet.flags import config_path, parse_with_config, run_main
 from jaxdet.models.build import StatelessModel, Tree, parameter_count

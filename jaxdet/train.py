@@ -18,13 +18,9 @@ from jaxdet.config.roles import difference, resumable_keys
 from jaxdet.data.loader import train_batches
 from jaxdet.data.source import multiscale_of
 from jaxdet.errors import PreemptedError, UserError
-from jaxdet.evaluation.evaluate import (
-    Evaluator,
-    few_shot_summary,
-    report,
-    trained_subject,
-    versions,
-)
+from jaxdet.evaluation.evaluate import Evaluator
+from jaxdet.evaluation.result_files import evaluated_checkpoint, report, versions
+from jaxdet.evaluation.table import few_shot_summary
 from jaxdet.files import write_json
 from jaxdet.models.build import parameter_count
 from jaxdet.training.checkpoint import Checkpoints, abstract
@@ -119,9 +115,9 @@ def train(experiment: Experiment) -> dict[str, Any]:
                 )
         evaluation = evaluation or evaluator(state["params"], state["stats"])
     record = _record(experiment, total_steps)
-    subject = trained_subject(experiment, record, state["params"], state["stats"])
+    model = evaluated_checkpoint(experiment, record, state["params"], state["stats"])
     if parallel.is_main():
-        report(experiment, subject, evaluation)
+        report(experiment, model, evaluation)
     return evaluation.metrics
 
 

@@ -14,8 +14,7 @@ from ml_collections import ConfigDict
 
 from jaxdet.config.mask_rcnn import benchmark, check, config_digest
 from jaxdet.errors import UserError
-from jaxdet.evaluation.coco import IOU_TYPES
-from jaxdet.evaluation.tide import MAIN_ERRORS
+from jaxdet.evaluation.metric_names import IOU_TYPES, MAIN_ERRORS
 
 TIDE_ERRORS = (*MAIN_ERRORS, "FalsePos", "FalseNeg")
 FEWEST_RATES = 3

@@ -1,0 +1,10 @@
+"""What the numbers of an evaluation are called in result.json."""
+
+from __future__ import annotations
+
+IOU_TYPES = ("bbox", "segm")
+"""COCO's: AP of boxes and of masks."""
+
+MAIN_ERRORS = ("Cls", "Loc", "Both", "Dupe", "Bkg", "Miss")
+SPECIAL_ERRORS = ("FalsePos", "FalseNeg")
+"""TIDE's types of error (arXiv 2008.08115)."""

@@ -4,7 +4,8 @@
 
 Made-up detections, 100 an image of 640 x 480: boxes with sides of 10 to 400 pixels (uniform in the
 logarithm), blobs for masks. Masks are pasted and encoded (`jaxdet.inference.coco_results`), then
-COCO's AP and TIDE's errors are computed, with seven objects an image. Times are CPU time of the
+ground truth and detections are checked once (`jaxdet.evaluation.inputs`), and COCO's AP and TIDE's
+errors are computed, with seven objects an image. Times are CPU time of the
 processes; what depends on the clock is given as a ratio of runs in turn. Where faster-coco-eval is
 installed, its arrays are compared with pycocotools'. Writes benchmarks/evaluation.md.
 """
@@ -24,7 +25,8 @@ import numpy as np
 from pycocotools import mask as mask_api
 from pycocotools.cocoeval import COCOeval
 
-from jaxdet.evaluation.coco import _indexed, checked_results, counted_annotations, evaluate_coco
+from jaxdet.evaluation.coco import evaluate_coco
+from jaxdet.evaluation.inputs import EvalInputs, GroundTruth
 from jaxdet.evaluation.tide import evaluate_tide
 from jaxdet.inference.coco_results import coco_results, result_workers
 
@@ -173,21 +175,25 @@ def scored_set() -> tuple[dict, list[dict]]:
 def scoring() -> list[str]:
     """CPU time of AP and TIDE, and how faster-coco-eval compares."""
     ground_truth, results = scored_set()
-    ap, _ = cpu_seconds(lambda: evaluate_coco(ground_truth, results))
-    tide, _ = cpu_seconds(lambda: evaluate_tide(ground_truth, results))
+    check, inputs = cpu_seconds(lambda: EvalInputs(GroundTruth(ground_truth), results))
+    ap, _ = cpu_seconds(lambda: evaluate_coco(inputs))
+    tide, _ = cpu_seconds(lambda: evaluate_tide(inputs))
     val = COCO_VAL / SCORED
     lines = [
+        f"| ground truth and detections checked and indexed, CPU seconds for {SCORED} images | "
+        f"{check:.1f} |",
         f"| AP of boxes and masks, CPU seconds for {SCORED} images | {ap:.1f} |",
         f"| TIDE's errors of boxes and masks, CPU seconds for {SCORED} images | {tide:.1f} |",
-        f"| CPU seconds of both for {COCO_VAL} images, in proportion | {val * (ap + tide):.0f} |",
+        f"| CPU seconds of all three for {COCO_VAL} images, in proportion | "
+        f"{val * (check + ap + tide):.0f} |",
     ]
     try:
         import faster_coco_eval
     except ImportError:
         return lines
     for kind, name in (("bbox", "boxes"), ("segm", "masks")):
-        theirs, precision, recall = arrays(ground_truth, results, kind, faster_coco_eval)
-        ours, expected, expected_recall = arrays(ground_truth, results, kind, None)
+        theirs, precision, recall = arrays(inputs, kind, faster_coco_eval)
+        ours, expected, expected_recall = arrays(inputs, kind, None)
         unequal = precision != expected
         values = sorted(
             {float(p) for p in expected[unequal]} | {float(p) for p in precision[unequal]}
@@ -201,26 +207,19 @@ def scoring() -> list[str]:
     return lines
 
 
-def arrays(ground_truth: dict, results: list[dict], kind: str, library):
+def arrays(inputs: EvalInputs, kind: str, library):
     """CPU seconds, precision and recall arrays of pycocotools or of faster-coco-eval."""
-    sizes = {image["id"]: (HEIGHT, WIDTH) for image in ground_truth["images"]}
-    ids = {category["id"] for category in ground_truth["categories"]}
-    parts = (
-        counted_annotations(ground_truth["annotations"], sizes, kind),
-        checked_results(results, sizes, ids, kind),
-    )
 
     def evaluate():
-        if library is None:
-            indexed, evaluator = [_indexed(ground_truth, part) for part in parts], COCOeval
-        else:
-            indexed, evaluator = [], library.COCOeval_faster
-            for part in parts:
+        pair, evaluator = (inputs.truth.indexed[kind], inputs.detections), COCOeval
+        if library is not None:
+            evaluator, ours, pair = library.COCOeval_faster, pair, []
+            for indexed in ours:
                 coco = library.COCO()
-                coco.dataset = {**ground_truth, "annotations": part}
+                coco.dataset = indexed.dataset
                 coco.createIndex()
-                indexed.append(coco)
-        evaluation = evaluator(*indexed, kind)
+                pair.append(coco)
+        evaluation = evaluator(*pair, kind)
         evaluation.evaluate()
         evaluation.accumulate()
         return evaluation.eval

@@ -14,13 +14,9 @@ from jaxdet.config.published_weights import how_to_get
 from jaxdet.data.loader import Batch, train_batches
 from jaxdet.data.source import multiscale_of
 from jaxdet.errors import UserError
-from jaxdet.evaluation.evaluate import (
-    Evaluation,
-    Evaluator,
-    few_shot_summary,
-    report,
-    trained_subject,
-)
+from jaxdet.evaluation.evaluate import Evaluator
+from jaxdet.evaluation.result_files import Evaluation, evaluated_checkpoint, report
+from jaxdet.evaluation.table import few_shot_summary
 from jaxdet.files import write_json
 from jaxdet.models.build import Tree
 from jaxdet.training.experiment import Experiment
@@ -70,9 +66,9 @@ def train(experiment: Experiment) -> dict[str, Any]:
     # A run that had reached its end is only evaluated.
     evaluation = evaluation or evaluator(params, stats)
     record = experiment.record(experiment.total_steps)
-    subject = trained_subject(experiment, record, params, stats)
+    model = evaluated_checkpoint(experiment, record, params, stats)
     if parallel.is_main():
-        report(experiment, subject, evaluation)
+        report(experiment, model, evaluation)
     return evaluation.metrics
 
 

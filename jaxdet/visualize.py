@@ -1,4 +1,4 @@
-"""Pictures of detections: masks, boxes and labels drawn on an image; many images on one sheet."""
+"""Drawings of detections: masks, boxes and labels on an image; many images on one sheet."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def draw_detections(
             _draw_mask(canvas, masks[i], _colour(labels[i]), mask_opacity, stroke, scale)
     draw = ImageDraw.Draw(canvas)
     for i in order:
-        draw.rectangle(_inside(boxes[i], size), outline=_colour(labels[i]), width=stroke)
+        draw.rectangle(_outline(boxes[i], size), outline=_colour(labels[i]), width=stroke)
     font = ImageFont.load_default(max(11, round(min(size) / 38)))
     taken: list[tuple[float, ...]] = []
     for i in order[::-1]:
@@ -137,8 +137,8 @@ def _colour(label: int) -> tuple[int, int, int]:
     return PALETTE[int(label) % len(PALETTE)]
 
 
-def _inside(box: np.ndarray, size: tuple[int, int]) -> list[int]:
-    """The box's outermost pixels, both ends included, cut to the canvas."""
+def _outline(box: np.ndarray, size: tuple[int, int]) -> list[int]:
+    """The box's outermost pixels, both ends included, cut to the image."""
     x1, y1 = np.clip(np.floor(box[:2]), 0, np.array(size) - 1).astype(int)
     x2, y2 = np.clip(np.ceil(box[2:]) - 1, [x1, y1], np.array(size) - 1).astype(int)
     return [int(x1), int(y1), int(x2), int(y2)]
@@ -167,8 +167,8 @@ def _draw_mask(
     level = np.asarray(soft.filter(ImageFilter.GaussianBlur(blur)), np.float32) / 255
     inner_level = 0.5 * (1 + math.erf(stroke / blur / math.sqrt(2)))
     sharpness = blur * math.sqrt(2 * math.pi)
-    inside = np.clip((level - 0.5) * sharpness + 0.5, 0, 1)
-    alpha = inside * np.where(level < inner_level, _CONTOUR_OPACITY, opacity)
+    coverage = np.clip((level - 0.5) * sharpness + 0.5, 0, 1)
+    alpha = coverage * np.where(level < inner_level, _CONTOUR_OPACITY, opacity)
     canvas.paste(colour, (left, top), Image.fromarray(np.uint8(255 * alpha)))
 
 

@@ -2,100 +2,51 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
-from PIL import Image
-from pycocotools import mask as rle
 
 from jaxdet import parallel
 from jaxdet.config.keys import keys_with
 from jaxdet.config.roles import difference
-from jaxdet.config.values import config_digest
 from jaxdet.data.loader import eval_batches
-from jaxdet.data.rle import compressed_rle
 from jaxdet.data.source import multiscale_of
 from jaxdet.errors import UserError
-from jaxdet.evaluation.coco import IOU_TYPES, check_novel, evaluate_coco, split_ap
+from jaxdet.evaluation.inputs import EvalInputs, GroundTruth
+from jaxdet.evaluation.metric_names import IOU_TYPES
+from jaxdet.evaluation.result_files import (
+    EvaluatedModel,
+    Evaluation,
+    evaluated_checkpoint,
+    initial_weights,
+    report,
+)
+from jaxdet.evaluation.scoring import Metrics, check_novel, score
 from jaxdet.evaluation.submission import read_detections
-from jaxdet.evaluation.table import KINDS, category_table, points, tide_lines
-from jaxdet.evaluation.tide import evaluate_tide
-from jaxdet.files import atomic_write, without_nan, write_json
+from jaxdet.files import write_json
 from jaxdet.inference.coco_results import Results, coco_results, result_workers
-from jaxdet.inference.prediction import DRAWN_SCORE
-from jaxdet.models.build import StatelessModel, Tree, parameter_count
+from jaxdet.inference.detector import detect_function
+from jaxdet.models.build import Tree
 from jaxdet.models.mask_rcnn import Detections
-from jaxdet.training.checkpoint import Checkpoints, abstract, digest
+from jaxdet.training.checkpoint import abstract, digest, latest_step, open_latest
 from jaxdet.training.experiment import Experiment
-from jaxdet.training.run import versions
-from jaxdet.visualize import contact_sheet, draw_detections
 from jaxdet.weights.load import load_detector
-
-Metrics = dict[str, Any]
-
-DRAWN_IMAGES = 8
-
-
-class Evaluation(NamedTuple):
-    """What an evaluation found.
-
-    Attributes:
-        metrics: COCO's numbers for boxes and masks, under "tide" what each type of error costs
-            them, in few-shot detection the APs of base and novel classes under "few_shot".
-        results: the detections they were computed from, in COCO's result layout.
-        seconds: how long it took to "detect" (images read, detected on, masks encoded; without the
-            compilation) and to "score" the detections; None where nothing was detected.
-    """
-
-    metrics: Metrics
-    results: Results
-    seconds: dict[str, float | None]
-
-
-class Subject(NamedTuple):
-    """What was evaluated.
-
-    Attributes:
-        kind: one of "checkpoint", "converted detector" and "file of detections".
-        path: the checkpoint or file it came from.
-        sha256: of its arrays (`jaxdet.training.checkpoint.digest`), or of a file of detections.
-        config: the complete config it was trained with, its keys for test time as evaluated.
-        init: name and SHA-256 of the original of the weights it started from.
-        step, epochs, train_images: of its training, where that was a run's.
-    """
-
-    kind: str
-    path: Path
-    sha256: str
-    config: dict[str, Any]
-    init: dict[str, str] | None = None
-    step: int = 0
-    epochs: float | None = None
-    train_images: int | None = None
-
-
-def detect_function(
-    stateless: StatelessModel, mesh: jax.sharding.Mesh
-) -> Callable[[Tree, Tree, dict[str, jax.Array]], Detections]:
-    """The detector of parameters and batch statistics on a batch, compiled at its first call."""
-
-    def detect(params: Tree, stats: Tree, batch: dict[str, jax.Array]) -> Detections:
-        return stateless.bind(params, stats).detect(batch)
-
-    return jax.jit(detect, out_shardings=parallel.batch_sharding(mesh))
 
 
 class Evaluator:
-    """Runs an experiment's detector over its validation set; compiled once, called often."""
+    """Runs an experiment's detector over its validation set.
+
+    The detector is compiled once and the annotations are read once, however often it is called.
+    """
 
     def __init__(self, experiment: Experiment):
         check_novel(
@@ -110,11 +61,16 @@ class Evaluator:
         """Every process gets the same numbers; the main one works them out."""
         results, detecting = self.detect(params, stats)
         started = time.monotonic()
-        iou_types = IOU_TYPES if self._experiment.config.model.heads.mask else ("bbox",)
-        metrics = [score(self._experiment, results, iou_types)] if parallel.is_main() else []
+        metrics = [_score(self._experiment, self._truth, results)] if parallel.is_main() else []
         metrics = parallel.gather(metrics)[0]
         scoring = time.monotonic() - started
         return Evaluation(metrics, results, {"detect": detecting, "score": scoring})
+
+    @cached_property
+    def _truth(self) -> GroundTruth:
+        has_masks = self._experiment.config.model.heads.mask
+        document = self._experiment.val_set.ground_truth()
+        return GroundTruth(document, IOU_TYPES if has_masks else ("bbox",))
 
     def detect(self, params: Tree, stats: Tree) -> tuple[Results, float]:
         """Detections on every validation image, in COCO's result layout, and the seconds they took.
@@ -123,7 +79,7 @@ class Evaluator:
         by config.eval_workers processes.
 
         Raises:
-            UserError: a worker process came to its end.
+            UserError: a worker process died.
         """
         workers = self._experiment.config.eval_workers
         results, compiling = [], 0.0
@@ -146,8 +102,8 @@ class Evaluator:
                 results += future.result()
             seconds = time.monotonic() - started - compiling
         # In the dataset's order, however many processes found them.
-        place = {image_id: i for i, image_id in enumerate(self._experiment.val_set.image_ids)}
-        results = sorted(parallel.gather(results), key=lambda result: place[result["image_id"]])
+        rank = {image_id: i for i, image_id in enumerate(self._experiment.val_set.image_ids)}
+        results = sorted(parallel.gather(results), key=lambda result: rank[result["image_id"]])
         return results, seconds
 
     def _encode(
@@ -165,8 +121,8 @@ class Evaluator:
             return processes.submit(coco_results, rows, known, category_ids).result()
         except BrokenProcessPool as error:
             raise UserError(
-                "a process that encodes masks came to its end, as for want of memory; give a "
-                "smaller --config.eval_workers, 0 for none"
+                "a process that encodes masks died (out of memory?); lower "
+                "--config.eval_workers, 0 for none"
             ) from error
 
     def _batches(self) -> Iterator[tuple[dict[str, np.ndarray], dict[str, jax.Array]]]:
@@ -186,21 +142,13 @@ class Evaluator:
             yield host, parallel.shard_batch(inputs, self._experiment.mesh)
 
 
-def score(experiment: Experiment, results: Results, iou_types: Sequence[str]) -> Metrics:
-    """The numbers of detections on an experiment's validation set, see `Evaluation`."""
-    ground_truth, config = experiment.val_set.ground_truth(), experiment.config
-    limits = {"iou_types": iou_types, "max_detections": config.model.detector.detections}
-    metrics = evaluate_coco(ground_truth, results, **limits)
-    if config.few_shot.novel:
-        metrics["few_shot"] = {
-            f"{classes}_{kind}": ap
-            for kind in iou_types
-            for classes, ap in split_ap(
-                metrics[kind]["per_category"], config.few_shot.novel
-            ).items()
-        }
-    metrics["tide"] = evaluate_tide(ground_truth, results, **limits)
-    return metrics
+def _score(experiment: Experiment, truth: GroundTruth, results: Results) -> Metrics:
+    config = experiment.config
+    return score(
+        EvalInputs(truth, results),
+        max_detections=config.model.detector.detections,
+        novel=config.few_shot.novel,
+    )
 
 
 def evaluate(experiment: Experiment) -> Metrics:
@@ -210,79 +158,45 @@ def evaluate(experiment: Experiment) -> Metrics:
         UserError: there is neither, or the checkpoint was trained as another model, or config.init
             is not a whole detector.
     """
-    folder, has_init = experiment.checkpoint_folder, experiment.config.init is not None
-    if not folder.is_dir() and has_init:
+    folder = experiment.checkpoint_folder
+    if experiment.config.init is not None and latest_step(folder) is None:
         return _evaluate_converted(experiment)
-    if not folder.is_dir():
-        raise UserError(f"{folder} does not exist; train first, or give the run's --workdir")
-    with Checkpoints(folder) as checkpoints:
-        step = checkpoints.latest
-        if step is None and has_init:
-            return _evaluate_converted(experiment)
-        if step is None:
-            raise UserError(f"{folder} holds no checkpoint yet; train first")
+    with open_latest(folder) as (checkpoints, step):
         stored, given = checkpoints.meta(step), experiment.identity
-        free = {f"config.{name}" for name in keys_with("test")}
-        changed = (
-            difference(stored["config"]["model"], given["config"]["model"], "config.model", free)
-            or difference(
-                stored["config"]["image_size"], given["config"]["image_size"], "config.image_size"
-            )
-            or difference(stored["categories"], given["categories"], "categories")
-        )
+        changed = _difference(stored, given)
         if changed:
             raise UserError(
                 f"the checkpoint in {folder} was trained as another model ({changed}); "
                 "give the config and the classes of that run"
             )
-        if parallel.is_main():
-            print(experiment.val_set.summary())
         params, stats = experiment.stateless.abstract
         target = abstract({"params": params, "stats": stats}, parallel.replicated(experiment.mesh))
         state = checkpoints.restore(step, target)
+    if parallel.is_main():
+        print(experiment.val_set.summary())
     evaluation = Evaluator(experiment)(state["params"], state["stats"])
     for name in keys_with("test"):
-        leaf = name.removeprefix("model.detector.")
-        stored["config"]["model"]["detector"][leaf] = given["config"]["model"]["detector"][leaf]
-    subject = trained_subject(experiment, stored, state["params"], state["stats"])
+        key = name.removeprefix("model.detector.")
+        stored["config"]["model"]["detector"][key] = given["config"]["model"]["detector"][key]
+    model = evaluated_checkpoint(experiment, stored, state["params"], state["stats"])
     if parallel.is_main():
-        report(experiment, subject, evaluation)
+        report(experiment, model, evaluation)
     return evaluation.metrics
 
 
-def trained_subject(
-    experiment: Experiment, record: dict[str, Any], params: Tree, stats: Tree
-) -> Subject:
-    """A checkpoint of the experiment's workdir as the subject of an evaluation.
-
-    Args:
-        record: what is stored beside its arrays, see `jaxdet.training.run`.
-    """
-    position, trained_images = record["position"], record["train_images"]
-    return Subject(
-        kind="checkpoint",
-        step=position["step"],
-        epochs=position["images"] / trained_images,
-        train_images=trained_images,
-        path=experiment.checkpoint_folder / str(position["step"]),
-        sha256=digest(params, stats),
-        config=record["config"],
-        init=_origin(experiment.workdir) if record["config"]["init"] is not None else None,
+def _difference(stored: dict[str, Any], given: dict[str, Any]) -> str | None:
+    """What the models of two identities (`Experiment.identity`) differ in, None if in nothing."""
+    free = {f"config.{name}" for name in keys_with("test")}
+    was, is_now = stored["config"], given["config"]
+    return (
+        difference(was["model"], is_now["model"], "config.model", free)
+        or difference(was["image_size"], is_now["image_size"], "config.image_size")
+        or difference(stored["categories"], given["categories"], "categories")
     )
-
-
-def _origin(workdir: Path) -> dict[str, str] | None:
-    """Name and SHA-256 of the original that a run's init.json tells of, None where none does."""
-    try:
-        report = json.loads((workdir / "init.json").read_text(encoding="utf-8"))
-        return {word: report["source"][word] for word in ("file", "sha256")}
-    except (OSError, ValueError, TypeError, KeyError):
-        return None
 
 
 def _evaluate_converted(experiment: Experiment) -> Metrics:
     """Evaluates the converted detector that config.init names."""
-    path = Path(experiment.config.init)
     params, stats, origin = load_detector(experiment.config, *experiment.stateless.abstract)
     params, stats = jax.device_put((params, stats), parallel.replicated(experiment.mesh))
     if parallel.is_main():
@@ -292,14 +206,14 @@ def _evaluate_converted(experiment: Experiment) -> Metrics:
     if parallel.is_main():
         _make(experiment.workdir)
         write_json(experiment.workdir / "init.json", origin, indent=2)
-        subject = Subject(
+        model = EvaluatedModel(
             kind="converted detector",
-            path=path,
+            path=Path(experiment.config.init),
             sha256=sha256,
             config=experiment.plain_config,
-            init=_origin(experiment.workdir),
+            init=initial_weights(experiment.workdir),
         )
-        report(experiment, subject, evaluation)
+        report(experiment, model, evaluation)
     return evaluation.metrics
 
 
@@ -317,19 +231,20 @@ def evaluate_detections(experiment: Experiment, path: Path) -> Metrics:
     results, iou_types, sha256 = read_detections(path)
     print(experiment.val_set.summary())
     started = time.monotonic()
+    truth = GroundTruth(experiment.val_set.ground_truth(), iou_types)
     try:
-        metrics = score(experiment, results, iou_types)
+        metrics = _score(experiment, truth, results)
     except UserError as error:
         raise UserError(
-            f"{path}: {str(error).rstrip('.')}; mend that entry, or give the data that the file "
+            f"{path}: {str(error).rstrip('.')}; fix that entry, or give the data that the file "
             "was made for (config.data)"
         ) from error
     seconds = {"detect": None, "score": time.monotonic() - started}
-    subject = Subject(
+    model = EvaluatedModel(
         kind="file of detections", path=path, sha256=sha256, config=experiment.plain_config
     )
     _make(experiment.workdir)
-    report(experiment, subject, Evaluation(metrics, results, seconds))
+    report(experiment, model, Evaluation(metrics, results, seconds))
     return metrics
 
 
@@ -338,97 +253,3 @@ def _make(workdir: Path) -> None:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{workdir} cannot be made ({error}); give another --workdir") from error
-
-
-def report(experiment: Experiment, subject: Subject, evaluation: Evaluation) -> None:
-    """Writes result.json, detections.json and detections.png, and says what and where they are."""
-    workdir, images = experiment.workdir, len(experiment.val_set)
-    metrics, results, seconds = evaluation
-    is_ours = subject.kind != "file of detections"
-    result = {
-        "evaluated": subject.kind,
-        "step": subject.step,
-        "epochs": subject.epochs,
-        "images": {"train": subject.train_images, "val": images},
-        "metrics": without_nan(metrics),
-        "parameters": parameter_count(experiment.stateless.abstract[0]) if is_ours else None,
-        "checkpoint": str(subject.path),
-        "checkpoint_sha256": subject.sha256,
-        "init": subject.init,
-        "versions": versions(),
-        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}" if is_ours else None,
-        "evaluation": {
-            "seconds": seconds,
-            "images_per_second": images / seconds["detect"] if is_ours else None,
-        },
-        "config": subject.config,
-        "config_sha256": config_digest(subject.config),
-        "evaluated_on": experiment.plain_config["data"],
-    }
-    write_json(workdir / "result.json", result, indent=2)
-    if is_ours:
-        write_json(workdir / "detections.json", results)
-    draw_samples(experiment, results, workdir / "detections.png")
-
-    print(*category_table(metrics), *tide_lines(metrics["tide"]), sep="\n")
-    for kind, name in KINDS:
-        if kind not in metrics:
-            continue
-        numbers = metrics[kind]
-        print(
-            f"{name:4} AP {points(numbers['AP'])}   AP50 {points(numbers['AP50'])}   "
-            f"AP75 {points(numbers['AP75'])}   ({images} images)"
-        )
-        if "few_shot" in metrics:
-            print(f"{name:4} AP of {few_shot_summary(metrics['few_shot'], kind)}")
-    detections = workdir / "detections.json" if is_ours else subject.path
-    print(f"result      {workdir / 'result.json'}")
-    print(f"detections  {detections}, pictures in {workdir / 'detections.png'}")
-    if subject.kind == "checkpoint":
-        print(f"curves      {workdir / 'metrics.jsonl'}, or: tensorboard --logdir {workdir}")
-    if is_ours:
-        print(f"{subject.kind:11} {subject.path}")
-
-
-def few_shot_summary(numbers: dict[str, float], kind: str) -> str:
-    """The APs of base and novel classes of one IoU type in a few words."""
-    return ", ".join(
-        f"{classes} classes {100 * numbers[f'{classes}_{kind}']:.1f}"
-        for classes in ("base", "novel")
-    )
-
-
-def draw_samples(experiment: Experiment, results: Results, path: Path) -> None:
-    """A picture of what was found on the first images of the validation set."""
-    dataset = experiment.val_set
-    names = [category.name for category in dataset.categories]
-    label_of = {category.id: label for label, category in enumerate(dataset.categories)}
-    pictures = []
-    for index in range(min(DRAWN_IMAGES, len(dataset))):
-        example = dataset[index]
-        found = [
-            result
-            for result in results
-            if result["image_id"] == example.image_id and result["score"] >= DRAWN_SCORE
-        ]
-        masks = [
-            compressed_rle(r["segmentation"], *example.picture.hw)
-            for r in found
-            if "segmentation" in r
-        ]
-        boxes = [r.get("bbox") for r in found]
-        if masks and None in boxes:
-            boxes = rle.toBbox(masks)
-        x, y, w, h = np.array(boxes, float).reshape(-1, 4).T
-        pictures.append(
-            draw_detections(
-                example.image,
-                np.stack([x, y, x + w, y + h], -1),
-                np.array([label_of[r["category_id"]] for r in found], int),
-                np.array([r["score"] for r in found]),
-                [rle.decode(mask).astype(bool) for mask in masks] if masks else None,
-                names,
-            )
-        )
-    with atomic_write(path) as partial:
-        Image.fromarray(contact_sheet(pictures, columns=4)).save(partial, "PNG")

@@ -7,7 +7,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from jaxdet.errors import UserError
-from jaxdet.evaluation.coco import IOU_TYPES
+from jaxdet.evaluation.metric_names import IOU_TYPES
 from jaxdet.inference.coco_results import Results
 
 FIELDS = {"bbox": "bbox", "segm": "segmentation"}
@@ -17,7 +17,7 @@ FIELDS = {"bbox": "bbox", "segm": "segmentation"}
 def read_detections(path: Path) -> tuple[Results, tuple[str, ...], str]:
     """What a file holds, the IoU types its entries can be scored by, and its SHA-256.
 
-    What the fields hold is for `jaxdet.evaluation.coco.evaluate_coco` to check.
+    What the fields hold is for `jaxdet.evaluation.inputs.EvalInputs` to check.
 
     Raises:
         UserError: the file cannot be read, is no list of objects, or some of its entries have boxes

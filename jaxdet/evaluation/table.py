@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from jaxdet.evaluation.tide import MAIN_ERRORS
+from jaxdet.evaluation.metric_names import MAIN_ERRORS
 
 KINDS = (("bbox", "box"), ("segm", "mask"))
 """COCO's IoU types and what they are called."""
@@ -13,6 +13,30 @@ KINDS = (("bbox", "box"), ("segm", "mask"))
 NAME_WIDTH = 16
 LINE_WIDTH = 100
 GAP = "   "
+
+
+def summary_lines(metrics: dict[str, Any], images: int) -> list[str]:
+    """All that a terminal shows of an evaluation on so many images."""
+    lines = [*category_table(metrics), *tide_lines(metrics["tide"])]
+    for kind, name in KINDS:
+        if kind not in metrics:
+            continue
+        numbers = metrics[kind]
+        lines.append(
+            f"{name:4} AP {points(numbers['AP'])}   AP50 {points(numbers['AP50'])}   "
+            f"AP75 {points(numbers['AP75'])}   ({images} images)"
+        )
+        if "few_shot" in metrics:
+            lines.append(f"{name:4} AP of {few_shot_summary(metrics['few_shot'], kind)}")
+    return lines
+
+
+def few_shot_summary(numbers: dict[str, float], kind: str) -> str:
+    """The APs of base and novel classes of one IoU type in a few words."""
+    return ", ".join(
+        f"{classes} classes {100 * numbers[f'{classes}_{kind}']:.1f}"
+        for classes in ("base", "novel")
+    )
 
 
 def category_table(metrics: dict[str, dict[str, Any]]) -> list[str]:

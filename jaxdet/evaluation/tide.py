@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,39 +10,44 @@ from jaxtyping import Bool, Float, Int
 from pycocotools import mask as mask_api
 
 from jaxdet.errors import UserError
-from jaxdet.evaluation.coco import IOU_TYPES, ImageSizes, checked_results, counted_annotations
+from jaxdet.evaluation.inputs import EvalInputs
+from jaxdet.evaluation.metric_names import MAIN_ERRORS
 
-MAIN_ERRORS = ("Cls", "Loc", "Both", "Dupe", "Bkg", "Miss")
 CLS, LOC, BOTH, DUPE, BKG, MISS = range(6)
 NO_ERROR = -1
 
 RECALLS = np.arange(101) / 100  # tidecv's; np.linspace, as in pycocotools, rounds .35 otherwise
 
 
+class _Borders(NamedTuple):
+    """The IoUs that tell errors apart, see `evaluate_tide`."""
+
+    foreground: float
+    background: float
+
+
 def evaluate_tide(
-    ground_truth: dict[str, Any],
-    detections: list[dict[str, Any]],
+    inputs: EvalInputs,
     *,
-    iou_types: Sequence[str] = IOU_TYPES,
     max_detections: int = 100,
     foreground: float = 0.5,
     background: float = 0.1,
 ) -> dict[str, dict[str, Any]]:
-    """The AP lost to each type of error: what AP would gain if an oracle mended that type alone.
+    """The AP lost to each type of error: what AP would gain if an oracle fixed that type alone.
 
     A false positive has one type, the first that fits: Loc (right category, IoU from `background`
     to `foreground`), Cls (IoU of at least `foreground` with an object of another category), Dupe
     (a detection of better score has found the object), Bkg (no IoU above `background`), Both
     (wrong category and badly localised). A Miss is an object that neither a detection finds nor a
-    Cls or Loc error would, if mended.
+    Cls or Loc error would, if fixed.
 
     The oracle turns Cls and Loc errors into true positives, one an object, that of best score; it
     removes other false positives, and missed objects from what there is to find. "FalsePos" is the
     gain without any false positive, "FalseNeg" that without any object unfound.
 
     Args:
-        ground_truth, detections, iou_types: as `evaluate_coco` takes them. In a crowd region a
-            detection of its category is no false positive.
+        inputs: what is compared, and for which IoU types. In a crowd region a detection of its
+            category is no false positive.
         max_detections: how many detections of an image count over all categories, best scores
             first.
         foreground: the least IoU of a true positive.
@@ -52,19 +55,16 @@ def evaluate_tide(
 
     Returns:
         For each IoU type "AP" at the threshold `foreground`, the gains "main" by type and the gains
-        "special" ("FalsePos", "FalseNeg"), in 0..1. The recalls are tidecv's, so that on small data
-        "AP" differs from pycocotools' in the third digit. As in COCO, categories without ground
-        truth do not enter the mean over categories (in tidecv they do, as 0, where they have
-        detections); without any ground truth a number is nan. A category of which nothing is found
-        has AP 0 whatever is removed, and is no part of "Miss" and "FalseNeg".
+        "special" ("FalsePos", "FalseNeg"), in 0..1. "AP" is COCO's AP50 of the detections that
+        count, but for ten of the recalls at which precision is read: tidecv's .35 is 7 / 20,
+        pycocotools' a last digit more. As in COCO, categories without ground truth do not enter the
+        mean over categories (in tidecv they do, as 0, where they have detections); without any
+        ground truth a number is nan. A category of which nothing is found has AP 0 whatever is
+        removed, and is no part of "Miss" and "FalseNeg".
 
     Raises:
-        UserError: an unknown IoU type, thresholds out of order, or a detection of an unknown image
-            or category or with a malformed field.
+        UserError: `max_detections` is below 1, or the two IoUs are out of order.
     """
-    for iou_type in iou_types:
-        if iou_type not in IOU_TYPES:
-            raise UserError(f"iou_types: {iou_type!r} is unknown, use 'bbox' and 'segm'.")
     if max_detections < 1:
         raise UserError(f"max_detections is {max_detections}, it must be at least 1.")
     if not 0 < background < foreground <= 1:
@@ -72,11 +72,10 @@ def evaluate_tide(
             f"background is {background} and foreground is {foreground}, "
             "they must be above 0, at most 1, and background the smaller."
         )
+    borders = _Borders(foreground, background)
     return {
-        iou_type: _gains(
-            *_judge(ground_truth, detections, iou_type, max_detections, foreground, background)
-        )
-        for iou_type in iou_types
+        iou_type: _gains(*_judge(inputs, iou_type, max_detections, borders))
+        for iou_type in inputs.truth.iou_types
     }
 
 
@@ -88,9 +87,9 @@ class _Detections(NamedTuple):
         correct: whether it is a true positive.
         ignored: whether it lies in a crowd region and is no true positive.
         error: its type, a position in MAIN_ERRORS, or NO_ERROR. An ignored detection has one too:
-            mended, it may find an object.
-        mends: whether the oracle of its type makes a true positive of it,
-        mended_category: and in which category.
+            fixed, it may find an object.
+        is_fixed: whether the oracle of its type makes a true positive of it,
+        fixed_category: and in which category.
     """
 
     score: Float[np.ndarray, "detections"]
@@ -98,8 +97,8 @@ class _Detections(NamedTuple):
     correct: Bool[np.ndarray, "detections"]
     ignored: Bool[np.ndarray, "detections"]
     error: Int[np.ndarray, "detections"]
-    mends: Bool[np.ndarray, "detections"]
-    mended_category: Int[np.ndarray, "detections"]
+    is_fixed: Bool[np.ndarray, "detections"]
+    fixed_category: Int[np.ndarray, "detections"]
 
 
 class _Objects(NamedTuple):
@@ -117,28 +116,14 @@ class _Objects(NamedTuple):
 
 
 def _judge(
-    ground_truth: dict[str, Any],
-    detections: list[dict[str, Any]],
-    iou_type: str,
-    max_detections: int,
-    foreground: float,
-    background: float,
+    inputs: EvalInputs, iou_type: str, max_detections: int, borders: _Borders
 ) -> tuple[_Detections, _Objects]:
-    image_sizes: ImageSizes = {
-        image["id"]: (image["height"], image["width"]) for image in ground_truth["images"]
-    }
-    category_ids = {category["id"] for category in ground_truth["categories"]}
-    truths_of, results_of = defaultdict(list), defaultdict(list)
-    for annotation in counted_annotations(ground_truth["annotations"], image_sizes, iou_type):
-        truths_of[annotation["image_id"]].append(annotation)
-    for result in checked_results(detections, image_sizes, category_ids, iou_type):
-        results_of[result["image_id"]].append(result)
-
+    truths_of, results_of = inputs.truth.indexed[iou_type].imgToAnns, inputs.detections.imgToAnns
     verdicts = []
     # pycocotools' order, which decides between equal scores; no images are one without anything.
-    for image_id in sorted(image_sizes) or [None]:
-        results = sorted(results_of[image_id], key=lambda result: -result["score"])
-        results, truths = results[:max_detections], truths_of[image_id]
+    for image_id in sorted(inputs.truth.image_sizes) or [None]:
+        results = sorted(results_of.get(image_id, []), key=lambda result: -result["score"])
+        results, truths = results[:max_detections], truths_of.get(image_id, [])
         crowd = np.array([truth["iscrowd"] for truth in truths], bool)
         verdicts.append(
             _judge_image(
@@ -147,8 +132,7 @@ def _judge(
                 np.array([truth["category_id"] for truth in truths], int),
                 crowd,
                 _iou(results, truths, crowd, iou_type),
-                foreground,
-                background,
+                borders,
             )
         )
     judged, objects = zip(*verdicts, strict=True)
@@ -184,10 +168,10 @@ def _judge_image(
     truth_category: Int[np.ndarray, "truths"],
     crowd: Bool[np.ndarray, "truths"],
     iou: Float[np.ndarray, "detections truths"],
-    foreground: float,
-    background: float,
+    borders: _Borders,
 ) -> tuple[_Detections, _Objects]:
     """The verdicts on one image, whose detections come best scores first."""
+    foreground, background = borders
     same_category = category[:, None] == truth_category
     in_crowd = ((iou > foreground) & same_category & crowd).any(1)
     iou, same_category, object_category = (
@@ -218,23 +202,23 @@ def _judge_image(
         BOTH,
     )
 
-    mends = np.zeros(len(score), bool)
-    mended_category = category.copy()
+    is_fixed = np.zeros(len(score), bool)
+    fixed_category = category.copy()
     reached = found.copy()
     for detection in np.flatnonzero((error == CLS) | (error == LOC)):
         nearest = (own_iou if error[detection] == LOC else other_iou)[detection].argmax()
         if not reached[nearest]:
-            mends[detection] = reached[nearest] = True
-            mended_category[detection] = object_category[nearest]
+            is_fixed[detection] = reached[nearest] = True
+            fixed_category[detection] = object_category[nearest]
 
     return (
-        _Detections(score, category, correct, in_crowd & ~correct, error, mends, mended_category),
+        _Detections(score, category, correct, in_crowd & ~correct, error, is_fixed, fixed_category),
         _Objects(object_category, found, ~reached),
     )
 
 
 def _gains(detections: _Detections, objects: _Objects) -> dict[str, Any]:
-    _, category, correct, ignored, error, mends, mended_category = detections
+    _, category, correct, ignored, error, is_fixed, fixed_category = detections
     categories = np.unique(objects.category)
 
     def mean_ap(
@@ -242,20 +226,20 @@ def _gains(detections: _Detections, objects: _Objects) -> dict[str, Any]:
         correct: Bool[np.ndarray, "detections"],
         to_find: Int[np.ndarray, "objects"],
     ) -> float:
-        # Over the same categories whatever was mended: gains are differences of like with like.
+        # Over the same categories whatever was fixed: gains are differences of like with like.
         values = [
             _average_precision(correct[category == each], np.count_nonzero(to_find == each))
             for each in categories
         ]
         return float(np.mean(values)) if values else math.nan
 
-    def mended(kind: int) -> float:
+    def fixed(kind: int) -> float:
         if kind == MISS:
             return unchanged(objects.category[~objects.missed])
         wrong = error == kind
-        kept = np.where(wrong, mends, ~ignored)
+        kept = np.where(wrong, is_fixed, ~ignored)
         return mean_ap(
-            np.where(wrong, mended_category, category)[kept],
+            np.where(wrong, fixed_category, category)[kept],
             (correct | wrong)[kept],
             objects.category,
         )
@@ -267,7 +251,7 @@ def _gains(detections: _Detections, objects: _Objects) -> dict[str, Any]:
     return {
         "AP": ap,
         # A gain below 0 comes from the finite recall steps.
-        "main": {name: max(mended(kind) - ap, 0.0) for kind, name in enumerate(MAIN_ERRORS)},
+        "main": {name: max(fixed(kind) - ap, 0.0) for kind, name in enumerate(MAIN_ERRORS)},
         "special": {
             "FalsePos": mean_ap(category[correct], correct[correct], objects.category) - ap,
             "FalseNeg": unchanged(objects.category[objects.found]) - ap,

@@ -1,9 +1,9 @@
-"""What happens inside a detector, to look at: which tokens attend to which, and the pyramid.
+"""A detector's attention weights and feature pyramid, as arrays and as drawings.
 
     weights = attention_weights(detector, "street.jpg", block=0)
     heads = attention_map(weights, grid=(8, 8), window=4, query=(3, 5))
-    canvas = detector.prepare("street.jpg")["image"][0]
-    draw_attention(canvas, heads.mean(axis=0), window=4, query=(3, 5))
+    pixels = detector.prepare("street.jpg")["image"][0]
+    draw_attention(pixels, heads.mean(axis=0), window=4, query=(3, 5))
 
 notebooks/explore.ipynb shows it on the built-in shapes.
 """
@@ -28,7 +28,7 @@ GRID_COLOUR = (255, 255, 255)
 
 
 def feature_pyramid(detector: Detector, image: Source) -> list[Float[np.ndarray, "h w channels"]]:
-    """P2 ... P6 of a picture on its canvas."""
+    """P2 ... P6 of an image as `Detector.prepare` gives it."""
     batch = detector.prepare(image)
     maps = _pyramid(detector.stateless, detector.params, detector.stats, batch)
     return [np.asarray(level[0], np.float32) for level in maps]
@@ -37,10 +37,10 @@ def feature_pyramid(detector: Detector, image: Source) -> list[Float[np.ndarray,
 def attention_weights(
     detector: Detector, image: Source, block: int
 ) -> Float[np.ndarray, "windows heads tokens tokens"]:
-    """What each token of a block takes of each other, see `jaxdet.models.vit.ViT`.
+    """How much each token of a block attends to each other one, see `jaxdet.models.vit.ViT`.
 
     Args:
-        block: 0-based position; of its windows the order is row by row.
+        block: 0-based position; its windows come row by row.
     """
     batch = detector.prepare(image)
     weights = _weights(detector.stateless, detector.params, detector.stats, batch, block)
@@ -68,15 +68,15 @@ def attention_map(
     window: int | None,
     query: tuple[int, int],
 ) -> Float[np.ndarray, "heads h w"]:
-    """Where on the map of tokens one of them looks.
+    """What one token attends to, as a map of tokens.
 
-    What it takes of a class token or of a window's padding is not on the map.
+    Its attention to a class token or to a window's padding is not on the map.
 
     Args:
-        weights: of one picture.
+        weights: of one image.
         grid: height and width of the map in tokens.
         window: side of the windows in tokens; None for a global block.
-        query: row and column of the token that looks.
+        query: row and column of the token that attends.
     """
     (height, width), (row, column) = grid, query
     if window is None:
@@ -84,31 +84,32 @@ def attention_map(
         return weights[0, :, extra + row * width + column, extra:].reshape(-1, height, width)
     per_row = -(-width // window)
     top, left = row // window * window, column // window * window
-    inside = (row - top) * window + column - left
-    seen = weights[row // window * per_row + column // window, :, inside]
-    looked = np.zeros((seen.shape[0], height, width), seen.dtype)
-    part = looked[:, top : top + window, left : left + window]
-    part[:] = seen.reshape(-1, window, window)[:, : part.shape[1], : part.shape[2]]
-    return looked
+    position = (row - top) * window + column - left  # in its window
+    heads = weights[row // window * per_row + column // window, :, position]
+    attention = np.zeros((len(heads), height, width), heads.dtype)
+    part = attention[:, top : top + window, left : left + window]
+    part[:] = heads.reshape(-1, window, window)[:, : part.shape[1], : part.shape[2]]
+    return attention
 
 
 def draw_attention(
-    canvas: UInt8[np.ndarray, "s s 3"],
+    pixels: UInt8[np.ndarray, "s s 3"],
     attention: Float[np.ndarray, "h w"],
     window: int | None,
     query: tuple[int, int],
     *,
     side: int = 480,
 ) -> UInt8[np.ndarray, "side side 3"]:
-    """Attention as a glow on the picture, its strongest place in full; the token that looks is
+    """Attention as a glow on the image, in full where it is strongest; the token that attends is
     framed, and white lines run between the windows.
 
     Args:
+        pixels: the image as the model takes it.
         attention: of one head, or the mean over heads.
         window, query: as in `attention_map`.
         side: of the drawing, in pixels.
     """
-    image = np.asarray(Image.fromarray(canvas).resize((side, side), Image.Resampling.BICUBIC))
+    image = np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC))
     share = np.float32(attention / max(attention.max(), 1e-12))
     glow = np.asarray(Image.fromarray(share).resize((side, side), Image.Resampling.NEAREST))
     glow = 0.8 * glow[..., None]

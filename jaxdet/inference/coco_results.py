@@ -19,7 +19,7 @@ Results = list[dict[str, Any]]
 def result_workers(count: int) -> ProcessPoolExecutor:
     """Processes to run `coco_results` in.
 
-    They start anew from the main module (a fork of a process that runs JAX may hang), so a script
+    They start from the main module (a fork of a process that runs JAX may hang), so a script
     that asks for them needs `if __name__ == "__main__":`.
     """
     spawn = multiprocessing.get_context("spawn")
@@ -27,7 +27,7 @@ def result_workers(count: int) -> ProcessPoolExecutor:
 
 
 def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which ends them
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the main process, and that them
     leave_with_parent()
 
 
@@ -36,11 +36,11 @@ def coco_results(
     batch: dict[str, np.ndarray],
     category_ids: list[int],
 ) -> Results:
-    """Detections of one batch, mapped from the canvas to the original images.
+    """Detections of one batch, mapped from the model's square input to the original images.
 
     Args:
-        detections: the fields of `jaxdet.models.mask_rcnn.Detections` on the host, boxes in canvas
-            pixels.
+        detections: the fields of `jaxdet.models.mask_rcnn.Detections` on the host, boxes in
+            pixels of the input.
         batch: image_id, image_hw, original_hw and is_real of the evaluation batch they were made
             from.
         category_ids: the dataset's category id of each label.

@@ -1,4 +1,4 @@
-"""A trained detector that looks at pictures; a run's checkpoint is all it needs, not its data set.
+"""A trained detector on images of any kind; it needs a run's checkpoint, not its data set.
 
 detector = load("runs/shapes_tiny")
 detector.predict("street.jpg").show()
@@ -7,7 +7,7 @@ detector.predict("street.jpg").show()
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,23 +24,34 @@ from jaxdet.data.image import Source, as_image
 from jaxdet.data.loader import Batch, eval_batches
 from jaxdet.data.source import multiscale_of
 from jaxdet.errors import UserError
-from jaxdet.evaluation.evaluate import detect_function
 from jaxdet.inference.coco_results import Results, coco_results
 from jaxdet.inference.prediction import Prediction
 from jaxdet.models.build import StatelessModel, Tree, build_detector
-from jaxdet.training.checkpoint import Checkpoints, abstract
+from jaxdet.models.mask_rcnn import Detections
+from jaxdet.training.checkpoint import abstract, open_latest
 from jaxdet.weights.load import load_detector, read_weights
 
 
+def detect_function(
+    stateless: StatelessModel, mesh: jax.sharding.Mesh
+) -> Callable[[Tree, Tree, dict[str, jax.Array]], Detections]:
+    """The detector of parameters and batch statistics on a batch, compiled at its first call."""
+
+    def detect(params: Tree, stats: Tree, batch: dict[str, jax.Array]) -> Detections:
+        return stateless.bind(params, stats).detect(batch)
+
+    return jax.jit(detect, out_shardings=parallel.batch_sharding(mesh))
+
+
 class Detector:
-    """A detector with its weights; compiled once, at the first picture.
+    """A detector with its weights; compiled once, at the first image.
 
     Args:
         config: a complete config; of its data only how evaluation reads and resizes images is used.
         categories: what each label means.
         params, stats: parameters and batch statistics.
-        functional, mesh: the model they belong to, and the devices that it is made for.
-        batch: pictures at a time, a multiple of the number of devices.
+        stateless, mesh: the model they belong to, and the devices that it is made for.
+        batch: images at a time, a multiple of the number of devices.
     """
 
     def __init__(
@@ -61,20 +72,20 @@ class Detector:
         self._detect = detect_function(stateless, mesh)
 
     def predict(self, images: Source | Sequence[Source]) -> Prediction | list[Prediction]:
-        """What is found on a picture, or on each of a list of them.
+        """What is found on an image, or on each of a list of them.
 
-        Everything the model's own score threshold lets pass is returned; `Prediction.above` and
-        the drawings are choosier.
+        Everything above the model's own score threshold is returned; `Prediction.above` filters,
+        and drawings show less.
 
         Raises:
-            UserError: a picture cannot be read.
+            UserError: an image cannot be read.
         """
         if not isinstance(images, list | tuple):
             return self.predict([images])[0]
-        pictures = [as_image(image) for image in images]
-        pixels = [picture.pixels() for picture in pictures]
-        found: list[Results] = [[] for _ in pictures]
-        for result in self._results(pictures):
+        lazy_images = [as_image(image) for image in images]
+        pixels = [image.pixels() for image in lazy_images]
+        found: list[Results] = [[] for _ in lazy_images]
+        for result in self._results(lazy_images):
             found[result["image_id"]].append(result)
         return [
             Prediction(image, results, self.categories)
@@ -82,24 +93,26 @@ class Detector:
         ]
 
     def prepare(self, image: Source) -> Batch:
-        """A picture as the model takes it: image uint8 [1, canvas, canvas, 3], image_hw [1, 2]."""
+        """An image as the model takes it: image uint8 [1, S, S, 3], S = config.image_size, resized
+        to fit the top left corner, and image_hw int32 [1, 2], the height and width it has there.
+        """
         (host,) = self._batches([as_image(image)], 1)
         return {name: host[name] for name in ("image", "image_hw")}
 
-    def _results(self, pictures: list[LazyImage]) -> Iterator[dict[str, Any]]:
-        """Detections in COCO's result layout; image_id is the position of the picture."""
+    def _results(self, images: list[LazyImage]) -> Iterator[dict[str, Any]]:
+        """Detections in COCO's result layout; image_id is the position of the image."""
         category_ids = [category.id for category in self.categories]
-        for host in self._batches(pictures, self.batch):
+        for host in self._batches(images, self.batch):
             inputs = {name: host[name] for name in ("image", "image_hw")}
             batch = parallel.shard_batch(inputs, self.mesh)
             detections = self._detect(self.params, self.stats, batch)
             rows = parallel.local_rows(detections)._asdict()
             yield from coco_results(rows, host, category_ids)
 
-    def _batches(self, pictures: list[LazyImage], batch: int) -> Iterator[Batch]:
-        """The pictures as evaluation prepares them."""
+    def _batches(self, images: list[LazyImage], batch: int) -> Iterator[Batch]:
+        """The images as evaluation prepares them."""
         return eval_batches(
-            _Unlabelled(pictures),
+            _Unlabelled(images),
             batch_size=batch,
             image_size=self.config.image_size,
             multiscale=multiscale_of(self.config.data),
@@ -109,35 +122,30 @@ class Detector:
 
 @dataclass(frozen=True)
 class _Unlabelled:
-    """Pictures as evaluation reads a dataset's; their ids are their positions."""
+    """Images as evaluation reads a dataset's; their ids are their positions."""
 
-    pictures: list[LazyImage]
+    images: list[LazyImage]
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
     def __getitem__(self, index: int) -> Example:
         nothing = np.zeros((0, 4), np.float32), np.zeros(0, np.int32), ()
-        return Example(self.pictures[index], index, *nothing)
+        return Example(self.images[index], index, *nothing)
 
 
 def load(workdir: str | Path, *, batch: int = 1) -> Detector:
-    """The detector of a run's newest checkpoint, which says itself what it is.
+    """The detector of a run's newest checkpoint, whose config and categories lie beside it.
 
     Args:
         workdir: where `jaxdet.main` wrote.
-        batch: pictures at a time; is raised to a multiple of the number of devices.
+        batch: images at a time; is raised to a multiple of the number of devices.
 
     Raises:
-        UserError: there is no checkpoint, it cannot be read, or it is another version's.
+        UserError: there is no checkpoint, it cannot be read, or another version wrote it.
     """
     folder = Path(workdir) / "checkpoints"
-    if not folder.is_dir():
-        raise UserError(f"{folder} does not exist; train first, or give the run's --workdir")
-    with Checkpoints(folder) as checkpoints:
-        step = checkpoints.latest
-        if step is None:
-            raise UserError(f"{folder} holds no checkpoint yet; train first")
+    with open_latest(folder) as (checkpoints, step):
         config, categories = _described(checkpoints.meta(step), folder / str(step))
         stateless, mesh, batch = _build(config, len(categories), batch)
         params, stats = stateless.abstract
@@ -173,7 +181,7 @@ def load_converted(
         categories = [Category(number, f"class {number}") for number in range(1, count + 1)]
     if len(categories) != count:
         raise UserError(
-            f"{init} knows {count} classes and {len(categories)} categories are given; give the "
+            f"{init} has {count} classes, but {len(categories)} categories are given; give the "
             "list that it was trained on"
         )
     stateless, mesh, batch = _build(config, len(categories), batch)
@@ -187,7 +195,7 @@ def _build(
 ) -> tuple[StatelessModel, jax.sharding.Mesh, int]:
     """The model on all devices, and the batch as a multiple of their number."""
     if batch < 1:
-        raise UserError(f"a batch of {batch} pictures cannot be; give at least 1")
+        raise UserError(f"batch={batch} must be at least 1 image")
     batch = -(-batch // jax.device_count()) * jax.device_count()
     mesh = parallel.data_mesh(batch, batch)
     stateless = StatelessModel(lambda rngs: build_detector(config, num_classes, rngs, mesh))
@@ -195,13 +203,11 @@ def _build(
 
 
 def _described(meta: Any, checkpoint: Path) -> tuple[ConfigDict, list[Category]]:
-    """The config and the categories that a checkpoint's meta tells of."""
-    # Any complete config gives the words and their types.
+    """The config and the categories in a checkpoint's meta."""
+    # Any complete config gives the keys and their types.
     config = benchmark("tiny", "random", lr=1.0, weight_decay=0.0, drop_path=0.0, epochs=1.0)
     if isinstance(meta, dict) and "images" in meta and "categories" not in meta:
-        raise UserError(
-            f"{checkpoint} holds a pre-training and no detector; train one from its weights.npz"
-        )
+        raise UserError(f"{checkpoint} holds a pre-training; train a detector from its weights.npz")
     try:
         config.update(meta["config"])
         changed = difference(meta["config"], json.loads(config.to_json()))
@@ -215,7 +221,7 @@ def _described(meta: Any, checkpoint: Path) -> tuple[ConfigDict, list[Category]]
         raise UserError(
             f"{checkpoint} was written by another version of jaxdet ({changed}); use that version"
         )
-    config.init = config.few_shot.base_run = None  # they were where training started
+    config.init = config.few_shot.base_run = None  # training started there
     _without_gpu(config)
     check(config)
     return config, categories
@@ -230,5 +236,5 @@ def _without_gpu(config: ConfigDict) -> None:
 def _class_count(path: Path) -> int:
     logits = read_weights(path).arrays.get("box_head.logits.bias")
     if logits is None:
-        raise UserError(f"{path} holds no whole detector; give a converted detector")
+        raise UserError(f"{path} must hold a whole detector; give a converted detector")
     return len(logits) - 1  # the last is the background

@@ -1,6 +1,6 @@
 """A trained detector as one StableHLO file that JAX runs without this package.
 
-    python -m jaxdet.predict --workdir=runs/shapes_tiny --export=detector.stablehlo
+    jaxdet predict --workdir=runs/shapes_tiny --export=detector.stablehlo
 
 and there, with nothing but JAX:
 
@@ -30,10 +30,10 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 def export_detector(detector: Detector, batch: int) -> bytes:
     """The detector with its weights, for one device.
 
-    It takes image uint8 [batch, canvas, canvas, 3], each picture resized to fit its top left corner
-    as `Detector.prepare` does, and image_hw int32 [batch, 2], the height and width they have there.
-    It returns what `jaxdet.models.mask_rcnn.Detections` holds under the same names, without masks
-    where the detector has none.
+    It takes image uint8 [batch, S, S, 3], S = config.image_size, each image resized to fit the top
+    left corner as `Detector.prepare` does, and image_hw int32 [batch, 2], the height and width they
+    have there. It returns what `jaxdet.models.mask_rcnn.Detections` holds under the same names,
+    without masks where the detector has none.
 
     Raises:
         UserError: flatbuffers is not installed, or the weights are too large for the format.
@@ -46,7 +46,7 @@ def export_detector(detector: Detector, batch: int) -> bytes:
             f"the detector's weights take {weights / 1e9:.2f} GB, and a StableHLO file holds less "
             f"than {LARGEST_BYTES / 1e9:.2f}; export a smaller detector"
         )
-    # Built anew, because the detector's own model is made for all devices of this machine.
+    # Built again, because the detector's own model is made for all devices of this machine.
     stateless = StatelessModel(lambda rngs: build_detector(config, len(detector.categories), rngs))
 
     def detect(image: jax.Array, image_hw: jax.Array) -> dict[str, jax.Array]:
@@ -70,7 +70,7 @@ def export_detector(detector: Detector, batch: int) -> bytes:
 
 
 def write_exported(detector: Detector, batch: int, path: Path) -> None:
-    """Writes the file whole or not at all, and says how it is called.
+    """Writes the file whole or not at all, and prints how to call it.
 
     Raises:
         UserError: it cannot be written.

@@ -1,4 +1,4 @@
-"""What a detector found on one picture, for people: as arrays, as a drawing, in a notebook."""
+"""What a detector found on one image: as arrays, as a drawing, in a notebook."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from pycocotools import mask as rle
+from pycocotools import mask as mask_api
 
 from jaxdet.data.dataset import Category
 from jaxdet.visualize import draw_detections
 
-DRAWN_SCORE = 0.5
+DRAW_THRESHOLD = 0.5
 """The least score of a detection that is drawn, unless another is given."""
 
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What a detector found on one picture, best first.
+    """What a detector found on one image, best first.
 
     Attributes:
-        image: the picture, uint8 [height, width, 3].
+        image: uint8 [height, width, 3].
         results: the detections in COCO's result layout.
         categories: all that the detector tells apart; labels are positions in them.
     """
@@ -34,7 +34,7 @@ class Prediction:
 
     @property
     def boxes(self) -> np.ndarray:
-        """float64 [detections, 4], (x1, y1, x2, y2) in pixels of the picture."""
+        """float64 [detections, 4], (x1, y1, x2, y2) in pixels of the image."""
         boxes = np.array([result["bbox"] for result in self.results]).reshape(-1, 4)
         return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
 
@@ -56,26 +56,26 @@ class Prediction:
 
     @property
     def masks(self) -> np.ndarray | None:
-        """bool [detections, height, width], decoded anew at each call; None where
-        something was found without a mask."""
+        """bool [detections, height, width], decoded at each call; None where something was
+        found without a mask."""
         if any("segmentation" not in result for result in self.results):
             return None
-        masks = [rle.decode(result["segmentation"]) for result in self.results]
+        masks = [mask_api.decode(result["segmentation"]) for result in self.results]
         return np.array(masks, bool).reshape(-1, *self.image.shape[:2])
 
     def above(self, score: float) -> Prediction:
-        """The detections that are at least so sure."""
+        """The detections of at least this score."""
         return replace(self, results=[found for found in self.results if found["score"] >= score])
 
-    def draw(self, score: float = DRAWN_SCORE) -> Image.Image:
-        """The picture with the detections above a score drawn on it; small ones are enlarged."""
+    def draw(self, score: float = DRAW_THRESHOLD) -> Image.Image:
+        """The image with the detections of at least this score; a small image is enlarged."""
         shown = self.above(score)
         names = [category.name for category in self.categories]
         return Image.fromarray(
             draw_detections(self.image, shown.boxes, shown.labels, shown.scores, shown.masks, names)
         )
 
-    def show(self, score: float = DRAWN_SCORE) -> None:
+    def show(self, score: float = DRAW_THRESHOLD) -> None:
         """Displays the drawing: in a notebook under its cell, else in the system's viewer."""
         ipython = sys.modules.get("IPython")
         if ipython is not None and ipython.get_ipython() is not None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -73,8 +75,7 @@ class Checkpoints:
     @property
     def latest(self) -> int | None:
         """Step of the newest complete checkpoint on the disk, or None."""
-        # Read from the disk: what the manager remembers may be under way, or have failed.
-        return max(ocp.utils.checkpoint_steps(self.folder), default=None)
+        return latest_step(self.folder)
 
     def save(
         self,
@@ -163,6 +164,33 @@ class Checkpoints:
                 f"checkpoint {self.folder / str(step)} does not fit this config or is damaged "
                 f"({reason}); use the config it was trained with, or another --workdir"
             ) from error
+
+
+def latest_step(folder: Path) -> int | None:
+    """Step of the newest complete checkpoint in a folder, or None; the folder may be missing."""
+    # Read from the disk: what a manager remembers may be under way, or have failed.
+    return max(ocp.utils.checkpoint_steps(folder), default=None) if folder.is_dir() else None
+
+
+@contextmanager
+def open_latest(
+    folder: Path, hint: str = "train first, or give the run's --workdir"
+) -> Iterator[tuple[Checkpoints, int]]:
+    """The checkpoints of a run to read from, and the step of the newest.
+
+    Args:
+        hint: what to do where there is none.
+
+    Raises:
+        UserError: there is none, or the folder cannot be read.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder} does not exist; {hint}")
+    step = latest_step(folder)
+    if step is None:
+        raise UserError(f"{folder} holds no checkpoint yet; {hint}")
+    with Checkpoints(folder) as checkpoints:
+        yield checkpoints, step
 
 
 def abstract(tree: Any, shardings: Any) -> Any:

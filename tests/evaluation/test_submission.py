@@ -92,7 +92,10 @@ def changed(**fields):
         (changed(score=float("nan")), "detections[2]: score nan must be a finite number"),
         (changed(score=10**400), "must be a finite number"),
         (changed(bbox=[0, 0, 1e308, 1e308]), "detections[2]: bbox"),
-        (changed(segmentation={"size": [64, 64], "counts": "oo"}), "is no sound mask"),
+        (
+            changed(segmentation={"size": [64, 64], "counts": "oo"}),
+            "must be a run-length code or polygons of its image",
+        ),
     ],
 )
 def test_what_is_wrong_with_a_file_is_said_in_one_sentence(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
+from jaxdet.evaluation.metric_names import MAIN_ERRORS
 from jaxdet.evaluation.table import category_table, tide_lines
-from jaxdet.evaluation.tide import MAIN_ERRORS
 
 
 def metrics_of(count: int, *kinds: str):

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import io
 import json
 import math
+from collections import Counter
 
+import numpy as np
 import pytest
 from pycocotools import mask as mask_api
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from jaxdet.errors import UserError
-from jaxdet.evaluation.coco import evaluate_coco
-from jaxdet.evaluation.tide import MAIN_ERRORS, evaluate_tide
+from jaxdet.evaluation.metric_names import MAIN_ERRORS
+from jaxdet.evaluation.tide import RECALLS
+from tests.evaluation.sets import coco, random_set, tide
 
 SIDE = 100
 CAT, DOG = 1, 2
@@ -72,7 +79,7 @@ def real(shared):
 
 def test_equals_tidecv_on_real_images(real, shared):
     expected = json.loads((shared / "reference/coco_eval/expected_metrics.json").read_text())
-    for iou_type, numbers in evaluate_tide(*real).items():
+    for iou_type, numbers in tide(*real).items():
         tidecv = expected[f"tide_{iou_type}"]
         assert 100 * numbers["AP"] == pytest.approx(tidecv["AP50"], abs=1e-9)
         for group in ("main", "special"):
@@ -80,10 +87,70 @@ def test_equals_tidecv_on_real_images(real, shared):
             assert ours == pytest.approx(tidecv[group], abs=1e-9)
 
 
-def test_ap_is_coco_s(real):
-    coco = evaluate_coco(*real)
-    for iou_type, numbers in evaluate_tide(*real).items():
-        assert numbers["AP"] == pytest.approx(coco[iou_type]["AP50"], abs=1e-9)
+def ap50(document, results, iou_type, recalls):
+    """AP at IoU .5 by pycocotools itself, read at other recalls than its own."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO()
+        truth.dataset = copy.deepcopy(document)
+        truth.createIndex()
+        evaluation = COCOeval(truth, truth.loadRes(copy.deepcopy(results)), iou_type)
+        evaluation.params.iouThrs = np.array([0.5])
+        evaluation.params.recThrs = recalls
+        evaluation.evaluate()
+        evaluation.accumulate()
+    precision = evaluation.eval["precision"][0, :, :, 0, -1]
+    return precision[precision > -1].mean()
+
+
+def best_of_each_image(results, count):
+    best = sorted(results, key=lambda result: -result["score"])
+    taken = Counter()
+    kept = []
+    for result in best:
+        taken[result["image_id"]] += 1
+        if taken[result["image_id"]] <= count:
+            kept.append(result)
+    return kept
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("max_detections", [100, 4])
+def test_ap_is_pycocotools_ap50_of_the_detections_that_count(seed, max_detections):
+    """Of an image these are the best of all categories; precision is read at TIDE's recalls."""
+    document, results = random_set(seed)
+    counted = best_of_each_image(results, max_detections)
+    for iou_type, numbers in tide(document, results, max_detections=max_detections).items():
+        expected = ap50(document, counted, iou_type, RECALLS)
+        assert numbers["AP"] == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_ap_is_coco_s_where_no_recall_is_a_hundredth(seed):
+    """k of n objects are then no recall at which precision is read, but for none and all."""
+    document, results = random_set(seed)
+    counts = Counter(a["category_id"] for a in document["annotations"] if not a["iscrowd"])
+    for category, count in counts.items():
+        own = [
+            a for a in document["annotations"] if a["category_id"] == category and not a["iscrowd"]
+        ]
+        while math.gcd(count, 100) > 1:
+            count -= 1
+            document["annotations"].remove(own.pop())
+    expected = coco(document, results)
+    for iou_type, numbers in tide(document, results).items():
+        assert numbers["AP"] == pytest.approx(expected[iou_type]["AP50"], abs=1e-12)
+
+
+def test_at_a_recall_of_35_hundredths_coco_s_ap_reads_the_next_precision():
+    """7 of 20 objects are found before the only error; pycocotools' .35 is above 7 / 20."""
+    places = [[20 * (i % 5), 20 * (i // 5), 15, 15] for i in range(20)]
+    cats = [(CAT, place) for place in places]
+    ground_truth = scene(*cats)
+    detections = found(*cats[:7], (CAT, [90, 90, 5, 5]), *cats[7:])
+    expected = coco(ground_truth, detections)
+    for iou_type, numbers in tide(ground_truth, detections).items():
+        difference = numbers["AP"] - expected[iou_type]["AP50"]
+        assert difference == pytest.approx((1 - 20 / 21) / 101, abs=1e-12)
 
 
 LOOSE = [8, 0, 40, 40]  # IoU with FIRST 32 / 48
@@ -117,7 +184,7 @@ LOWER_HALF, UPPER_HALF = 51 / 101, 50 / 101  # of COCO's recalls: 0 to .5, .51 t
         pytest.param(
             TWO_CATS, ONE_CAT, LOWER_HALF, {"Miss": UPPER_HALF}, (0, UPPER_HALF), id="Miss"
         ),
-        # One error of an object is mended, that of best score; the others stand or go.
+        # One error of an object is fixed, that of best score; the others stand or go.
         pytest.param(ONE_CAT, [(CAT, OFF), (CAT, OFF)], 0, {"Loc": 1}, (0, 0), id="Loc twice"),
         pytest.param(
             ONE_CAT, [(CAT, OFF), (DOG, FIRST)], 0, {"Loc": 1}, (0, 0), id="Loc above Cls"
@@ -125,7 +192,7 @@ LOWER_HALF, UPPER_HALF = 51 / 101, 50 / 101  # of COCO's recalls: 0 to .5, .51 t
         pytest.param(
             ONE_CAT, [(DOG, FIRST), (CAT, OFF)], 0, {"Cls": 1}, (0, 0), id="Cls above Loc"
         ),
-        # The object is found, so that mending can only remove the error.
+        # The object is found, so that fixing can only remove the error.
         pytest.param(
             ONE_CAT,
             [(CAT, OFF), (CAT, FIRST)],
@@ -134,7 +201,7 @@ LOWER_HALF, UPPER_HALF = 51 / 101, 50 / 101  # of COCO's recalls: 0 to .5, .51 t
             (0.5, 0),
             id="Loc of a found one",
         ),
-        # What a Loc or Cls error would find, if mended, is no Miss; FalseNeg counts it.
+        # What a Loc or Cls error would find, if fixed, is no Miss; FalseNeg counts it.
         pytest.param(
             TWO_CATS,
             [(CAT, FIRST), (DOG, SECOND)],
@@ -145,8 +212,8 @@ LOWER_HALF, UPPER_HALF = 51 / 101, 50 / 101  # of COCO's recalls: 0 to .5, .51 t
         ),
     ],
 )
-def test_each_error_costs_what_mending_it_gains(objects, detections, ap, main, special):
-    result = evaluate_tide(scene(*objects), found(*detections))
+def test_each_error_costs_what_fixing_it_gains(objects, detections, ap, main, special):
+    result = tide(scene(*objects), found(*detections))
     assert set(result) == {"bbox", "segm"}
     for numbers in result.values():
         assert numbers["AP"] == pytest.approx(ap, abs=1e-12)
@@ -158,7 +225,7 @@ def test_each_error_costs_what_mending_it_gains(objects, detections, ap, main, s
 
 def test_masks_are_judged_by_masks_and_boxes_by_boxes():
     lower_half = {"segmentation": rectangle([0, 0, 40, 16])}
-    result = evaluate_tide(scene(*ONE_CAT), found((CAT, FIRST, lower_half)))
+    result = tide(scene(*ONE_CAT), found((CAT, FIRST, lower_half)))
     assert result["bbox"]["AP"] == 1
     assert result["segm"]["AP"] == 0
     assert result["segm"]["main"] == approx(Loc=1)
@@ -166,11 +233,11 @@ def test_masks_are_judged_by_masks_and_boxes_by_boxes():
 
 def test_thresholds_move_the_borders_of_the_types():
     ground_truth, loose, off = scene(*ONE_CAT), found((CAT, LOOSE)), found((CAT, OFF), (CAT, FIRST))
-    assert evaluate_tide(ground_truth, loose)["bbox"]["AP"] == 1
-    strict = evaluate_tide(ground_truth, loose, foreground=0.75)["bbox"]
+    assert tide(ground_truth, loose)["bbox"]["AP"] == 1
+    strict = tide(ground_truth, loose, foreground=0.75)["bbox"]
     assert (strict["AP"], strict["main"]) == (0, approx(Loc=1))
-    assert evaluate_tide(ground_truth, off)["bbox"]["main"] == approx(Loc=0.5)
-    wide = evaluate_tide(ground_truth, off, background=0.4)["bbox"]
+    assert tide(ground_truth, off)["bbox"]["main"] == approx(Loc=0.5)
+    wide = tide(ground_truth, off, background=0.4)["bbox"]
     assert wide["main"] == approx(Bkg=0.5)
 
 
@@ -179,26 +246,26 @@ def test_in_a_crowd_region_a_detection_of_its_category_is_no_error():
     detections = found((CAT, [75, 5, 10, 10]), (CAT, FIRST))
     for category, ap in ((CAT, 1), (DOG, 0.5)):
         ground_truth = scene((CAT, FIRST), (category, AWAY, crowd))
-        for numbers in evaluate_tide(ground_truth, detections).values():
+        for numbers in tide(ground_truth, detections).values():
             assert numbers["AP"] == pytest.approx(ap)
             assert numbers["main"] == approx(Bkg=1 - ap)
 
 
-def test_a_detection_in_a_crowd_region_can_be_mended_as_one_of_another_category():
+def test_a_detection_in_a_crowd_region_can_be_fixed_as_one_of_another_category():
     ground_truth = scene((DOG, FIRST), (CAT, FIRST, {"iscrowd": 1}))
-    for numbers in evaluate_tide(ground_truth, found((CAT, FIRST))).values():
+    for numbers in tide(ground_truth, found((CAT, FIRST))).values():
         assert (numbers["AP"], numbers["main"]) == (0, approx(Cls=1))
 
 
 def test_a_category_without_ground_truth_does_not_enter_the_mean():
-    numbers = evaluate_tide(scene(*ONE_CAT), found((CAT, FIRST), (DOG, AWAY)))["bbox"]
+    numbers = tide(scene(*ONE_CAT), found((CAT, FIRST), (DOG, AWAY)))["bbox"]
     assert numbers["AP"] == 1
     assert numbers["main"] == approx()
 
 
-def test_the_mean_is_over_the_same_categories_whatever_is_mended():
-    """In tidecv the dog would leave the mean with Miss mended, and AP would rise by .5."""
-    numbers = evaluate_tide(scene(*CAT_AND_DOG), found((CAT, FIRST)))["bbox"]
+def test_the_mean_is_over_the_same_categories_whatever_is_fixed():
+    """In tidecv the dog would leave the mean with Miss fixed, and AP would rise by .5."""
+    numbers = tide(scene(*CAT_AND_DOG), found((CAT, FIRST)))["bbox"]
     assert numbers["AP"] == 0.5
     assert numbers["main"] == approx()
     assert numbers["special"] == {"FalsePos": 0, "FalseNeg": 0}
@@ -213,20 +280,20 @@ def test_ground_truth_without_masks_is_scored_by_boxes(real):
             for annotation in instances["annotations"]
         ],
     }
-    result = evaluate_tide(boxes, detections)
-    assert result["bbox"] == evaluate_tide(*real)["bbox"]
+    result = tide(boxes, detections)
+    assert result["bbox"] == tide(*real)["bbox"]
     assert math.isnan(result["segm"]["AP"])
 
 
 def test_detections_without_masks_are_scored_by_boxes():
     boxes = [{k: v for k, v in d.items() if k != "segmentation"} for d in found(*ONE_CAT)]
-    assert evaluate_tide(scene(*ONE_CAT), boxes, iou_types=("bbox",))["bbox"]["AP"] == 1
+    assert tide(scene(*ONE_CAT), boxes, iou_types=("bbox",))["bbox"]["AP"] == 1
     with pytest.raises(UserError, match=r"detections\[0\]: segmentation is missing"):
-        evaluate_tide(scene(*ONE_CAT), boxes)
+        tide(scene(*ONE_CAT), boxes)
 
 
-def test_without_detections_ap_is_0_and_there_is_nothing_to_mend():
-    for numbers in evaluate_tide(scene(*CAT_AND_DOG), []).values():
+def test_without_detections_ap_is_0_and_there_is_nothing_to_fix():
+    for numbers in tide(scene(*CAT_AND_DOG), []).values():
         assert numbers["AP"] == 0
         assert numbers["main"] == approx()
 
@@ -234,35 +301,35 @@ def test_without_detections_ap_is_0_and_there_is_nothing_to_mend():
 @pytest.mark.parametrize("image_ids", [(1,), ()])
 def test_without_ground_truth_the_numbers_are_nan(image_ids):
     detections = found(*ONE_CAT) if image_ids else []
-    for numbers in evaluate_tide(scene(image_ids=image_ids), detections).values():
+    for numbers in tide(scene(image_ids=image_ids), detections).values():
         gains = [*numbers["main"].values(), *numbers["special"].values()]
         assert all(math.isnan(number) for number in (numbers["AP"], *gains))
 
 
 def test_max_detections_count_over_all_categories():
     detections = found((DOG, AWAY), (CAT, AWAY), (CAT, FIRST))
-    every = evaluate_tide(scene(*ONE_CAT), detections)["bbox"]
+    every = tide(scene(*ONE_CAT), detections)["bbox"]
     assert (every["AP"], every["main"]) == (0.5, approx(Bkg=0.5))
-    assert evaluate_tide(scene(*ONE_CAT), detections, max_detections=2)["bbox"]["AP"] == 0
+    assert tide(scene(*ONE_CAT), detections, max_detections=2)["bbox"]["AP"] == 0
 
 
 def test_images_are_judged_apart():
     ground_truth = scene(*ONE_CAT, image_ids=(2, 1))
     detections = found((CAT, FIRST, {"image_id": 2}), (CAT, FIRST))
-    for numbers in evaluate_tide(ground_truth, detections).values():
+    for numbers in tide(ground_truth, detections).values():
         assert (numbers["AP"], numbers["main"]) == (0.5, approx(Bkg=0.5))
 
 
 def test_the_numbers_are_json_and_the_arguments_left_alone():
     arguments = scene(*CAT_AND_DOG), found((DOG, OFF), *CAT_AND_DOG)
     before = copy.deepcopy(arguments)
-    result = evaluate_tide(*arguments)
+    result = tide(*arguments)
     assert json.loads(json.dumps(result, allow_nan=False)) == result
     assert arguments == before
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("options", "message"),
     [
         ({"iou_types": ("keypoints",)}, "keypoints"),
         ({"max_detections": 0}, "max_detections"),
@@ -272,11 +339,11 @@ def test_the_numbers_are_json_and_the_arguments_left_alone():
         ({"foreground": math.nan}, "foreground"),
     ],
 )
-def test_what_cannot_be_is_named(words, message):
+def test_an_unusable_option_is_named(options, message):
     with pytest.raises(UserError, match=message):
-        evaluate_tide(scene(*ONE_CAT), [], **words)
+        tide(scene(*ONE_CAT), [], **options)
 
 
 def test_a_malformed_detection_is_named():
     with pytest.raises(UserError, match=r"detections\[1\]: score"):
-        evaluate_tide(scene(*ONE_CAT), found((CAT, FIRST), (CAT, FIRST, {"score": math.nan})))
+        tide(scene(*ONE_CAT), found((CAT, FIRST), (CAT, FIRST, {"score": math.nan})))

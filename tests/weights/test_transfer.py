@@ -13,7 +13,7 @@ from jaxdet.config.mask_rcnn import check
 from jaxdet.data.fewshot import main as make_few_shot
 from jaxdet.data.shapes import main as write_shapes
 from jaxdet.errors import UserError
-from jaxdet.evaluation.coco import split_ap
+from jaxdet.evaluation.scoring import split_ap
 from jaxdet.models.paths import path_name
 from jaxdet.train import train
 from jaxdet.training.checkpoint import Checkpoints

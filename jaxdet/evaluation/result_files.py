@@ -1,0 +1,173 @@
+"""What an evaluation leaves in its workdir: result.json, detections.json and detections.png."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from PIL import Image
+from pycocotools import mask as mask_api
+
+from jaxdet.config.values import config_digest
+from jaxdet.data.rle import compressed_rle
+from jaxdet.evaluation.scoring import Metrics
+from jaxdet.evaluation.table import summary_lines
+from jaxdet.files import atomic_write, without_nan, write_json
+from jaxdet.inference.coco_results import Results
+from jaxdet.inference.prediction import DRAW_THRESHOLD, Prediction
+from jaxdet.models.build import Tree, parameter_count
+from jaxdet.training.checkpoint import digest
+from jaxdet.training.experiment import Experiment
+from jaxdet.training.run import versions
+from jaxdet.visualize import contact_sheet
+
+SAMPLES = 8
+"""Validation images on detections.png."""
+
+
+class Evaluation(NamedTuple):
+    """What an evaluation found.
+
+    Attributes:
+        metrics: see `jaxdet.evaluation.scoring.score`.
+        results: the detections they were computed from, in COCO's result layout.
+        seconds: how long it took to "detect" (images read, detected on, masks encoded; without the
+            compilation) and to "score" the detections; None where nothing was detected.
+    """
+
+    metrics: Metrics
+    results: Results
+    seconds: dict[str, float | None]
+
+
+class EvaluatedModel(NamedTuple):
+    """What was evaluated.
+
+    Attributes:
+        kind: one of "checkpoint", "converted detector" and "file of detections".
+        path: the checkpoint or file it came from.
+        sha256: of its arrays (`jaxdet.training.checkpoint.digest`), or of a file of detections.
+        config: the complete config it was trained with, its keys of test time as evaluated.
+        init: name and SHA-256 of the original of the weights it started from.
+        step, epochs, train_images: of its training, where that was a run's.
+    """
+
+    kind: str
+    path: Path
+    sha256: str
+    config: dict[str, Any]
+    init: dict[str, str] | None = None
+    step: int = 0
+    epochs: float | None = None
+    train_images: int | None = None
+
+
+def evaluated_checkpoint(
+    experiment: Experiment, record: dict[str, Any], params: Tree, stats: Tree
+) -> EvaluatedModel:
+    """A checkpoint of the experiment's workdir.
+
+    Args:
+        record: what is stored beside its arrays (`jaxdet.train`).
+    """
+    position, trained_images = record["position"], record["train_images"]
+    return EvaluatedModel(
+        kind="checkpoint",
+        step=position["step"],
+        epochs=position["images"] / trained_images,
+        train_images=trained_images,
+        path=experiment.checkpoint_folder / str(position["step"]),
+        sha256=digest(params, stats),
+        config=record["config"],
+        init=initial_weights(experiment.workdir) if record["config"]["init"] is not None else None,
+    )
+
+
+def initial_weights(workdir: Path) -> dict[str, str] | None:
+    """Name and SHA-256 of the original in a run's init.json, None where there is none."""
+    try:
+        origin = json.loads((workdir / "init.json").read_text(encoding="utf-8"))
+        return {field: origin["source"][field] for field in ("file", "sha256")}
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def report(experiment: Experiment, model: EvaluatedModel, evaluation: Evaluation) -> None:
+    """Writes result.json, detections.json and detections.png, and says what and where they are."""
+    workdir, images = experiment.workdir, len(experiment.val_set)
+    is_ours = model.kind != "file of detections"
+    write_json(workdir / "result.json", _record(experiment, model, evaluation), indent=2)
+    detections = model.path
+    if is_ours:
+        detections = workdir / "detections.json"
+        write_json(detections, evaluation.results)
+    draw_samples(experiment, evaluation.results, workdir / "detections.png")
+
+    print(*summary_lines(evaluation.metrics, images), sep="\n")
+    print(f"result      {workdir / 'result.json'}")
+    print(f"detections  {detections}, images in {workdir / 'detections.png'}")
+    if model.kind == "checkpoint":
+        print(f"curves      {workdir / 'metrics.jsonl'}, or: tensorboard --logdir {workdir}")
+    if is_ours:
+        print(f"{model.kind:11} {model.path}")
+
+
+def _record(
+    experiment: Experiment, model: EvaluatedModel, evaluation: Evaluation
+) -> dict[str, Any]:
+    """The content of result.json."""
+    images, seconds = len(experiment.val_set), evaluation.seconds
+    is_ours = model.kind != "file of detections"
+    return {
+        "evaluated": model.kind,
+        "step": model.step,
+        "epochs": model.epochs,
+        "images": {"train": model.train_images, "val": images},
+        "metrics": without_nan(evaluation.metrics),
+        "parameters": parameter_count(experiment.stateless.abstract[0]) if is_ours else None,
+        "checkpoint": str(model.path),
+        "checkpoint_sha256": model.sha256,
+        "init": model.init,
+        "versions": versions(),
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}" if is_ours else None,
+        "evaluation": {
+            "seconds": seconds,
+            "images_per_second": images / seconds["detect"] if is_ours else None,
+        },
+        "config": model.config,
+        "config_sha256": config_digest(model.config),
+        "evaluated_on": experiment.plain_config["data"],
+    }
+
+
+def draw_samples(experiment: Experiment, results: Results, path: Path) -> None:
+    """Draws what was found on the first images of the validation set on one sheet."""
+    dataset = experiment.val_set
+    drawings = []
+    for index in range(min(SAMPLES, len(dataset))):
+        example = dataset[index]
+        image = example.image
+        found = [
+            _drawable(result, *image.shape[:2])
+            for result in results
+            if result["image_id"] == example.image_id and result["score"] >= DRAW_THRESHOLD
+        ]
+        drawings.append(np.asarray(Prediction(image, found, tuple(dataset.categories)).draw()))
+    with atomic_write(path) as partial:
+        Image.fromarray(contact_sheet(drawings, columns=4)).save(partial, "PNG")
+
+
+def _drawable(result: dict[str, Any], height: int, width: int) -> dict[str, Any]:
+    """A scored result with a box, and its mask, if it has one, as compressed run-length code."""
+    if result.get("segmentation") is None:
+        return {name: value for name, value in result.items() if name != "segmentation"}
+    mask = compressed_rle(result["segmentation"], height, width)
+    bbox = result.get("bbox")
+    return {
+        **result,
+        "segmentation": mask,
+        "bbox": mask_api.toBbox(mask).tolist() if bbox is None else bbox,
+    }

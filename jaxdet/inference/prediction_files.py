@@ -1,0 +1,172 @@
+"""The files of `jaxdet predict`: images as a command line names them, drawings, detections."""
+
+from __future__ import annotations
+
+import glob
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxdet.data.dataset import Category, LazyImage
+from jaxdet.data.image import is_named_image, open_image
+from jaxdet.errors import UserError
+from jaxdet.files import write_json
+from jaxdet.inference.coco_results import Results
+from jaxdet.inference.detector import Detector
+from jaxdet.inference.prediction import Prediction
+
+
+def find_images(arguments: Sequence[str]) -> list[Path]:
+    """The files that names of files, folders and patterns stand for, each once.
+
+    Of a folder, the files whose names are those of images, in the order of their names.
+
+    Raises:
+        UserError: one of them matches nothing, or is a folder that cannot be read.
+    """
+    paths: list[Path] = []
+    for argument in arguments:
+        path = Path(argument)
+        if path.is_dir():
+            try:
+                found = sorted(file for file in path.iterdir() if is_named_image(file))
+            except OSError as error:
+                raise UserError(f"{path} cannot be read ({error}); give rights to it") from error
+        elif path.exists():
+            found = [path]
+        else:
+            matches = map(Path, sorted(glob.glob(argument, recursive=True)))
+            found = [match for match in matches if match.is_file()]
+        if not found:
+            raise UserError(f"{argument} must be an image or a folder of images; correct the path")
+        paths += found
+    return list(dict.fromkeys(paths))
+
+
+def write_predictions(
+    detector: Detector, paths: Sequence[Path], out: Path, score: float
+) -> tuple[int, Results]:
+    """Writes the drawings, detections.json and images.json of images.
+
+    Args:
+        score: the least at which a detection is drawn; all are written.
+
+    Returns:
+        The number of images, and what was found on them. Images that cannot be read are named on
+        stderr and left out.
+
+    Raises:
+        UserError: nothing could be read, `out` cannot be written, or it holds the images or files
+            of the same names that this function has not written.
+    """
+    folders = {form.parent for path in paths for form in (path.absolute(), path.resolve())}
+    if out.resolve() in {folder.resolve() for folder in folders}:
+        raise UserError(f"{out} holds the images themselves; choose another --out")
+    taken = _files_of_others(out)
+    images: list[dict[str, Any]] = []
+    detections: Results = []
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for first in range(0, len(paths), detector.batch):
+            readable = dict(_readable(paths[first : first + detector.batch]))
+            predictions = detector.predict(list(readable.values()))
+            for path, prediction in zip(readable, predictions, strict=True):
+                image = _entry(path, prediction, len(images) + 1, _free_name(path.stem, taken))
+                prediction.draw(score).save(out / image["drawing"])
+                images.append(image)
+                detections += [
+                    {
+                        **result,
+                        "image_id": image["id"],
+                        "file_name": image["file_name"],
+                        "category_name": name,
+                    }
+                    for result, name in zip(prediction.results, prediction.names, strict=True)
+                ]
+    except OSError as error:
+        raise UserError(f"{out} cannot be written ({error}); free space or rights") from error
+    if not images:
+        raise UserError(f"none of {len(paths)} images can be read; give others")
+    categories = [category._asdict() for category in detector.categories]
+    write_json(out / "detections.json", detections)
+    write_json(out / "images.json", {"images": images, "categories": categories, "annotations": []})
+    return len(images), detections
+
+
+def _files_of_others(out: Path) -> set[str]:
+    """The lowercase names in a folder, without those of earlier drawings.
+
+    Raises:
+        UserError: another command wrote its detections.json or images.json.
+    """
+    if not out.is_dir():
+        return set()
+    names = {path.name for path in out.iterdir()}
+    drawings = set()
+    try:
+        if "images.json" in names:
+            images = json.loads((out / "images.json").read_bytes())["images"]
+            drawings = {image["drawing"] for image in images}
+        elif "detections.json" in names:
+            raise ValueError("detections.json stands alone")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(
+            f"{out} holds files of another command ({error!r}); choose another --out"
+        ) from error
+    return {name.lower() for name in names - drawings}
+
+
+def _readable(paths: Sequence[Path]) -> Iterator[tuple[Path, LazyImage]]:
+    """The images that can be decoded; prints which cannot."""
+    for path in paths:
+        try:
+            image = open_image(path)
+            image.pixels()
+        except UserError as error:
+            print(f"left out: {error}", file=sys.stderr)
+        else:
+            yield path, image
+
+
+def _entry(path: Path, prediction: Prediction, image_id: int, drawing: str) -> dict[str, Any]:
+    height, width = prediction.image.shape[:2]
+    return {
+        "id": image_id,
+        "file_name": str(path),
+        "height": height,
+        "width": width,
+        "drawing": drawing,
+    }
+
+
+def _free_name(stem: str, taken: set[str]) -> str:
+    """<stem>.png, numbered where that name is taken; takes it."""
+    name, number = f"{stem}.png", 1
+    while name.lower() in taken:
+        number += 1
+        name = f"{stem}_{number}.png"
+    taken.add(name.lower())
+    return name
+
+
+def read_categories(path: Path) -> list[Category]:
+    """The categories of a JSON file in COCO's annotation layout, in the order of their ids.
+
+    Raises:
+        UserError: the file cannot be read, lists none, or gives two the same id.
+    """
+    try:
+        listed = json.loads(path.read_bytes())["categories"]
+        categories = sorted(Category(int(one["id"]), str(one["name"])) for one in listed)
+        if not categories:
+            raise ValueError("the list is empty")
+        if len({category.id for category in categories}) < len(categories):
+            raise ValueError("two of them have the same id")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} lists no categories ({error}); give a JSON file with "
+            '{"categories": [{"id": 1, "name": "..."}, ...]}'
+        ) from error
+    return categories

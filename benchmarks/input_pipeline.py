@@ -21,7 +21,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from jaxdet.data.coco import CocoDataset, find_coco
+from jaxdet.data.coco import CocoDataset
+from jaxdet.data.coco_files import find_coco
 from jaxdet.data.loader import _TrainingExample, train_batches
 
 IMAGE_SIZE, MAX_INSTANCES, MASK_SIZE = 1024, 100, 112

@@ -3,7 +3,7 @@
     python -m jaxdet.data.check /data/my_set
 
 Reads the annotations and decodes every image. What would stop a training run is listed as an error
-with its mend; what would be left out is counted. The exit status is 1 if there are errors.
+with its fix; what would be left out is counted. The exit status is 1 if there are errors.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from jaxdet.data.coco import CocoDataset, find_coco
+from jaxdet.data.coco import CocoDataset
+from jaxdet.data.coco_files import find_coco
 from jaxdet.errors import UserError
 
 SHOWN_ERRORS = 50
@@ -29,11 +30,11 @@ def check(annotations: Path, images: Path) -> tuple[str, list[str]]:
         UserError: the annotation file cannot be read at all.
     """
     errors: list[str] = []
-    dataset = CocoDataset(annotations, images, refuse=errors.append)
+    dataset = CocoDataset(annotations, images, on_error=errors.append)
 
     def decode(index: int) -> str | None:
         try:
-            dataset[index].picture.pixels()
+            dataset[index].lazy_image.pixels()
         except UserError as error:
             return str(error)
         return None

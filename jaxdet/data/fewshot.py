@@ -22,7 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxdet.data.coco import CocoDataset, find_coco
+from jaxdet.data.coco_annotations import read_ground_truth
+from jaxdet.data.coco_files import find_coco
 from jaxdet.errors import UserError
 
 Document = dict[str, Any]
@@ -217,7 +218,7 @@ def _run(options: argparse.Namespace) -> None:
     files, images = zip(
         *(find_coco(options.root, split) for split in ("train", "val")), strict=True
     )
-    train, val = (CocoDataset(file, None).ground_truth() for file in files)
+    train, val = (read_ground_truth(file) for file in files)
     if options.merge:
         few = merged_objects(train, options.merge)
         _write(options.out, few, val, images)

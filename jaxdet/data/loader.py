@@ -198,7 +198,7 @@ class _TrainingExample(grain.transforms.RandomMap):
     multiscale: Multiscale | None = None
 
     def random_map(self, example: Example, rng: np.random.Generator) -> Batch:
-        hw = example.picture.hw
+        hw = example.lazy_image.hw
         # Detectron2 pads with a colour, and the padding belongs to the image; MMDetection pads
         # with nothing.
         image_hw = (self.image_size, self.image_size)
@@ -212,7 +212,7 @@ class _TrainingExample(grain.transforms.RandomMap):
             kept = rng.permutation(len(boxes))[: self.max_instances]
             boxes, labels, masks = boxes[kept], labels[kept], masks[kept]
         return {
-            "image": place_image(example.picture, placement, self.image_size, TRAINING_PAD),
+            "image": place_image(example.lazy_image, placement, self.image_size, TRAINING_PAD),
             "image_hw": np.array(image_hw, np.int32),
             "boxes": _pad_rows(boxes, self.max_instances),
             "labels": _pad_rows(labels, self.max_instances),
@@ -232,7 +232,7 @@ class _EvaluationExample(grain.transforms.Map):
         is_real = index < len(self.dataset)
         if is_real:
             example = self.dataset[int(index)]
-            picture, image_id = example.picture, example.image_id
+            picture, image_id = example.lazy_image, example.image_id
         else:
             nothing = np.zeros((self.image_size, self.image_size, 3), np.uint8)
             picture, image_id = ArrayImage(nothing), PADDING_IMAGE_ID

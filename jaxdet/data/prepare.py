@@ -33,7 +33,8 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 from tqdm import tqdm
 
-from jaxdet.data.coco import CocoDataset, find_coco
+from jaxdet.data.coco import CocoDataset
+from jaxdet.data.coco_files import find_coco
 from jaxdet.data.dataset import RLE
 from jaxdet.data.image import EncodedImage
 from jaxdet.data.prepared import (

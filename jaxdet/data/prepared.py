@@ -105,7 +105,7 @@ class PreparedDataset:
         is_usable = np.all(boxes[:, 2:] > boxes[:, :2], axis=1) if len(boxes) else boxes
         usable = [number for number in usable if is_usable[number]]
         return Example(
-            picture=EncodedImage(
+            lazy_image=EncodedImage(
                 tuple(self._sizes[index].tolist()),
                 features["image"][0],
                 f"{features['image/file_name'][0].decode()} in {where}",

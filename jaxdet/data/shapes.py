@@ -98,7 +98,7 @@ class ShapesDataset:
         rng = self._generator(index)
         scene = _compose(rng, self._image_size)
         return Example(
-            picture=ArrayImage(_paint(rng, scene)),
+            lazy_image=ArrayImage(_paint(rng, scene)),
             image_id=self.image_ids[index],
             boxes=scene.boxes(),
             labels=np.array([shape.label for shape in scene.shapes], np.int32),

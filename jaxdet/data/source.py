@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import functools
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jaxdet.data.coco import CocoDataset, find_coco
+from jaxdet.data.coco import CocoDataset
+from jaxdet.data.coco_files import find_coco
 from jaxdet.data.dataset import DetectionDataset
 from jaxdet.data.multiscale import Multiscale
 from jaxdet.data.prepared import PreparedDataset, prepared_folder
@@ -20,8 +18,8 @@ if TYPE_CHECKING:
 def open_dataset(data: ConfigDict, split: str) -> DetectionDataset:
     """Opens the "train" or "val" split of `config.data`.
 
-    A root that `jaxdet.data.prepare` made is recognised by itself. Where both splits are the same
-    files they are read once.
+    A root that `jaxdet.data.prepare` made is recognised by itself. Validation data keeps its ground
+    truth from the one reading of its annotations, as evaluation needs it.
 
     Raises:
         UserError: the files a COCO-format dataset needs are missing or not in COCO's layout.
@@ -33,14 +31,8 @@ def open_dataset(data: ConfigDict, split: str) -> DetectionDataset:
         prepared = prepared_folder(data.root)
         if prepared is not None:
             return PreparedDataset(prepared, split)
-    annotations, images = find_coco(data.root, split, annotations, images)
-    changed = os.stat(annotations).st_mtime_ns if os.path.isfile(annotations) else 0
-    return _open_coco(annotations, images, changed)
-
-
-@functools.lru_cache(maxsize=1)
-def _open_coco(annotations: Path, images: Path, _changed: int) -> CocoDataset:
-    return CocoDataset(annotations, images)
+    files = find_coco(data.root, split, annotations, images)
+    return CocoDataset(*files, keep_ground_truth=split == "val")
 
 
 def multiscale_of(data: ConfigDict) -> Multiscale | None:

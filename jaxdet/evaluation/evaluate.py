@@ -418,7 +418,7 @@ def draw_samples(experiment: Experiment, results: Results, path: Path) -> None:
             if result["image_id"] == example.image_id and result["score"] >= DRAWN_SCORE
         ]
         masks = [
-            compressed_rle(r["segmentation"], *example.picture.hw)
+            compressed_rle(r["segmentation"], *example.lazy_image.hw)
             for r in found
             if "segmentation" in r
         ]

@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from jaxdet.data import check
-from jaxdet.data.coco import CocoDataset, find_coco
+from jaxdet.data.coco import CocoDataset
+from jaxdet.data.coco_files import find_coco
 from jaxdet.data.loader import train_batches
 from jaxdet.errors import UserError
 

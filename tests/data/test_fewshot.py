@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from jaxdet.data.coco import CocoDataset, find_coco
+from jaxdet.data.coco import CocoDataset
+from jaxdet.data.coco_files import find_coco
 from jaxdet.data.fewshot import base_classes, counts, few_objects, main, merged_objects
 from jaxdet.data.shapes import ShapesDataset
 from jaxdet.data.shapes import main as write_shapes

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from jaxdet.data import loader
-from jaxdet.data.coco import CocoDataset, find_coco
+from jaxdet.data.coco import CocoDataset
+from jaxdet.data.coco_files import find_coco
 from jaxdet.data.dataset import Category, Example
 from jaxdet.data.image import ArrayImage
 from jaxdet.errors import UserError
@@ -39,7 +40,7 @@ class SquaresDataset:
         corners = 10.0 * np.arange(index % 4)
         squares = [np.array([(c, c), (c + 8, c), (c + 8, c + 8), (c, c + 8)]) for c in corners]
         return Example(
-            picture=ArrayImage(np.full((30 + index, 40, 3), index, np.uint8)),
+            lazy_image=ArrayImage(np.full((30 + index, 40, 3), index, np.uint8)),
             image_id=self.image_ids[index],
             boxes=np.stack([corners, corners, corners + 8, corners + 8], 1).astype(np.float32),
             labels=np.zeros(len(corners), np.int32),

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from jaxdet.data.coco import CocoDataset, find_coco
+from jaxdet.data.coco import CocoDataset
+from jaxdet.data.coco_files import find_coco
 from jaxdet.data.dataset import Example
 from jaxdet.data.image import ArrayImage
 from jaxdet.data.lsj import (
@@ -33,7 +34,7 @@ class Draws:
 
 def example_of(*masks, hw=(40, 60)) -> Example:
     return Example(
-        picture=ArrayImage(np.zeros((*hw, 3), np.uint8)),
+        lazy_image=ArrayImage(np.zeros((*hw, 3), np.uint8)),
         image_id=1,
         boxes=np.zeros((len(masks), 4), np.float32),
         labels=np.arange(len(masks), dtype=np.int32),

@@ -19,7 +19,8 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from jaxdet.data import prepare, prepared
-from jaxdet.data.coco import CocoDataset, find_coco
+from jaxdet.data.coco import CocoDataset
+from jaxdet.data.coco_files import find_coco
 from jaxdet.data.prepared import PreparedDataset, prepared_folder
 from jaxdet.data.source import open_dataset
 from jaxdet.errors import UserError

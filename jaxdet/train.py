@@ -16,7 +16,7 @@ from jaxdet import parallel
 from jaxdet.config.published_weights import how_to_get
 from jaxdet.config.roles import difference, resumable_keys
 from jaxdet.data.loader import train_batches
-from jaxdet.data.source import multiscale_of
+from jaxdet.data.source import augmentation_of, loader_settings
 from jaxdet.errors import PreemptedError, UserError
 from jaxdet.evaluation.evaluate import (
     Evaluator,
@@ -224,19 +224,12 @@ def _training_batches(
     config = experiment.config
     batches = train_batches(
         experiment.train_set,
-        batch_size=config.batch_size,
-        image_size=config.image_size,
+        augmentation_of(config),
+        loader_settings(config.data, config.batch_size, jax.process_index(), jax.process_count()),
         max_instances=config.data.max_instances,
         mask_size=config.data.mask_size,
-        scale_range=tuple(config.data.scale_range),
-        flip=config.data.flip,
-        multiscale=multiscale_of(config.data),
         seed=config.seed,
         start_step=start_step,
-        threads=config.data.threads,
-        workers=config.data.workers,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
     )
     ahead = None
     while True:

@@ -18,8 +18,9 @@ from jaxdet import parallel
 from jaxdet.config.mask_rcnn import check
 from jaxdet.config.roles import difference
 from jaxdet.data.dataset import Category
-from jaxdet.data.loader import train_batches
+from jaxdet.data.loader import LoaderSettings, train_batches
 from jaxdet.data.shapes import ShapesDataset
+from jaxdet.data.source import augmentation_of
 from jaxdet.errors import UserError
 from jaxdet.evaluation.evaluate import evaluate
 from jaxdet.train import train
@@ -259,17 +260,11 @@ def batches(experiment):
     config = experiment.config
     return train_batches(
         experiment.train_set,
-        batch_size=config.batch_size,
-        image_size=config.image_size,
+        augmentation_of(config),
+        LoaderSettings(config.batch_size, threads=1),
         max_instances=config.data.max_instances,
         mask_size=config.data.mask_size,
-        scale_range=tuple(config.data.scale_range),
-        flip=config.data.flip,
         seed=config.seed,
-        start_step=0,
-        threads=1,
-        process_index=0,
-        process_count=1,
     )
 
 

@@ -18,8 +18,8 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from jaxdet.config.mask_rcnn import check
-from jaxdet.data.loader import Batch, train_batches
-from jaxdet.data.source import multiscale_of, open_dataset
+from jaxdet.data.loader import Batch, LoaderSettings, train_batches
+from jaxdet.data.source import augmentation_of, open_dataset
 from jaxdet.errors import UserError
 from jaxdet.flags import parse
 from jaxdet.visualize import contact_sheet, draw_detections
@@ -38,15 +38,11 @@ def samples(config: ConfigDict) -> np.ndarray:
     names = [category.name for category in dataset.categories]
     batches = train_batches(
         dataset,
-        batch_size=1,
-        canvas=config.canvas,
+        augmentation_of(config),
+        LoaderSettings(1, config.data.threads),
         max_instances=config.data.max_instances,
         mask_size=config.data.mask_size,
-        scale_range=tuple(config.data.scale_range),
-        flip=config.data.flip,
-        multiscale=multiscale_of(config.data),
         seed=config.seed,
-        threads=config.data.threads,
     )
     drawn = [_draw(batch, names) for batch in itertools.islice(batches, SAMPLES)]
     return contact_sheet(drawn, COLUMNS)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from jaxdet.data.coco import CocoDataset
 from jaxdet.data.coco_files import find_coco
 from jaxdet.data.dataset import DetectionDataset
+from jaxdet.data.loader import Augmentation, LoaderSettings
+from jaxdet.data.lsj import LargeScaleJitter
 from jaxdet.data.multiscale import Multiscale
 from jaxdet.data.prepared import PreparedDataset, prepared_folder
 from jaxdet.data.shapes import ShapesDataset
@@ -35,8 +37,20 @@ def open_dataset(data: ConfigDict, split: str) -> DetectionDataset:
     return CocoDataset(*files, keep_ground_truth=split == "val")
 
 
-def multiscale_of(data: ConfigDict) -> Multiscale | None:
-    """The multi-scale augmentation of `config.data`; None where it is large-scale jitter."""
+def augmentation_of(config: ConfigDict) -> Augmentation:
+    """The augmentation of a detector's config; evaluation resizes by its `fit`."""
+    data = config.data
     if data.augmentation == "lsj":
-        return None
-    return Multiscale(tuple(data.short_sides), data.long_side)
+        return LargeScaleJitter(config.image_size, tuple(data.scale_range), data.flip)
+    return Multiscale(config.image_size, tuple(data.short_sides), data.long_side, data.flip)
+
+
+def loader_settings(
+    data: ConfigDict, batch_size: int, process_index: int = 0, process_count: int = 1
+) -> LoaderSettings:
+    """Threads and workers of `config.data` for batches of a size.
+
+    Raises:
+        UserError: the batch cannot be split evenly over the processes.
+    """
+    return LoaderSettings(batch_size, data.threads, data.workers, process_index, process_count)

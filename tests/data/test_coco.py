@@ -17,7 +17,8 @@ from pycocotools.cocoeval import COCOeval
 from jaxdet.data import coco
 from jaxdet.data.coco import CocoDataset
 from jaxdet.data.coco_files import find_coco
-from jaxdet.data.lsj import fit_placement, place_objects
+from jaxdet.data.lsj import LargeScaleJitter
+from jaxdet.data.transform_objects import transform_objects
 from jaxdet.errors import UserError
 
 HEIGHT, WIDTH = 20, 30
@@ -395,7 +396,7 @@ def test_no_value_anywhere_gives_a_traceback(tmp_path, square_mask):
                 dataset = CocoDataset(file, images)
                 for index in range(len(dataset)):
                     example = dataset[index]
-                    place_objects(example, fit_placement(HEIGHT, WIDTH, 24), 24, 7)
+                    transform_objects(example, LargeScaleJitter(24).fit(HEIGHT, WIDTH), 24, 7)
                 truth = dataset.ground_truth()
             except UserError:
                 errors += 1

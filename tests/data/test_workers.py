@@ -17,7 +17,8 @@ import pytest
 from PIL import Image
 
 from jaxdet.data.coco import CocoDataset
-from jaxdet.data.loader import Batch, eval_batches, train_batches
+from jaxdet.data.loader import Batch, LoaderSettings, eval_batches, train_batches
+from jaxdet.data.lsj import LargeScaleJitter
 from jaxdet.data.shapes import ShapesDataset
 from jaxdet.errors import UserError
 
@@ -25,14 +26,15 @@ REPOSITORY = Path(__file__).resolve().parent.parent.parent
 
 RUN = """
 import os, sys, time, zlib
-from jaxdet.data.loader import train_batches
+from jaxdet.data.loader import LoaderSettings, train_batches
+from jaxdet.data.lsj import LargeScaleJitter
 from jaxdet.data.shapes import ShapesDataset
 
 if __name__ == "__main__":
     start, workers, count = map(int, sys.argv[1:])
     batches = train_batches(
-        ShapesDataset("train", 20, 96), batch_size=4, canvas=64, slots=5, mask_size=14, seed=3,
-        start_step=start, workers=workers,
+        ShapesDataset("train", 20, 96), LargeScaleJitter(64), LoaderSettings(4, workers=workers),
+        max_instances=5, mask_size=14, seed=3, start_step=start,
     )
     for _ in range(count):
         batch = next(batches)
@@ -42,10 +44,16 @@ if __name__ == "__main__":
 """
 
 
-def training(**changes):
-    settings = {"batch_size": 4, "image_size": 64, "max_instances": 5, "mask_size": 14, "seed": 3}
-    settings |= {"threads": 0} | changes
-    return train_batches(ShapesDataset("train", 20, 96), **settings)
+def training(workers: int = 0):
+    settings = LoaderSettings(4, 0, workers)
+    return train_batches(
+        ShapesDataset("train", 20, 96),
+        LargeScaleJitter(64),
+        settings,
+        max_instances=5,
+        mask_size=14,
+        seed=3,
+    )
 
 
 def digests(batches: list[Batch]) -> list[str]:
@@ -112,8 +120,10 @@ def test_a_killed_run_resumes_with_the_same_batches_and_leaves_no_process(tmp_pa
 
 def test_evaluation_with_more_workers_than_batches():
     dataset = ShapesDataset("val", 6, 96)
-    plain = list(eval_batches(dataset, batch_size=8, image_size=64, threads=0))
-    batches = list(eval_batches(dataset, batch_size=8, image_size=64, workers=2))
+    plain, batches = (
+        list(eval_batches(dataset, LargeScaleJitter(64), LoaderSettings(8, 0, workers)))
+        for workers in (0, 2)
+    )
     assert digests(batches) == digests(plain)
 
 
@@ -131,8 +141,9 @@ def test_error_of_a_worker_is_the_users(tmp_path):
     (tmp_path / "instances.json").write_text(json.dumps(document))
     dataset = CocoDataset(tmp_path / "instances.json", folder)
     (folder / "1.png").write_bytes(b"")
+    settings = LoaderSettings(1, workers=1)
     batches = train_batches(
-        dataset, batch_size=1, image_size=32, max_instances=2, mask_size=14, seed=0, workers=1
+        dataset, LargeScaleJitter(32), settings, max_instances=2, mask_size=14, seed=0
     )
     with pytest.raises(UserError, match=r"1\.png cannot be read as an image"):
         next(batches)

@@ -1,4 +1,4 @@
-"""Says everything that is wrong with a COCO folder, in one go.
+"""Reports everything that is wrong with a COCO folder, in one go.
 
     python -m jaxdet.data.check /data/my_set
 
@@ -8,7 +8,6 @@ with its fix; what would be left out is counted. The exit status is 1 if there a
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ from tqdm import tqdm
 from jaxdet.data.coco import CocoDataset
 from jaxdet.data.coco_files import find_coco
 from jaxdet.errors import UserError
+from jaxdet.flags import Parser, run_main
 
 SHOWN_ERRORS = 50
 
@@ -48,9 +48,11 @@ def check(annotations: Path, images: Path) -> tuple[str, list[str]]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Prints the report; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    return run_main(lambda: _run(arguments))
+
+
+def _run(arguments: list[str] | None) -> int:
+    parser = Parser("jaxdet data check", __doc__)
     parser.add_argument("folder", type=Path, help="a folder in COCO's layout")
     options = parser.parse_args(arguments)
     found, errors = {}, []

@@ -1,9 +1,13 @@
-"""COCO folders: where the files of a split lie, and whether its images are there."""
+"""COCO folders: where the files of a split lie, whether its images are there, and writing them."""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
 
 from jaxdet.data.coco_annotations import OnError
 from jaxdet.errors import UserError
@@ -126,3 +130,21 @@ def _missing_and_outside(root: Path, file_names: list[str]) -> tuple[list[int], 
 
 def _is_inside(path: Path, real_root: str) -> bool:
     return Path(os.path.realpath(path)).is_relative_to(real_root)
+
+
+def write_annotations(root: Path, split: str, document: dict[str, Any]) -> None:
+    """Writes a split's annotation file where `find_coco` looks for it."""
+    (root / "annotations").mkdir(parents=True, exist_ok=True)
+    file = root / "annotations" / f"instances_{split}.json"
+    file.write_text(json.dumps(document), encoding="utf-8")
+
+
+@contextlib.contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Writing into a folder: what goes wrong with its files is a UserError."""
+    try:
+        yield
+    except FileExistsError as error:
+        raise UserError(f"{folder} is there already; name another folder, or remove it") from error
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written ({error}); free space or rights") from error

@@ -260,7 +260,7 @@ def _until_closed(batches: grain.IterDataset) -> Iterator[Batch]:
 
 
 def _declare_flags_parsed() -> None:
-    # grain's workers are told the values of its absl flags, which may only be read once parsed.
+    # grain's workers are given the values of its absl flags, which may only be read once parsed.
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()
 

@@ -15,7 +15,6 @@ at the end every shard is counted and its checksum compared with what was writte
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import math
@@ -34,7 +33,7 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 from tqdm import tqdm
 
 from jaxdet.data.coco import CocoDataset
-from jaxdet.data.coco_files import find_coco
+from jaxdet.data.coco_files import find_coco, writing
 from jaxdet.data.dataset import RLE
 from jaxdet.data.image import EncodedImage
 from jaxdet.data.prepared import (
@@ -46,6 +45,7 @@ from jaxdet.data.prepared import (
     record_file,
 )
 from jaxdet.errors import UserError
+from jaxdet.flags import Parser, run_main
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
@@ -69,7 +69,7 @@ class Shard:
     """A file to be made of consecutive images.
 
     Attributes:
-        fingerprint: changes with the annotations and the way they are shared out.
+        fingerprint: changes with the annotations and the number of images in a shard.
     """
 
     path: Path
@@ -80,7 +80,7 @@ class Shard:
 
     @property
     def receipt(self) -> Path:
-        """The file that tells what was written; it lies there before the shard does."""
+        """The file that says what was written; it is there before the shard is."""
         return self.path.with_name(f"{self.path.name}.json")
 
 
@@ -93,7 +93,7 @@ def prepare(
     workers: int,
     images_per_shard: int = IMAGES_PER_SHARD,
 ) -> str:
-    """Builds one split under `target`, or goes on building it; returns what it holds.
+    """Builds one split under `target`, or resumes building it; returns what it holds.
 
     Raises:
         UserError: the set has a fault, tensorflow-datasets is not installed, a file cannot be
@@ -102,7 +102,7 @@ def prepare(
     tfds = _tfds()
     dataset = CocoDataset(annotations, images)
     folder = target / NAME / VERSION
-    try:
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         shards = _shards(dataset, annotations, folder, split, images_per_shard)
         receipts = _write_all(shards, workers, f"{split}: {len(dataset)} images")
@@ -111,8 +111,6 @@ def prepare(
             raise UserError(f"{folder} has {count} records of {len(dataset)} images; remove it")
         _write_side_files(dataset, folder, split, receipts)
         _write_metadata(tfds, folder, split, dataset, receipts)
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written ({error}); free space or rights") from error
     size = sum(receipt["bytes"] for receipt in receipts)
     return (
         f"{split}: {count} records in {len(shards)} shards, {size / 1e9:.2f} GB, counts and "
@@ -141,11 +139,10 @@ def _shards(
 def _entries(dataset: CocoDataset) -> list[Entry]:
     objects: list[list[dict[str, Any]]] = [[] for _ in range(len(dataset))]
     for annotation in dataset.annotations():
-        x, y, width, height = annotation.box
         objects[annotation.image].append(
             {
                 "id": annotation.raw.get("id") or 0,
-                "box": [x, y, x + width, y + height],
+                "box": list(annotation.corners),
                 "label": annotation.label,
                 "is_crowd": annotation.is_crowd,
                 "segmentation": _segmentation_text(annotation.segmentation),
@@ -183,8 +180,8 @@ def _write_all(shards: list[Shard], workers: int, title: str) -> list[dict[str, 
                 progress.update(len(shard.entries))
         except BrokenProcessPool as error:
             raise UserError(
-                "a worker process ended unexpectedly, perhaps for lack of memory; run the same "
-                "command with fewer --workers, it goes on where it stopped"
+                "a worker process died (out of memory?); the same command with fewer --workers "
+                "resumes where it stopped"
             ) from error
         finally:
             for future in pending:
@@ -222,10 +219,11 @@ def _write_shard(shard: Shard) -> None:
     writer = ArrayRecordWriter(str(partial), "group_size:1,uncompressed")
     payload = 0
     for entry in shard.entries:
-        content = _read_whole(entry, shard.annotations)
+        # Decoded once, so that training meets no broken file.
+        EncodedImage(entry.hw, entry.path, str(entry.path), shard.annotations).pixels()
         record = serializer(
             {
-                "image": content,
+                "image": entry.path.read_bytes(),
                 "image/id": entry.image_id,
                 "image/file_name": entry.file_name,
                 "objects": entry.objects,
@@ -237,19 +235,6 @@ def _write_shard(shard: Shard) -> None:
     receipt = {"fingerprint": shard.fingerprint, "payload": payload, **_measure(partial)}
     shard.receipt.write_text(json.dumps(receipt))
     os.replace(partial, shard.path)
-
-
-def _read_whole(entry: Entry, annotations: str) -> bytes:
-    """The file's bytes, once they are known to be an image of the size listed."""
-    try:
-        content = entry.path.read_bytes()
-    except OSError as error:
-        raise UserError(
-            f"{entry.path} cannot be read ({error.strerror}); replace the file, or remove it from "
-            f"{annotations}"
-        ) from error
-    EncodedImage(entry.hw, content, str(entry.path), annotations).pixels()
-    return content
 
 
 def _measure(path: Path) -> dict[str, Any]:
@@ -358,39 +343,30 @@ def _write_metadata(
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the command; returns its exit status (2 after an error of the user's)."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """Runs the command; returns its exit status."""
+    return run_main(lambda: _run(arguments))
+
+
+def _run(arguments: list[str] | None) -> None:
+    parser = Parser("jaxdet data prepare", __doc__)
     parser.add_argument("source", type=Path, help="a folder in COCO's layout")
     parser.add_argument("target", type=Path, help="the folder to build in")
     parser.add_argument("--splits", nargs="+", default=["train", "val"], choices=["train", "val"])
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--images_per_shard", type=int, default=IMAGES_PER_SHARD)
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
+    parser.add_argument("--images-per-shard", type=int, default=IMAGES_PER_SHARD)
     options = parser.parse_args(arguments)
-    try:
-        if min(options.workers, options.images_per_shard) < 1:
-            raise UserError("--workers and --images_per_shard must be at least 1; correct them")
-        for split in options.splits:
-            annotations, images = find_coco(options.source, split)
-            print(
-                prepare(
-                    annotations,
-                    images,
-                    options.target,
-                    split,
-                    workers=options.workers,
-                    images_per_shard=options.images_per_shard,
-                )
-            )
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; the same command resumes where it stopped", file=sys.stderr)
-        return 130
+    if min(options.workers, options.images_per_shard) < 1:
+        raise UserError("--workers and --images-per-shard must be at least 1")
+    for split in options.splits:
+        summary = prepare(
+            *find_coco(options.source, split),
+            options.target,
+            split,
+            workers=options.workers,
+            images_per_shard=options.images_per_shard,
+        )
+        print(summary)
     print(f"train on it with --config.data.root={options.target}")
-    return 0
 
 
 if __name__ == "__main__":

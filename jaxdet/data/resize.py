@@ -1,4 +1,4 @@
-"""Bilinear resizing of a part of a picture, as Pillow does it and faster.
+"""Bilinear resizing of a part of an image, as Pillow does it and faster.
 
 Pillow resizes along rows first, rounds to whole grey levels, and then resizes along columns. All
 detectors of the benchmark saw such pixels, and these differ by less than 0.01 grey levels on
@@ -17,7 +17,7 @@ from PIL import Image
 
 from jaxdet.data.dataset import LazyImage
 
-# Worker threads and processes share out the work; OpenCV's own threads would only get in the way.
+# Worker threads and processes split the work; OpenCV's own threads would only get in the way.
 cv2.setNumThreads(0)
 
 LARGEST_SHRINK = 8
@@ -88,15 +88,15 @@ def enlarge(
 
 
 def resample(
-    picture: LazyImage, box: tuple[float, float, float, float], hw: tuple[int, int]
+    source: LazyImage, box: tuple[float, float, float, float], hw: tuple[int, int]
 ) -> np.ndarray:
-    """A part of a picture at another size, antialiased.
+    """A part of an image at another size, antialiased.
 
-    The picture is decoded at a smaller size where that has at least twice the pixels wanted along
+    The image is decoded at a smaller size where that has at least twice the pixels wanted along
     both axes.
 
     Args:
-        box: (x1, y1, x2, y2) of the part in the picture's pixels; need not be whole numbers.
+        box: (x1, y1, x2, y2) of the part in the image's pixels; need not be whole numbers.
         hw: height and width wanted.
 
     Returns:
@@ -107,6 +107,6 @@ def resample(
     wanted = LARGEST_SHRINK
     while wanted > 1 and ratio < DECODED_PER_WANTED * wanted:
         wanted //= 2
-    image, shrink = picture.decode(wanted)
+    image, shrink = source.decode(wanted)
     scaled = left / shrink, top / shrink, right / shrink, bottom / shrink
     return np.asarray(image.resize(hw[::-1], Image.Resampling.BILINEAR, box=scaled))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import io
 import json
 import math
 import re
@@ -82,15 +84,23 @@ def missing(root: Path, document: dict) -> None:
     (root / "images" / "1.jpg").unlink()
 
 
-def bomb(root: Path, document: dict) -> None:
-    """30,000 x 30,000 pixels in a small file, listed as such."""
-    Image.new("1", (30_000, 30_000)).save(root / "images" / "1.jpg", format="PNG")
-    document["images"][0].update(height=30_000, width=30_000)
+@functools.cache
+def bomb_content() -> bytes:
+    """30,000 x 30,000 pixels in a small file."""
+    file = io.BytesIO()
+    Image.new("1", (30_000, 30_000)).save(file, format="PNG", compress_level=1)
+    return file.getvalue()
 
 
 def hidden_bomb(root: Path, document: dict) -> None:
-    """The same listed as a small image."""
-    Image.new("1", (30_000, 30_000)).save(root / "images" / "1.jpg", format="PNG")
+    """A decompression bomb, listed as a small image."""
+    (root / "images" / "1.jpg").write_bytes(bomb_content())
+
+
+def bomb(root: Path, document: dict) -> None:
+    """The same, listed as it is."""
+    hidden_bomb(root, document)
+    document["images"][0].update(height=30_000, width=30_000)
 
 
 def outside(name: str) -> Change:

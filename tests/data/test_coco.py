@@ -117,9 +117,12 @@ class TestRealData:
         assert real.ground_truth() == json.loads(file.read_bytes())
 
     def test_every_image_has_three_channels(self, real):
-        assert {real[index].image.shape[2] for index in range(128)} == {3}
-        greys = [i for i in range(128) if np.ptp(real[i].image, axis=2).max() == 0]
-        assert greys
+        is_grey = []
+        for index in range(128):
+            pixels = real[index].image
+            assert pixels.shape[2] == 3
+            is_grey.append((pixels[..., 0] == pixels[..., 1]).all())
+        assert any(is_grey)
 
 
 class TestFinding:
@@ -612,6 +615,6 @@ class TestImages:
 
     def test_decompression_bomb_is_not_unpacked(self, tmp_path):
         path, dataset = one_image(tmp_path, "a.png")
-        Image.new("1", (20_000, 20_000)).save(path)
+        Image.new("1", (20_000, 20_000)).save(path, compress_level=1)
         with pytest.raises(UserError, match=r"a\.png"):
             _ = dataset[0].image

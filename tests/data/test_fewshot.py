@@ -147,7 +147,7 @@ def test_files_of_single_classes_are_merged_by_id(root, tmp_path, capsys):
     [
         ([], "give either --novel"),
         (["--novel=star", "--merge", "x.json", "--"], "give either --novel"),
-        (["--novel=star", "--shots=0"], "--shots is at least 1"),
+        (["--novel=star", "--shots=0"], "--shots must be at least 1"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(root, tmp_path, capsys, options, reason):

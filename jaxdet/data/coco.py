@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,14 +25,6 @@ from jaxdet.errors import UserError
 
 
 @dataclass
-class FlawCount:
-    """How often one kind of flaw was met, and where first."""
-
-    count: int
-    example: str
-
-
-@dataclass
 class Findings:
     """What indexing an annotation file found.
 
@@ -42,7 +34,7 @@ class Findings:
         objects: objects to train on.
         most_objects: the most of them in one image.
         crowds: crowd regions, kept for evaluation only.
-        skipped: by kind of flaw.
+        skipped: names of the annotations with a flaw, by its kind.
     """
 
     images: int = 0
@@ -50,10 +42,10 @@ class Findings:
     objects: int = 0
     most_objects: int = 0
     crowds: int = 0
-    skipped: dict[str, FlawCount] = field(default_factory=dict)
+    skipped: dict[str, list[str]] = field(default_factory=dict)
 
     def skip(self, flaw: str, annotation: str) -> None:
-        self.skipped.setdefault(flaw, FlawCount(0, annotation)).count += 1
+        self.skipped.setdefault(flaw, []).append(annotation)
 
 
 class CocoDataset:
@@ -162,17 +154,9 @@ class CocoDataset:
             masks=[self._mask(number) for number in objects.tolist()],
         )
 
-    def file_name(self, index: int) -> str:
-        """An image's name in the annotations, relative to the image folder."""
-        return self._file_names[index]
-
     def file(self, index: int) -> tuple[Path, tuple[int, int]]:
         """An image's path, and the height and width that the annotations list."""
         return self._images_path / self._file_names[index], tuple(self._sizes[index].tolist())
-
-    def annotations(self) -> Iterator[Annotation]:
-        """All annotations of listed images with a finite box, read anew from the file."""
-        return AnnotationFile.read(self._annotations_path).annotations()
 
     def has_objects(self, index: int) -> bool:
         """Whether the image has an object with a usable segmentation that is not a crowd."""
@@ -208,8 +192,8 @@ class CocoDataset:
         """The summary without the file's name."""
         report = self.report
         skipped = ", ".join(
-            f"{found.count} with {flaw} (first: {found.example})"
-            for flaw, found in report.skipped.items()
+            f"{len(names)} with {flaw} (first: {names[0]})"
+            for flaw, names in report.skipped.items()
         )
         return (
             f"{report.images} images, {report.images_with_objects} of "

@@ -89,7 +89,7 @@ class AnnotationFile:
         Raises:
             UserError: it is missing, no JSON, or no COCO instances file.
         """
-        raw = _read_json(path)
+        raw = read_json(path)
         for key in ("images", "annotations", "categories"):
             if not isinstance(raw, dict) or not isinstance(raw.get(key), list):
                 raise UserError(
@@ -184,7 +184,12 @@ def read_ground_truth(path: Path) -> dict[str, Any]:
     return file.ground_truth(file.annotations())
 
 
-def _read_json(path: Path) -> Any:
+def read_json(path: Path) -> Any:
+    """An annotation file's content, not checked.
+
+    Raises:
+        UserError: it is missing or no JSON.
+    """
     try:
         return json.loads(path.read_bytes())
     except FileNotFoundError as error:

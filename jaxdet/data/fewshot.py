@@ -13,7 +13,6 @@ Images are linked, not copied.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from jaxdet.data.categories import VOC
-from jaxdet.data.coco_annotations import read_ground_truth
+from jaxdet.data.coco_annotations import read_ground_truth, read_json
 from jaxdet.data.coco_files import find_coco, write_annotations, writing
 from jaxdet.errors import UserError
 from jaxdet.flags import Parser, run_main
@@ -151,10 +150,7 @@ def _with_annotations(document: Document, annotations: list[Document]) -> Docume
 
 
 def _annotations(file: Path) -> list[Any]:
-    try:
-        content = json.loads(file.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{file} cannot be read as JSON ({error}); name another file") from error
+    content = read_json(file)
     if not isinstance(content, dict) or not isinstance(content.get("annotations"), list):
         raise UserError(f"{file} has no list 'annotations'; name a file in COCO's format")
     return content["annotations"]

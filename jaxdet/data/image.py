@@ -149,10 +149,8 @@ def as_image(source: Source | LazyImage) -> LazyImage:
         return ArrayImage(np.asarray(_to_rgb(ImageOps.exif_transpose(source))))
     if isinstance(source, np.ndarray):
         if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3 or not source.size:
-            raise UserError(
-                f"an array of {source.dtype} {list(source.shape)} must be uint8 [height, width, 3], "
-                "RGB, to be an image"
-            )
+            given = f"{source.dtype} {list(source.shape)}"
+            raise UserError(f"an array of {given} must be uint8 [height, width, 3], RGB")
         return ArrayImage(source)
     if isinstance(source, ArrayImage | EncodedImage):
         return source

@@ -21,18 +21,19 @@ import math
 import os
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 from tqdm import tqdm
 
 from jaxdet.data.coco import CocoDataset
+from jaxdet.data.coco_annotations import AnnotationFile
 from jaxdet.data.coco_files import find_coco, writing
 from jaxdet.data.dataset import RLE
 from jaxdet.data.image import EncodedImage
@@ -53,15 +54,12 @@ if TYPE_CHECKING:
 IMAGES_PER_SHARD = 1000
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One image and its annotations, as they go into a record."""
+class Entry(NamedTuple):
+    """An image's file and size, and what else goes into its record."""
 
     path: Path
     hw: tuple[int, int]
-    image_id: int
-    file_name: str
-    objects: list[dict[str, Any]]
+    fields: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -121,7 +119,7 @@ def prepare(
 def _shards(
     dataset: CocoDataset, annotations: Path, folder: Path, split: str, images_per_shard: int
 ) -> list[Shard]:
-    entries = _entries(dataset)
+    entries = _entries(dataset, AnnotationFile.read(annotations))
     count = math.ceil(len(entries) / images_per_shard)
     digest = hashlib.sha256(annotations.read_bytes()).hexdigest()
     return [
@@ -136,9 +134,9 @@ def _shards(
     ]
 
 
-def _entries(dataset: CocoDataset) -> list[Entry]:
+def _entries(dataset: CocoDataset, file: AnnotationFile) -> list[Entry]:
     objects: list[list[dict[str, Any]]] = [[] for _ in range(len(dataset))]
-    for annotation in dataset.annotations():
+    for annotation in file.annotations():
         objects[annotation.image].append(
             {
                 "id": annotation.raw.get("id") or 0,
@@ -149,8 +147,13 @@ def _entries(dataset: CocoDataset) -> list[Entry]:
             }
         )
     return [
-        Entry(*dataset.file(index), dataset.image_ids[index], dataset.file_name(index), own)
-        for index, own in enumerate(objects)
+        Entry(
+            *dataset.file(index),
+            {"image/id": image_id, "image/file_name": file_name, "objects": of_image},
+        )
+        for index, (image_id, file_name, of_image) in enumerate(
+            zip(dataset.image_ids, file.file_names(), objects, strict=True)
+        )
     ]
 
 
@@ -165,28 +168,21 @@ def _segmentation_text(segmentation: list[list[float]] | RLE | None) -> str:
 
 def _write_all(shards: list[Shard], workers: int, title: str) -> list[dict[str, Any]]:
     """Writes what is missing of the shards and verifies all of them; their receipts."""
-    context = get_context("spawn")
-    receipts: dict[Path, dict[str, Any]] = {}
-    total = sum(len(shard.entries) for shard in shards)
+    receipts = []
     with (
-        tqdm(total=total, desc=title, unit="images") as progress,
-        ProcessPoolExecutor(min(workers, len(shards)), mp_context=context) as pool,
+        tqdm(total=sum(len(shard.entries) for shard in shards), desc=title, unit="images") as bar,
+        ProcessPoolExecutor(min(workers, len(shards)), mp_context=get_context("spawn")) as pool,
     ):
-        pending = {pool.submit(_make_shard, shard): shard for shard in shards}
         try:
-            for future in as_completed(pending):
-                shard = pending[future]
-                receipts[shard.path] = future.result()
-                progress.update(len(shard.entries))
+            for shard, receipt in zip(shards, pool.map(_make_shard, shards), strict=True):
+                receipts.append(receipt)
+                bar.update(len(shard.entries))
         except BrokenProcessPool as error:
             raise UserError(
                 "a worker process died (out of memory?); the same command with fewer --workers "
                 "resumes where it stopped"
             ) from error
-        finally:
-            for future in pending:
-                future.cancel()
-    return [receipts[shard.path] for shard in shards]
+    return receipts
 
 
 def _make_shard(shard: Shard) -> dict[str, Any]:
@@ -212,7 +208,7 @@ def _receipt_of(shard: Shard) -> dict[str, Any] | None:
 
 
 def _write_shard(shard: Shard) -> None:
-    serializer = _serializer(shard.categories)
+    features = _features(shard.categories)
     partial = shard.path.with_name(f"{shard.path.name}.partial")
     shard.path.unlink(missing_ok=True)
     # Records are read one by one in random order, and JPEGs do not get smaller.
@@ -221,14 +217,7 @@ def _write_shard(shard: Shard) -> None:
     for entry in shard.entries:
         # Decoded once, so that training meets no broken file.
         EncodedImage(entry.hw, entry.path, str(entry.path), shard.annotations).pixels()
-        record = serializer(
-            {
-                "image": entry.path.read_bytes(),
-                "image/id": entry.image_id,
-                "image/file_name": entry.file_name,
-                "objects": entry.objects,
-            }
-        )
+        record = features.serialize_example({"image": entry.path.read_bytes(), **entry.fields})
         payload += len(record)
         writer.write(record)
     writer.close()
@@ -238,18 +227,15 @@ def _write_shard(shard: Shard) -> None:
 
 
 def _measure(path: Path) -> dict[str, Any]:
-    digest, size = hashlib.sha256(), 0
     with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-            size += len(block)
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
     try:
         reader = ArrayRecordReader(str(path))
         records = reader.num_records()
         reader.close()
     except (ValueError, RuntimeError):
         records = 0
-    return {"records": records, "bytes": size, "sha256": digest.hexdigest()}
+    return {"records": records, "bytes": path.stat().st_size, "sha256": digest}
 
 
 def _write_side_files(
@@ -283,7 +269,7 @@ def _tfds() -> Any:
     return tensorflow_datasets
 
 
-def _feature_spec(categories: Sequence[str]) -> tfds.features.FeaturesDict:
+def _features(categories: Sequence[str]) -> tfds.features.FeaturesDict:
     """What a record holds; boxes are (x1, y1, x2, y2) in pixels."""
     features = _tfds().features
     return features.FeaturesDict(
@@ -304,16 +290,6 @@ def _feature_spec(categories: Sequence[str]) -> tfds.features.FeaturesDict:
     )
 
 
-def _serializer(categories: Sequence[str]):
-    """A function from an example to its bytes."""
-    _tfds()
-    from tensorflow_datasets.core import example_serializer
-
-    spec = _feature_spec(categories)
-    serializer = example_serializer.ExampleSerializer(spec.get_serialized_info())
-    return lambda example: serializer.serialize_example(spec.encode_example(example))
-
-
 def _write_metadata(
     tfds: Any, folder: Path, split: str, dataset: CocoDataset, receipts: list[dict[str, Any]]
 ) -> None:
@@ -327,7 +303,7 @@ def _write_metadata(
     )
     tfds.folder_dataset.write_metadata(
         data_dir=folder,
-        features=_feature_spec([category.name for category in dataset.categories]),
+        features=_features([category.name for category in dataset.categories]),
         split_infos=[
             tfds.core.SplitInfo(
                 name=name,

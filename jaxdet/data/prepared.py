@@ -7,6 +7,7 @@ split's records a small index and the annotations for evaluation. Record i is im
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -153,23 +154,11 @@ def _features(record: bytes, where: str) -> dict[str, list[Any]]:
         raise UserError(
             f"{where} cannot be read ({error}); run python -m jaxdet.data.prepare again"
         ) from error
-    features: dict[str, list[Any]] = {name: [] for name in _FEATURES}
+    features: dict[str, list[Any]] = defaultdict(list)
     for entry in example.features.feature:
         kind = entry.value.WhichOneof("kind")
         features[entry.key] = list(getattr(entry.value, kind).value) if kind else []
     return features
-
-
-_FEATURES = (
-    "image",
-    "image/file_name",
-    "image/id",
-    "objects/box",
-    "objects/id",
-    "objects/is_crowd",
-    "objects/label",
-    "objects/segmentation",
-)
 
 
 _EXAMPLE_PROTO = """

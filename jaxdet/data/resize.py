@@ -9,8 +9,6 @@ that a smaller one covers.
 
 from __future__ import annotations
 
-import threading
-
 import cv2
 import numpy as np
 from PIL import Image
@@ -25,28 +23,9 @@ DECODED_PER_WANTED = 2
 """Along each axis, a scaled decoding has at least so many pixels for each one wanted."""
 
 
-class _Scratch(threading.local):
-    """Memory of a thread that is used again for each image: fresh memory costs page faults."""
-
-    def __init__(self):
-        self._buffers: dict[str, np.ndarray] = {}
-
-    def array(self, name: str, height: int, width: int) -> np.ndarray:
-        """Uninitialised uint16 [height, width, 3]; valid until the name is asked for again."""
-        size = height * width * 3
-        if name not in self._buffers or self._buffers[name].size < size:
-            self._buffers[name] = np.empty(size, np.uint16)
-        return self._buffers[name][:size].reshape(height, width, 3)
-
-
-_scratch = _Scratch()
-
-
-def _stretch(name: str, image: np.ndarray, fx: float, fy: float) -> np.ndarray:
-    """Resizes uint16 [height, width, 3] by these factors, into scratch memory."""
-    height, width = image.shape[:2]
-    out = _scratch.array(name, round(height * fy), round(width * fx))
-    return cv2.resize(image, None, dst=out, fx=fx, fy=fy, interpolation=cv2.INTER_LINEAR)
+def _stretch(image: np.ndarray, fx: float, fy: float) -> np.ndarray:
+    """Resizes uint16 [height, width, 3] by these factors."""
+    return cv2.resize(image, None, fx=fx, fy=fy, interpolation=cv2.INTER_LINEAR)
 
 
 def enlarge(
@@ -68,20 +47,20 @@ def enlarge(
 
     # 16-bit numbers hold a grey level in their upper half. The lower half is 1/2 from the start, so
     # that cutting it off rounds to the nearest level, halves up.
-    source = _scratch.array("source", last_row - first_row, last_column)
+    source = np.empty((last_row - first_row, last_column, 3), np.uint16)
     np.left_shift(pixels[first_row:last_row, :last_column], 8, out=source, dtype=np.uint16)
     source |= np.uint16(0x80)
-    wide = _stretch("wide", source, resized_w / width, 1)
+    wide = _stretch(source, resized_w / width, 1)
 
     # OpenCV resizes from an image's first row on. So that few rows out of sight are computed, that
     # is the top or the bottom one, whichever is closer; rows that nobody reads are left undefined.
     is_upright = y + window_h <= resized_h - y
     rows = last_row if is_upright else height - first_row
-    columns = _scratch.array("columns", rows, window_w)
+    columns = np.empty((rows, window_w, 3), np.uint16)
     seen = columns[first_row:] if is_upright else columns[height - last_row :][::-1]
     np.bitwise_and(wide[:, x : x + window_w], np.uint16(0xFF00), out=seen)
     seen |= np.uint16(0x80)
-    tall = _stretch("tall", columns, 1, resized_h / height)
+    tall = _stretch(columns, 1, resized_h / height)
     if not is_upright:
         y, out = resized_h - y - window_h, out[::-1]
     np.right_shift(tall[y : y + window_h], 8, out=out, casting="unsafe")

@@ -138,7 +138,7 @@ def test_files_of_single_classes_are_merged_by_id(root, tmp_path, capsys):
         with pytest.raises(UserError, match=reason):
             merged_objects(train, [strange])
     strange.write_text("{")
-    with pytest.raises(UserError, match="cannot be read as JSON"):
+    with pytest.raises(UserError, match="is not valid JSON"):
         merged_objects(train, [strange])
 
 

@@ -15,14 +15,17 @@ import os
 import platform
 import resource
 import time
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from jaxdet.data.coco import CocoDataset, find_coco
-from jaxdet.data.loader import _TrainingExample, train_batches
+from jaxdet.data.coco import CocoDataset
+from jaxdet.data.coco_files import find_coco
+from jaxdet.data.loader import Batch, LoaderSettings, _TrainingExample, train_batches
+from jaxdet.data.lsj import LargeScaleJitter
 
 IMAGE_SIZE, MAX_INSTANCES, MASK_SIZE = 1024, 100, 112
 ROUNDS = 8
@@ -43,14 +46,17 @@ def main() -> None:
     ratios = sample.sum(axis=1) / decode.sum(axis=1)
     best = sample.min(axis=0).mean(), decode.min(axis=0).mean()
     gigabytes = batch_size(dataset)
-    speeds = {
-        name: [] for name in ("no threads", "2 threads", "1 worker process", "2 worker processes")
+    loaders = {
+        "no threads": LoaderSettings(BATCH, threads=0),
+        "2 threads": LoaderSettings(BATCH, threads=2),
+        "1 worker process": LoaderSettings(BATCH, workers=1),
+        "2 worker processes": LoaderSettings(BATCH, workers=2),
     }
-    costs: dict[str, list[float]] = {name: [] for name in speeds}
-    settings = ({"threads": 0}, {"threads": 2}, {"workers": 1}, {"workers": 2})
+    speeds: dict[str, list[float]] = {name: [] for name in loaders}
+    costs: dict[str, list[float]] = {name: [] for name in loaders}
     for _ in range(REPETITIONS):
-        for name, words in zip(speeds, settings, strict=True):
-            speed, cost = loader_speed(dataset, **words)
+        for name, settings in loaders.items():
+            speed, cost = loader_speed(dataset, settings)
             speeds[name].append(speed)
             costs[name].append(cost)
     worker_ratios = [
@@ -102,7 +108,7 @@ best of {ROUNDS} rounds; the loader's speeds are by the clock, {BATCHES} batches
 def sample_times(dataset: CocoDataset) -> tuple[np.ndarray, np.ndarray]:
     """CPU seconds [rounds, images] of Pillow's decoding and of whole training samples."""
     indices = [index for index in range(len(dataset)) if dataset.has_objects(index)]
-    transform = _TrainingExample(IMAGE_SIZE, MAX_INSTANCES, MASK_SIZE, (0.1, 2.0), True)
+    transform = _TrainingExample(LargeScaleJitter(IMAGE_SIZE), MAX_INSTANCES, MASK_SIZE)
     decode, sample = np.zeros((2, ROUNDS, len(indices)))
     for round_number in range(ROUNDS):
         for i, index in enumerate(indices):
@@ -118,13 +124,13 @@ def sample_times(dataset: CocoDataset) -> tuple[np.ndarray, np.ndarray]:
 
 
 def batch_size(dataset: CocoDataset) -> float:
-    batches = train_batches(dataset, **batch_settings(64), threads=0)
+    batches = batches_of(dataset, LoaderSettings(64, threads=0))
     return sum(array.nbytes for array in next(batches).values()) / 1e9
 
 
-def loader_speed(dataset: CocoDataset, **words: int) -> tuple[float, float]:
+def loader_speed(dataset: CocoDataset, settings: LoaderSettings) -> tuple[float, float]:
     """Images per second by the clock, and CPU seconds per image over all processes."""
-    batches = train_batches(dataset, **batch_settings(BATCH), **words)
+    batches = batches_of(dataset, settings)
     for _ in range(3):  # start-up, and what was made ahead of time
         next(batches)
     before, started = tree_cpu_time(), time.perf_counter()
@@ -135,14 +141,15 @@ def loader_speed(dataset: CocoDataset, **words: int) -> tuple[float, float]:
     return BATCH * BATCHES / elapsed, spent / (BATCH * BATCHES)
 
 
-def batch_settings(batch_size: int) -> dict[str, int]:
-    return {
-        "batch_size": batch_size,
-        "image_size": IMAGE_SIZE,
-        "max_instances": MAX_INSTANCES,
-        "mask_size": MASK_SIZE,
-        "seed": 0,
-    }
+def batches_of(dataset: CocoDataset, settings: LoaderSettings) -> Iterator[Batch]:
+    return train_batches(
+        dataset,
+        LargeScaleJitter(IMAGE_SIZE),
+        settings,
+        max_instances=MAX_INSTANCES,
+        mask_size=MASK_SIZE,
+        seed=0,
+    )
 
 
 def tree_cpu_time() -> float:

@@ -12,7 +12,7 @@ import jax
 from jaxdet import parallel
 from jaxdet.config.published_weights import how_to_get
 from jaxdet.data.loader import Batch, train_batches
-from jaxdet.data.source import multiscale_of
+from jaxdet.data.source import augmentation_of, loader_settings
 from jaxdet.errors import UserError
 from jaxdet.evaluation.evaluate import Evaluator
 from jaxdet.evaluation.result_files import Evaluation, evaluated_checkpoint, report
@@ -77,19 +77,12 @@ def training_batches(experiment: Experiment, start_step: int = 0) -> Iterator[Ba
     config = experiment.config
     return train_batches(
         experiment.train_set,
-        batch_size=config.batch_size,
-        image_size=config.image_size,
+        augmentation_of(config),
+        loader_settings(config.data, config.batch_size, jax.process_index(), jax.process_count()),
         max_instances=config.data.max_instances,
         mask_size=config.data.mask_size,
-        scale_range=tuple(config.data.scale_range),
-        flip=config.data.flip,
-        multiscale=multiscale_of(config.data),
         seed=config.seed,
         start_step=start_step,
-        threads=config.data.threads,
-        workers=config.data.workers,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
     )
 
 

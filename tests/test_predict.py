@@ -258,10 +258,10 @@ def test_a_mistake_ends_in_one_sentence(arguments, expected, finished, files, ca
 @pytest.mark.parametrize(
     ("image", "expected"),
     [
-        (np.zeros((4, 4), np.uint8), r"uint8 \[4, 4\] is no picture"),
-        (np.zeros((4, 4, 3)), r"float64 \[4, 4, 3\] is no picture"),
-        (np.zeros((0, 4, 3), np.uint8), "is no picture"),
-        (None, "a NoneType is no picture"),
+        (np.zeros((4, 4), np.uint8), r"uint8 \[4, 4\] must be uint8 \[height"),
+        (np.zeros((4, 4, 3)), r"float64 \[4, 4, 3\] must be"),
+        (np.zeros((0, 4, 3), np.uint8), "must be uint8"),
+        (None, "a NoneType is no image"),
     ],
 )
 def test_what_is_no_picture_is_refused(detector, image, expected):

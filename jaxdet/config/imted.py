@@ -6,6 +6,7 @@ from ml_collections import ConfigDict
 
 from jaxdet.config.mask_rcnn import SHAPES_DETECTOR, VIT_SIZES, benchmark
 from jaxdet.config.published_weights import official_weights
+from jaxdet.data.categories import VOC
 
 DECODERS = {
     "s": {"width": 256, "depth": 4, "heads": 8},

@@ -1,14 +1,13 @@
-"""Says everything that is wrong with a COCO folder, in one go.
+"""Reports everything that is wrong with a COCO folder, in one go.
 
     python -m jaxdet.data.check /data/my_set
 
 Reads the annotations and decodes every image. What would stop a training run is listed as an error
-with its mend; what would be left out is counted. The exit status is 1 if there are errors.
+with its fix; what would be left out is counted. The exit status is 1 if there are errors.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -16,8 +15,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from jaxdet.data.coco import CocoDataset, find_coco
+from jaxdet.data.coco import CocoDataset
+from jaxdet.data.coco_files import find_coco
 from jaxdet.errors import UserError
+from jaxdet.flags import Parser, run_main
 
 SHOWN_ERRORS = 50
 
@@ -29,11 +30,11 @@ def check(annotations: Path, images: Path) -> tuple[str, list[str]]:
         UserError: the annotation file cannot be read at all.
     """
     errors: list[str] = []
-    dataset = CocoDataset(annotations, images, refuse=errors.append)
+    dataset = CocoDataset(annotations, images, on_error=errors.append)
 
     def decode(index: int) -> str | None:
         try:
-            dataset[index].picture.pixels()
+            dataset[index].lazy_image.pixels()
         except UserError as error:
             return str(error)
         return None
@@ -47,9 +48,11 @@ def check(annotations: Path, images: Path) -> tuple[str, list[str]]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Prints the report; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    return run_main(lambda: _run(arguments))
+
+
+def _run(arguments: list[str] | None) -> int:
+    parser = Parser("jaxdet data check", __doc__)
     parser.add_argument("folder", type=Path, help="a folder in COCO's layout")
     options = parser.parse_args(arguments)
     found, errors = {}, []

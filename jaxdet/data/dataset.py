@@ -61,14 +61,14 @@ class Example:
     """One image and its objects, crowd regions left out.
 
     Attributes:
-        picture: the image, not decoded yet.
+        lazy_image: the image, not decoded yet.
         image_id: the id the annotation file gives the image.
         boxes: float32 [objects, 4], (x1, y1, x2, y2) in pixels of the image.
         labels: int32 [objects], positions in the dataset's categories.
         masks: one per object, polygons or run-length encoded.
     """
 
-    picture: LazyImage
+    lazy_image: LazyImage
     image_id: int
     boxes: np.ndarray
     labels: np.ndarray
@@ -81,7 +81,7 @@ class Example:
         Raises:
             UserError: it cannot be read.
         """
-        return self.picture.pixels()
+        return self.lazy_image.pixels()
 
 
 class DetectionDataset(Protocol):

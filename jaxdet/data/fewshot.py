@@ -13,8 +13,6 @@ Images are linked, not copied.
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,9 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from jaxdet.config.imted import VOC
-from jaxdet.data.coco import CocoDataset, find_coco
+from jaxdet.data.categories import VOC
+from jaxdet.data.coco_annotations import read_ground_truth, read_json
+from jaxdet.data.coco_files import find_coco, write_annotations, writing
 from jaxdet.errors import UserError
+from jaxdet.flags import Parser, run_main
 
 Document = dict[str, Any]
 """A COCO instances file's content."""
@@ -54,20 +54,20 @@ def base_classes(document: Document, novel: Sequence[str]) -> Document:
 def few_objects(document: Document, shots: int, seed: int) -> Document:
     """A data set of `shots` objects of each class, or all of a class that has fewer.
 
-    As in TFA, images are drawn class by class and an image's objects of the class count together;
+    As in TFA, images are sampled class by class and an image's objects of the class count together;
     only where images with few enough do not suffice is a part of one's objects taken. Objects of
-    other classes in an image drawn are not annotated, unless they are drawn too. What is drawn of a
-    class follows from the seed, the class's id and its objects alone.
+    other classes in a sampled image are not annotated, unless they are sampled too. What is sampled
+    of a class follows from the seed, the class's id and its objects alone.
     """
     by_class: dict[int, dict[int, list[Document]]] = {c["id"]: {} for c in document["categories"]}
     for annotation in document["annotations"]:
         if _is_trainable(annotation):
             of_image = by_class[annotation["category_id"]].setdefault(annotation["image_id"], [])
             of_image.append(annotation)
-    drawn = []
+    sampled = []
     for category_id, images in sorted(by_class.items()):
-        drawn += _draw(np.random.default_rng([seed, abs(category_id)]), images, shots)
-    return _with_annotations(document, drawn)
+        sampled += _sample(np.random.default_rng([seed, abs(category_id)]), images, shots)
+    return _with_annotations(document, sampled)
 
 
 def merged_objects(document: Document, files: Sequence[Path]) -> Document:
@@ -114,16 +114,11 @@ def write_root(folder: Path, train: Document, val: Document, images: tuple[Path,
     Raises:
         UserError: something is there already, or cannot be written.
     """
-    try:
+    with writing(folder):
         (folder / "annotations").mkdir(parents=True)
         for split, document, target in zip(("train", "val"), (train, val), images, strict=True):
-            file = folder / "annotations" / f"instances_{split}.json"
-            file.write_text(json.dumps(document), encoding="utf-8")
             (folder / split).symlink_to(target.resolve(), target_is_directory=True)
-    except FileExistsError as error:
-        raise UserError(f"{folder} is there already; name another folder, or remove it") from error
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written ({error}); free space or rights") from error
+            write_annotations(folder, split, document)
 
 
 def _is_trainable(annotation: Document) -> bool:
@@ -131,20 +126,20 @@ def _is_trainable(annotation: Document) -> bool:
     return has_mask and annotation["bbox"][2] > 0 and annotation["bbox"][3] > 0
 
 
-def _draw(
+def _sample(
     rng: np.random.Generator, images: dict[int, list[Document]], shots: int
 ) -> list[Document]:
     """So many of one class's objects, given by image."""
     ids = sorted(images)
     order = [ids[i] for i in rng.permutation(len(ids))]
-    drawn: list[Document] = []
+    sampled: list[Document] = []
     left = []
     for image in order:
-        if len(drawn) + len(images[image]) <= shots:
-            drawn += images[image]
+        if len(sampled) + len(images[image]) <= shots:
+            sampled += images[image]
         else:
             left += images[image]
-    return drawn + left[: shots - len(drawn)]
+    return sampled + left[: shots - len(sampled)]
 
 
 def _with_annotations(document: Document, annotations: list[Document]) -> Document:
@@ -155,22 +150,19 @@ def _with_annotations(document: Document, annotations: list[Document]) -> Docume
 
 
 def _annotations(file: Path) -> list[Any]:
-    try:
-        content = json.loads(file.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{file} cannot be read as JSON ({error}); name another file") from error
+    content = read_json(file)
     if not isinstance(content, dict) or not isinstance(content.get("annotations"), list):
         raise UserError(f"{file} has no list 'annotations'; name a file in COCO's format")
     return content["annotations"]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the command; returns its exit status (2 after an error of the user's)."""
-    parser = argparse.ArgumentParser(
-        prog="python -m jaxdet.data.fewshot",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    """Runs the command; returns its exit status."""
+    return run_main(lambda: _run(arguments))
+
+
+def _run(arguments: list[str] | None) -> None:
+    parser = Parser("jaxdet data fewshot", __doc__)
     parser.add_argument("out", type=Path, help="the folder to write")
     parser.add_argument("--root", required=True, help="a folder in COCO's format")
     parser.add_argument("--novel", help="names of classes with commas between, or 'voc'")
@@ -178,23 +170,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--merge", type=Path, nargs="+", help="files to take the objects from")
     options = parser.parse_args(arguments)
-    try:
-        _run(options)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-def _run(options: argparse.Namespace) -> None:
     if (options.novel is None) == (options.merge is None):
-        raise UserError("give either --novel, to draw objects, or --merge, to take those of files")
+        raise UserError(
+            "give either --novel, to sample objects, or --merge, to take those of files"
+        )
     if options.shots < 1 or options.seed < 0:
-        raise UserError("--shots is at least 1 and --seed at least 0")
+        raise UserError("--shots must be at least 1 and --seed at least 0")
     files, images = zip(
         *(find_coco(options.root, split) for split in ("train", "val")), strict=True
     )
-    train, val = (CocoDataset(file, None).ground_truth() for file in files)
+    train, val = (read_ground_truth(file) for file in files)
     if options.merge:
         few = merged_objects(train, options.merge)
         _write(options.out, few, val, images)

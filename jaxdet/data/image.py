@@ -1,4 +1,4 @@
-"""Pictures in memory and in encoded files, decoded as far as they are needed."""
+"""Images in memory and in encoded files, decoded as far as they are needed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 """Names of a folder's files that are taken for images."""
 
 Source = str | Path | Image.Image | np.ndarray
-"""A picture as people have it: its file, or Pillow's or NumPy's (uint8 [height, width, 3], RGB)."""
+"""An image as people have it: its file, or Pillow's or NumPy's (uint8 [height, width, 3], RGB)."""
 
 
 def is_named_image(path: Path) -> bool:
@@ -112,7 +112,7 @@ def open_image(path: Path) -> LazyImage:
 
     It is turned upright where the camera noted that it lies (EXIF), as nobody refers to its stored
     pixels. Of an animation it is the first frame. Other damage than that of the header is found
-    when the picture is decoded.
+    when the image is decoded.
 
     Raises:
         UserError: the file cannot be read as an image, or has more than LARGEST_IMAGE pixels.
@@ -125,8 +125,8 @@ def open_image(path: Path) -> LazyImage:
             if is_small and _orientation(image) != 1:
                 return ArrayImage(np.asarray(_to_rgb(ImageOps.exif_transpose(image))))
     except UnidentifiedImageError as error:
-        raise UserError(f"{path} is no image of {', '.join(IMAGE_FORMATS)}") from error
-    except Exception as error:  # as in EncodedPicture
+        raise UserError(f"{path} must be an image, one of {', '.join(IMAGE_FORMATS)}") from error
+    except Exception as error:  # as in EncodedImage
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(f"{path} cannot be read as an image ({reason})") from error
     if not is_small:
@@ -134,14 +134,14 @@ def open_image(path: Path) -> LazyImage:
             f"{path} has {hw[0]} x {hw[1]} pixels, more than the {LARGEST_IMAGE} that are decoded; "
             "scale it down"
         )
-    return EncodedImage(hw, content, str(path), "the pictures given")
+    return EncodedImage(hw, content, str(path), "the images given")
 
 
 def as_image(source: Source | LazyImage) -> LazyImage:
-    """A picture of what people have; files as by `open_picture`.
+    """An image of what people have; files as by `open_image`.
 
     Raises:
-        UserError: it is no picture.
+        UserError: it is no image.
     """
     if isinstance(source, str | Path):
         return open_image(Path(source))
@@ -149,15 +149,13 @@ def as_image(source: Source | LazyImage) -> LazyImage:
         return ArrayImage(np.asarray(_to_rgb(ImageOps.exif_transpose(source))))
     if isinstance(source, np.ndarray):
         if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3 or not source.size:
-            raise UserError(
-                f"an array of {source.dtype} {list(source.shape)} is no picture; give uint8 "
-                "[height, width, 3], RGB"
-            )
+            given = f"{source.dtype} {list(source.shape)}"
+            raise UserError(f"an array of {given} must be uint8 [height, width, 3], RGB")
         return ArrayImage(source)
     if isinstance(source, ArrayImage | EncodedImage):
         return source
     raise UserError(
-        f"a {type(source).__name__} is no picture; give a path, an array or Pillow's image"
+        f"a {type(source).__name__} is no image; give a path, an array or Pillow's image"
     )
 
 

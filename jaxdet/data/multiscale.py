@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jaxdet.data.lsj import Placement
+from jaxdet.data.transform import Transform
 
 CROPPED_SHORT_SIDES = (400, 500, 600)
 CROP_SIDES = (384, 600)
-"""Smallest and largest side of a crop, drawn per axis, as far as the image is that large."""
+"""Smallest and largest side of a crop, sampled per axis, as far as the image is that large."""
 
 
 @dataclass(frozen=True)
@@ -24,24 +24,24 @@ class Multiscale:
     """Settings of the augmentation.
 
     Attributes:
+        image_size: side of the square canvas in pixels; at least `long_side`.
         short_sides: lengths in pixels that the shorter side may get; evaluation takes the largest.
         long_side: largest length of the longer side in pixels.
+        flip: whether half of the images are mirrored.
     """
 
+    image_size: int
     short_sides: Sequence[int]
     long_side: int
+    flip: bool = True
 
-    def sample(self, rng: np.random.Generator, height: int, width: int, flip: bool) -> Placement:
-        """Draws the placement of one image of `height` x `width` pixels.
-
-        Args:
-            flip: whether half of the images are mirrored.
-        """
-        mirrored = bool(rng.uniform() < 0.5) and flip
+    def sample(self, rng: np.random.Generator, height: int, width: int) -> Transform:
+        """Samples flip, size and crop for one image of `height` x `width` pixels."""
+        mirrored = bool(rng.uniform() < 0.5) and self.flip
         is_cropped = bool(rng.uniform() < 0.5)
         final = int(rng.choice(self.short_sides))
         if not is_cropped:
-            return Placement((height, width), self._resized(height, width, final), mirrored, (0, 0))
+            return Transform((height, width), self._resized(height, width, final), mirrored, (0, 0))
         first_hw = self._resized(height, width, int(rng.choice(CROPPED_SHORT_SIDES)))
         low, high = CROP_SIDES
         crop_hw = [int(rng.integers(min(s, low), min(s, high), endpoint=True)) for s in first_hw]
@@ -51,7 +51,7 @@ class Multiscale:
         )
         shown_hw = self._resized(*crop_hw, final)
         scale_y, scale_x = (shown / crop for shown, crop in zip(shown_hw, crop_hw, strict=True))
-        return Placement(
+        return Transform(
             (height, width),
             (first_hw[0] * scale_y, first_hw[1] * scale_x),
             mirrored,
@@ -59,10 +59,14 @@ class Multiscale:
             shown_hw,
         )
 
-    def fit(self, height: int, width: int) -> Placement:
-        """The placement for evaluation: the whole image at the largest size."""
+    def image_hw(self, transform: Transform) -> tuple[int, int]:
+        """Of a training image: MMDetection's padding does not belong to the image."""
+        return transform.visible_hw(self.image_size)
+
+    def fit(self, height: int, width: int) -> Transform:
+        """For evaluation: the whole image at the largest size."""
         resized_hw = self._resized(height, width, max(self.short_sides))
-        return Placement((height, width), resized_hw, False, (0, 0))
+        return Transform((height, width), resized_hw, False, (0, 0))
 
     def _resized(self, height: int, width: int, short_side: int) -> tuple[int, int]:
         ratio = min(short_side / min(height, width), self.long_side / max(height, width))

@@ -15,25 +15,26 @@ at the end every shard is counted and its checksum compared with what was writte
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import math
 import os
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 from tqdm import tqdm
 
-from jaxdet.data.coco import CocoDataset, find_coco
+from jaxdet.data.coco import CocoDataset
+from jaxdet.data.coco_annotations import AnnotationFile
+from jaxdet.data.coco_files import find_coco, writing
 from jaxdet.data.dataset import RLE
 from jaxdet.data.image import EncodedImage
 from jaxdet.data.prepared import (
@@ -45,6 +46,7 @@ from jaxdet.data.prepared import (
     record_file,
 )
 from jaxdet.errors import UserError
+from jaxdet.flags import Parser, run_main
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
@@ -52,15 +54,12 @@ if TYPE_CHECKING:
 IMAGES_PER_SHARD = 1000
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One image and its annotations, as they go into a record."""
+class Entry(NamedTuple):
+    """An image's file and size, and what else goes into its record."""
 
     path: Path
     hw: tuple[int, int]
-    image_id: int
-    file_name: str
-    objects: list[dict[str, Any]]
+    fields: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ class Shard:
     """A file to be made of consecutive images.
 
     Attributes:
-        fingerprint: changes with the annotations and the way they are shared out.
+        fingerprint: changes with the annotations and the number of images in a shard.
     """
 
     path: Path
@@ -79,7 +78,7 @@ class Shard:
 
     @property
     def receipt(self) -> Path:
-        """The file that tells what was written; it lies there before the shard does."""
+        """The file that says what was written; it is there before the shard is."""
         return self.path.with_name(f"{self.path.name}.json")
 
 
@@ -92,7 +91,7 @@ def prepare(
     workers: int,
     images_per_shard: int = IMAGES_PER_SHARD,
 ) -> str:
-    """Builds one split under `target`, or goes on building it; returns what it holds.
+    """Builds one split under `target`, or resumes building it; returns what it holds.
 
     Raises:
         UserError: the set has a fault, tensorflow-datasets is not installed, a file cannot be
@@ -101,7 +100,7 @@ def prepare(
     tfds = _tfds()
     dataset = CocoDataset(annotations, images)
     folder = target / NAME / VERSION
-    try:
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         shards = _shards(dataset, annotations, folder, split, images_per_shard)
         receipts = _write_all(shards, workers, f"{split}: {len(dataset)} images")
@@ -110,8 +109,6 @@ def prepare(
             raise UserError(f"{folder} has {count} records of {len(dataset)} images; remove it")
         _write_side_files(dataset, folder, split, receipts)
         _write_metadata(tfds, folder, split, dataset, receipts)
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written ({error}); free space or rights") from error
     size = sum(receipt["bytes"] for receipt in receipts)
     return (
         f"{split}: {count} records in {len(shards)} shards, {size / 1e9:.2f} GB, counts and "
@@ -122,7 +119,7 @@ def prepare(
 def _shards(
     dataset: CocoDataset, annotations: Path, folder: Path, split: str, images_per_shard: int
 ) -> list[Shard]:
-    entries = _entries(dataset)
+    entries = _entries(dataset, AnnotationFile.read(annotations))
     count = math.ceil(len(entries) / images_per_shard)
     digest = hashlib.sha256(annotations.read_bytes()).hexdigest()
     return [
@@ -137,22 +134,26 @@ def _shards(
     ]
 
 
-def _entries(dataset: CocoDataset) -> list[Entry]:
+def _entries(dataset: CocoDataset, file: AnnotationFile) -> list[Entry]:
     objects: list[list[dict[str, Any]]] = [[] for _ in range(len(dataset))]
-    for annotation in dataset.annotations():
-        x, y, width, height = annotation.box
+    for annotation in file.annotations():
         objects[annotation.image].append(
             {
                 "id": annotation.raw.get("id") or 0,
-                "box": [x, y, x + width, y + height],
+                "box": list(annotation.corners),
                 "label": annotation.label,
                 "is_crowd": annotation.is_crowd,
                 "segmentation": _segmentation_text(annotation.segmentation),
             }
         )
     return [
-        Entry(*dataset.file(index), dataset.image_ids[index], dataset.file_name(index), own)
-        for index, own in enumerate(objects)
+        Entry(
+            *dataset.file(index),
+            {"image/id": image_id, "image/file_name": file_name, "objects": of_image},
+        )
+        for index, (image_id, file_name, of_image) in enumerate(
+            zip(dataset.image_ids, file.file_names(), objects, strict=True)
+        )
     ]
 
 
@@ -167,28 +168,21 @@ def _segmentation_text(segmentation: list[list[float]] | RLE | None) -> str:
 
 def _write_all(shards: list[Shard], workers: int, title: str) -> list[dict[str, Any]]:
     """Writes what is missing of the shards and verifies all of them; their receipts."""
-    context = get_context("spawn")
-    receipts: dict[Path, dict[str, Any]] = {}
-    total = sum(len(shard.entries) for shard in shards)
+    receipts = []
     with (
-        tqdm(total=total, desc=title, unit="images") as progress,
-        ProcessPoolExecutor(min(workers, len(shards)), mp_context=context) as pool,
+        tqdm(total=sum(len(shard.entries) for shard in shards), desc=title, unit="images") as bar,
+        ProcessPoolExecutor(min(workers, len(shards)), mp_context=get_context("spawn")) as pool,
     ):
-        pending = {pool.submit(_make_shard, shard): shard for shard in shards}
         try:
-            for future in as_completed(pending):
-                shard = pending[future]
-                receipts[shard.path] = future.result()
-                progress.update(len(shard.entries))
+            for shard, receipt in zip(shards, pool.map(_make_shard, shards), strict=True):
+                receipts.append(receipt)
+                bar.update(len(shard.entries))
         except BrokenProcessPool as error:
             raise UserError(
-                "a worker process ended unexpectedly, perhaps for lack of memory; run the same "
-                "command with fewer --workers, it goes on where it stopped"
+                "a worker process died (out of memory?); the same command with fewer --workers "
+                "resumes where it stopped"
             ) from error
-        finally:
-            for future in pending:
-                future.cancel()
-    return [receipts[shard.path] for shard in shards]
+    return receipts
 
 
 def _make_shard(shard: Shard) -> dict[str, Any]:
@@ -214,22 +208,16 @@ def _receipt_of(shard: Shard) -> dict[str, Any] | None:
 
 
 def _write_shard(shard: Shard) -> None:
-    serializer = _serializer(shard.categories)
+    features = _features(shard.categories)
     partial = shard.path.with_name(f"{shard.path.name}.partial")
     shard.path.unlink(missing_ok=True)
     # Records are read one by one in random order, and JPEGs do not get smaller.
     writer = ArrayRecordWriter(str(partial), "group_size:1,uncompressed")
     payload = 0
     for entry in shard.entries:
-        content = _read_whole(entry, shard.annotations)
-        record = serializer(
-            {
-                "image": content,
-                "image/id": entry.image_id,
-                "image/file_name": entry.file_name,
-                "objects": entry.objects,
-            }
-        )
+        # Decoded once, so that training meets no broken file.
+        EncodedImage(entry.hw, entry.path, str(entry.path), shard.annotations).pixels()
+        record = features.serialize_example({"image": entry.path.read_bytes(), **entry.fields})
         payload += len(record)
         writer.write(record)
     writer.close()
@@ -238,32 +226,16 @@ def _write_shard(shard: Shard) -> None:
     os.replace(partial, shard.path)
 
 
-def _read_whole(entry: Entry, annotations: str) -> bytes:
-    """The file's bytes, once they are known to be an image of the size listed."""
-    try:
-        content = entry.path.read_bytes()
-    except OSError as error:
-        raise UserError(
-            f"{entry.path} cannot be read ({error.strerror}); replace the file, or remove it from "
-            f"{annotations}"
-        ) from error
-    EncodedImage(entry.hw, content, str(entry.path), annotations).pixels()
-    return content
-
-
 def _measure(path: Path) -> dict[str, Any]:
-    digest, size = hashlib.sha256(), 0
     with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-            size += len(block)
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
     try:
         reader = ArrayRecordReader(str(path))
         records = reader.num_records()
         reader.close()
     except (ValueError, RuntimeError):
         records = 0
-    return {"records": records, "bytes": size, "sha256": digest.hexdigest()}
+    return {"records": records, "bytes": path.stat().st_size, "sha256": digest}
 
 
 def _write_side_files(
@@ -297,7 +269,7 @@ def _tfds() -> Any:
     return tensorflow_datasets
 
 
-def _feature_spec(categories: Sequence[str]) -> tfds.features.FeaturesDict:
+def _features(categories: Sequence[str]) -> tfds.features.FeaturesDict:
     """What a record holds; boxes are (x1, y1, x2, y2) in pixels."""
     features = _tfds().features
     return features.FeaturesDict(
@@ -318,16 +290,6 @@ def _feature_spec(categories: Sequence[str]) -> tfds.features.FeaturesDict:
     )
 
 
-def _serializer(categories: Sequence[str]):
-    """A function from an example to its bytes."""
-    _tfds()
-    from tensorflow_datasets.core import example_serializer
-
-    spec = _feature_spec(categories)
-    serializer = example_serializer.ExampleSerializer(spec.get_serialized_info())
-    return lambda example: serializer.serialize_example(spec.encode_example(example))
-
-
 def _write_metadata(
     tfds: Any, folder: Path, split: str, dataset: CocoDataset, receipts: list[dict[str, Any]]
 ) -> None:
@@ -341,7 +303,7 @@ def _write_metadata(
     )
     tfds.folder_dataset.write_metadata(
         data_dir=folder,
-        features=_feature_spec([category.name for category in dataset.categories]),
+        features=_features([category.name for category in dataset.categories]),
         split_infos=[
             tfds.core.SplitInfo(
                 name=name,
@@ -357,39 +319,30 @@ def _write_metadata(
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the command; returns its exit status (2 after an error of the user's)."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """Runs the command; returns its exit status."""
+    return run_main(lambda: _run(arguments))
+
+
+def _run(arguments: list[str] | None) -> None:
+    parser = Parser("jaxdet data prepare", __doc__)
     parser.add_argument("source", type=Path, help="a folder in COCO's layout")
     parser.add_argument("target", type=Path, help="the folder to build in")
     parser.add_argument("--splits", nargs="+", default=["train", "val"], choices=["train", "val"])
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--images_per_shard", type=int, default=IMAGES_PER_SHARD)
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
+    parser.add_argument("--images-per-shard", type=int, default=IMAGES_PER_SHARD)
     options = parser.parse_args(arguments)
-    try:
-        if min(options.workers, options.images_per_shard) < 1:
-            raise UserError("--workers and --images_per_shard must be at least 1; correct them")
-        for split in options.splits:
-            annotations, images = find_coco(options.source, split)
-            print(
-                prepare(
-                    annotations,
-                    images,
-                    options.target,
-                    split,
-                    workers=options.workers,
-                    images_per_shard=options.images_per_shard,
-                )
-            )
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; the same command resumes where it stopped", file=sys.stderr)
-        return 130
+    if min(options.workers, options.images_per_shard) < 1:
+        raise UserError("--workers and --images-per-shard must be at least 1")
+    for split in options.splits:
+        summary = prepare(
+            *find_coco(options.source, split),
+            options.target,
+            split,
+            workers=options.workers,
+            images_per_shard=options.images_per_shard,
+        )
+        print(summary)
     print(f"train on it with --config.data.root={options.target}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -7,12 +7,12 @@ split's records a small index and the annotations for evaluation. Record i is im
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-import grain
 import numpy as np
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 from google.protobuf.message import DecodeError
 
 from jaxdet.data.dataset import RLE, Category, Example, Polygons
@@ -78,7 +78,9 @@ class PreparedDataset:
         missing = [path for path in paths if not path.is_file()]
         if missing:
             raise UserError(f"{missing[0]} is missing; run python -m jaxdet.data.prepare again")
-        self._records = grain.sources.ArrayRecordDataSource([str(path) for path in paths])
+        from grain.sources import ArrayRecordDataSource  # takes seconds, which --help need not
+
+        self._records = ArrayRecordDataSource([str(path) for path in paths])
         if len(self._records) != len(self):
             raise UserError(
                 f"{folder} has {len(self._records)} {split} records of {len(self)} images; "
@@ -95,17 +97,17 @@ class PreparedDataset:
     def __getitem__(self, index: int) -> Example:
         where = f"record {index} of {self._folder} ({self._split})"
         features = _features(self._records[index], where)
-        usable = [
-            number
-            for number, text in enumerate(features["objects/segmentation"])
-            if text and not features["objects/is_crowd"][number]
-        ]
+        segmentations, is_crowd = features["objects/segmentation"], features["objects/is_crowd"]
         boxes = np.array(features["objects/box"], np.float32).reshape(-1, 4)
         labels = np.array(features["objects/label"], np.int32)
-        is_usable = np.all(boxes[:, 2:] > boxes[:, :2], axis=1) if len(boxes) else boxes
-        usable = [number for number in usable if is_usable[number]]
+        has_size = np.all(boxes[:, 2:] > boxes[:, :2], axis=1)
+        usable = [
+            number
+            for number, text in enumerate(segmentations)
+            if text and not is_crowd[number] and has_size[number]
+        ]
         return Example(
-            picture=EncodedImage(
+            lazy_image=EncodedImage(
                 tuple(self._sizes[index].tolist()),
                 features["image"][0],
                 f"{features['image/file_name'][0].decode()} in {where}",
@@ -114,7 +116,7 @@ class PreparedDataset:
             image_id=self.image_ids[index],
             boxes=boxes[usable],
             labels=labels[usable],
-            masks=[_mask(features["objects/segmentation"][number]) for number in usable],
+            masks=[_mask(segmentations[number]) for number in usable],
         )
 
     def has_objects(self, index: int) -> bool:
@@ -152,72 +154,40 @@ def _features(record: bytes, where: str) -> dict[str, list[Any]]:
         raise UserError(
             f"{where} cannot be read ({error}); run python -m jaxdet.data.prepare again"
         ) from error
-    features: dict[str, list[Any]] = {name: [] for name in _FEATURES}
-    for name, feature in example.features.feature.items():
-        kind = feature.WhichOneof("kind")
-        features[name] = list(getattr(feature, kind).value) if kind else []
+    features: dict[str, list[Any]] = defaultdict(list)
+    for entry in example.features.feature:
+        kind = entry.value.WhichOneof("kind")
+        features[entry.key] = list(getattr(entry.value, kind).value) if kind else []
     return features
 
 
-_FEATURES = (
-    "image",
-    "image/file_name",
-    "image/id",
-    "objects/box",
-    "objects/id",
-    "objects/is_crowd",
-    "objects/label",
-    "objects/segmentation",
-)
+_EXAMPLE_PROTO = """
+name: "jaxdet/example.proto" package: "jaxdet" syntax: "proto3"
+message_type { name: "BytesList"
+  field { name: "value" number: 1 label: LABEL_REPEATED type: TYPE_BYTES } }
+message_type { name: "FloatList"
+  field { name: "value" number: 1 label: LABEL_REPEATED type: TYPE_FLOAT } }
+message_type { name: "Int64List"
+  field { name: "value" number: 1 label: LABEL_REPEATED type: TYPE_INT64 } }
+message_type { name: "Feature" oneof_decl { name: "kind" }
+  field { name: "bytes_list" number: 1 type_name: ".jaxdet.BytesList" oneof_index: 0 }
+  field { name: "float_list" number: 2 type_name: ".jaxdet.FloatList" oneof_index: 0 }
+  field { name: "int64_list" number: 3 type_name: ".jaxdet.Int64List" oneof_index: 0 } }
+message_type { name: "Features"
+  field { name: "feature" number: 1 label: LABEL_REPEATED type_name: ".jaxdet.Features.Entry" }
+  nested_type { name: "Entry"
+    field { name: "key" number: 1 type: TYPE_STRING }
+    field { name: "value" number: 2 type_name: ".jaxdet.Feature" } } }
+message_type { name: "Example"
+  field { name: "features" number: 1 type_name: ".jaxdet.Features" } }
+"""
+"""tf.train.Example by its public definition (tensorflow/core/example); its map is, as on disk, a
+list of entries."""
 
 
 def _example_class() -> type:
-    """tf.train.Example, built from its public definition (tensorflow/core/example)."""
-    field = descriptor_pb2.FieldDescriptorProto
-    file = descriptor_pb2.FileDescriptorProto(
-        name="jaxdet/example.proto", package="jaxdet", syntax="proto3"
-    )
-
-    def message(name: str, *fields: tuple[str, int, int, int, str | None], parent=file) -> Any:
-        messages = parent.message_type if parent is file else parent.nested_type
-        built = messages.add(name=name)
-        for field_name, number, label, kind, type_name in fields:
-            built.field.add(
-                name=field_name, number=number, label=label, type=kind, type_name=type_name
-            )
-        return built
-
-    one, many = field.LABEL_OPTIONAL, field.LABEL_REPEATED
-    lists = (
-        ("bytes_list", "BytesList", field.TYPE_BYTES),
-        ("float_list", "FloatList", field.TYPE_FLOAT),
-        ("int64_list", "Int64List", field.TYPE_INT64),
-    )
-    for _, name, kind in lists:
-        message(name, ("value", 1, many, kind, None))
-    feature = message(
-        "Feature",
-        *(
-            (field_name, number, one, field.TYPE_MESSAGE, f".jaxdet.{name}")
-            for number, (field_name, name, _) in enumerate(lists, 1)
-        ),
-    )
-    feature.oneof_decl.add(name="kind")
-    for entry in feature.field:
-        entry.oneof_index = 0
-    features = message(
-        "Features", ("feature", 1, many, field.TYPE_MESSAGE, ".jaxdet.Features.FeatureEntry")
-    )
-    entry = message(
-        "FeatureEntry",
-        ("key", 1, one, field.TYPE_STRING, None),
-        ("value", 2, one, field.TYPE_MESSAGE, ".jaxdet.Feature"),
-        parent=features,
-    )
-    entry.options.map_entry = True
-    message("Example", ("features", 1, one, field.TYPE_MESSAGE, ".jaxdet.Features"))
     pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
+    pool.Add(text_format.Parse(_EXAMPLE_PROTO, descriptor_pb2.FileDescriptorProto()))
     return message_factory.GetMessageClass(pool.FindMessageTypeByName("jaxdet.Example"))
 
 

@@ -1,4 +1,4 @@
-"""Bilinear resizing of a part of a picture, as Pillow does it and faster.
+"""Bilinear resizing of a part of an image, as Pillow does it and faster.
 
 Pillow resizes along rows first, rounds to whole grey levels, and then resizes along columns. All
 detectors of the benchmark saw such pixels, and these differ by less than 0.01 grey levels on
@@ -9,15 +9,13 @@ that a smaller one covers.
 
 from __future__ import annotations
 
-import threading
-
 import cv2
 import numpy as np
 from PIL import Image
 
 from jaxdet.data.dataset import LazyImage
 
-# Worker threads and processes share out the work; OpenCV's own threads would only get in the way.
+# Worker threads and processes split the work; OpenCV's own threads would only get in the way.
 cv2.setNumThreads(0)
 
 LARGEST_SHRINK = 8
@@ -25,28 +23,9 @@ DECODED_PER_WANTED = 2
 """Along each axis, a scaled decoding has at least so many pixels for each one wanted."""
 
 
-class _Scratch(threading.local):
-    """Memory of a thread that is used again for each image: fresh memory costs page faults."""
-
-    def __init__(self):
-        self._buffers: dict[str, np.ndarray] = {}
-
-    def array(self, name: str, height: int, width: int) -> np.ndarray:
-        """Uninitialised uint16 [height, width, 3]; valid until the name is asked for again."""
-        size = height * width * 3
-        if name not in self._buffers or self._buffers[name].size < size:
-            self._buffers[name] = np.empty(size, np.uint16)
-        return self._buffers[name][:size].reshape(height, width, 3)
-
-
-_scratch = _Scratch()
-
-
-def _stretch(name: str, image: np.ndarray, fx: float, fy: float) -> np.ndarray:
-    """Resizes uint16 [height, width, 3] by these factors, into scratch memory."""
-    height, width = image.shape[:2]
-    out = _scratch.array(name, round(height * fy), round(width * fx))
-    return cv2.resize(image, None, dst=out, fx=fx, fy=fy, interpolation=cv2.INTER_LINEAR)
+def _stretch(image: np.ndarray, fx: float, fy: float) -> np.ndarray:
+    """Resizes uint16 [height, width, 3] by these factors."""
+    return cv2.resize(image, None, fx=fx, fy=fy, interpolation=cv2.INTER_LINEAR)
 
 
 def enlarge(
@@ -68,35 +47,35 @@ def enlarge(
 
     # 16-bit numbers hold a grey level in their upper half. The lower half is 1/2 from the start, so
     # that cutting it off rounds to the nearest level, halves up.
-    source = _scratch.array("source", last_row - first_row, last_column)
+    source = np.empty((last_row - first_row, last_column, 3), np.uint16)
     np.left_shift(pixels[first_row:last_row, :last_column], 8, out=source, dtype=np.uint16)
     source |= np.uint16(0x80)
-    wide = _stretch("wide", source, resized_w / width, 1)
+    wide = _stretch(source, resized_w / width, 1)
 
     # OpenCV resizes from an image's first row on. So that few rows out of sight are computed, that
     # is the top or the bottom one, whichever is closer; rows that nobody reads are left undefined.
     is_upright = y + window_h <= resized_h - y
     rows = last_row if is_upright else height - first_row
-    columns = _scratch.array("columns", rows, window_w)
+    columns = np.empty((rows, window_w, 3), np.uint16)
     seen = columns[first_row:] if is_upright else columns[height - last_row :][::-1]
     np.bitwise_and(wide[:, x : x + window_w], np.uint16(0xFF00), out=seen)
     seen |= np.uint16(0x80)
-    tall = _stretch("tall", columns, 1, resized_h / height)
+    tall = _stretch(columns, 1, resized_h / height)
     if not is_upright:
         y, out = resized_h - y - window_h, out[::-1]
     np.right_shift(tall[y : y + window_h], 8, out=out, casting="unsafe")
 
 
 def resample(
-    picture: LazyImage, box: tuple[float, float, float, float], hw: tuple[int, int]
+    source: LazyImage, box: tuple[float, float, float, float], hw: tuple[int, int]
 ) -> np.ndarray:
-    """A part of a picture at another size, antialiased.
+    """A part of an image at another size, antialiased.
 
-    The picture is decoded at a smaller size where that has at least twice the pixels wanted along
+    The image is decoded at a smaller size where that has at least twice the pixels wanted along
     both axes.
 
     Args:
-        box: (x1, y1, x2, y2) of the part in the picture's pixels; need not be whole numbers.
+        box: (x1, y1, x2, y2) of the part in the image's pixels; need not be whole numbers.
         hw: height and width wanted.
 
     Returns:
@@ -107,6 +86,6 @@ def resample(
     wanted = LARGEST_SHRINK
     while wanted > 1 and ratio < DECODED_PER_WANTED * wanted:
         wanted //= 2
-    image, shrink = picture.decode(wanted)
+    image, shrink = source.decode(wanted)
     scaled = left / shrink, top / shrink, right / shrink, bottom / shrink
     return np.asarray(image.resize(hw[::-1], Image.Resampling.BILINEAR, box=scaled))

@@ -1,18 +1,16 @@
-"""A built-in detection dataset: coloured shapes on textured backgrounds, drawn on the fly.
+"""A built-in detection dataset: coloured shapes on textured backgrounds, rendered on the fly.
 
     python -m jaxdet.data.shapes --train-images=2000 --val-images=100 --image-size=96 /data/shapes
 
 writes it as a folder in COCO's format, for what takes such folders.
 
-It needs no download and every class can be told only by its outline, so a detector that is wired up
-wrongly does not learn it. Every draw follows from (seed, split, index) alone.
+It needs no download and classes differ in nothing but their outline, so a detector that is wired up
+wrongly does not learn it. Every random number follows from (seed, split, index) alone.
 """
 
 from __future__ import annotations
 
-import argparse
 import colorsys
-import json
 import math
 import sys
 from collections.abc import Sequence
@@ -24,9 +22,11 @@ import numpy as np
 from PIL import Image, ImageDraw
 from pycocotools import mask as mask_api
 
+from jaxdet.data.coco_files import write_annotations, writing
 from jaxdet.data.dataset import RLE, Category, Example
 from jaxdet.data.image import ArrayImage
 from jaxdet.errors import UserError
+from jaxdet.flags import Parser, run_main
 
 MAX_OBJECTS = 5
 PLACEMENT_ATTEMPTS = 3
@@ -52,7 +52,7 @@ class ShapesDataset:
         split: "train" or "val"; the two share no image.
         num_images: how many images the split has.
         image_size: longest possible image side in pixels, at least 64.
-        seed: another seed draws another dataset.
+        seed: another seed gives another dataset.
 
     Raises:
         UserError: an argument outside the values above.
@@ -73,13 +73,13 @@ class ShapesDataset:
         seed: int = 0,
     ):
         if split not in _SPLITS:
-            raise UserError(f"shapes: split is {split!r}, it must be 'train' or 'val'.")
+            raise UserError(f"shapes: split={split!r} must be 'train' or 'val'")
         if num_images < 1:
-            raise UserError(f"shapes: num_images is {num_images}, it must be at least 1.")
+            raise UserError(f"shapes: num_images={num_images} must be at least 1")
         if image_size < 64:
-            raise UserError(f"shapes: image_size is {image_size}, it must be at least 64.")
+            raise UserError(f"shapes: image_size={image_size} must be at least 64")
         if seed < 0:
-            raise UserError(f"shapes: seed is {seed}, it must not be negative.")
+            raise UserError(f"shapes: seed={seed} must be at least 0")
         self._split = split
         self._num_images = num_images
         self._image_size = image_size
@@ -98,7 +98,7 @@ class ShapesDataset:
         rng = self._generator(index)
         scene = _compose(rng, self._image_size)
         return Example(
-            picture=ArrayImage(_paint(rng, scene)),
+            lazy_image=ArrayImage(_paint(rng, scene)),
             image_id=self.image_ids[index],
             boxes=scene.boxes(),
             labels=np.array([shape.label for shape in scene.shapes], np.int32),
@@ -111,15 +111,15 @@ class ShapesDataset:
 
     def summary(self) -> str:
         """One line for the log."""
-        return f"shapes, {self._split}: {self._num_images} drawn images"
+        return f"shapes, {self._split}: {self._num_images} rendered images"
 
     def ground_truth(self) -> dict[str, Any]:
-        """The annotations in COCO's JSON layout; drawn at the first call and kept."""
+        """The annotations in COCO's JSON layout; made at the first call and kept."""
         if self._ground_truth is None:
-            self._ground_truth = self._draw_ground_truth()
+            self._ground_truth = self._make_ground_truth()
         return self._ground_truth
 
-    def _draw_ground_truth(self) -> dict[str, Any]:
+    def _make_ground_truth(self) -> dict[str, Any]:
         images, annotations = [], []
         for index, image_id in enumerate(self.image_ids):
             scene = _compose(self._generator(index), self._image_size)
@@ -275,7 +275,7 @@ def _background_colours(rng: np.random.Generator) -> tuple[Colour, Colour]:
 
 
 def _object_colour(rng: np.random.Generator, taken: list[Colour]) -> Colour:
-    """A vivid colour, drawn without regard to the class, that can be told from those taken."""
+    """A vivid colour, sampled without regard to the class, that differs from those taken."""
     candidates = rng.uniform([0, 0.35, 0.35], [1, 0.95, 1], size=(12, 3)).tolist()
     best, best_distance = taken[0], 0.0
     for colour in (_rgb(*candidate) for candidate in candidates):
@@ -330,40 +330,30 @@ def write_coco(dataset: ShapesDataset, folder: Path, split: str) -> None:
     """
     content = dataset.ground_truth()
     images = [{**image, "file_name": f"{image['id']}.png"} for image in content["images"]]
-    try:
+    with writing(folder / split):
         (folder / split).mkdir(parents=True)
-        (folder / "annotations").mkdir(exist_ok=True)
         for index, image in enumerate(images):
-            pixels = dataset[index].image
-            Image.fromarray(pixels).save(folder / split / image["file_name"])
-        file = folder / "annotations" / f"instances_{split}.json"
-        file.write_text(json.dumps({**content, "images": images}), encoding="utf-8")
-    except FileExistsError as error:
-        raise UserError(
-            f"{folder / split} is there already; name another folder, or remove it"
-        ) from error
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written ({error}); free space or rights") from error
+            Image.fromarray(dataset[index].image).save(folder / split / image["file_name"])
+        write_annotations(folder, split, {**content, "images": images})
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Writes both splits; returns the exit status (2 after an error of the user's)."""
-    parser = argparse.ArgumentParser(
-        prog="python -m jaxdet.data.shapes", description="Writes the shapes in COCO's format."
+    """Writes both splits; returns the exit status."""
+    return run_main(lambda: _run(arguments))
+
+
+def _run(arguments: list[str] | None) -> None:
+    parser = Parser("jaxdet data shapes", __doc__)
+    parser.add_argument("folder", type=Path, help="the folder to write")
+    parser.add_argument("--train-images", type=int, default=2000, help="default %(default)s")
+    parser.add_argument("--val-images", type=int, default=100, help="default %(default)s")
+    parser.add_argument(
+        "--image-size", type=int, default=96, help="longest side in pixels; default %(default)s"
     )
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--train-images", type=int, default=2000)
-    parser.add_argument("--val-images", type=int, default=100)
-    parser.add_argument("--image-size", type=int, default=96)
     options = parser.parse_args(arguments)
-    try:
-        for split, count in (("train", options.train_images), ("val", options.val_images)):
-            write_coco(ShapesDataset(split, count, options.image_size), options.folder, split)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    for split, count in (("train", options.train_images), ("val", options.val_images)):
+        write_coco(ShapesDataset(split, count, options.image_size), options.folder, split)
     print(f"{options.folder}: {options.train_images} + {options.val_images} images")
-    return 0
 
 
 if __name__ == "__main__":

@@ -12,17 +12,19 @@ from __future__ import annotations
 import itertools
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
-from ml_collections import ConfigDict
 from PIL import Image
 
-from jaxdet.config.mask_rcnn import check
-from jaxdet.data.loader import Batch, train_batches
-from jaxdet.data.source import multiscale_of, open_dataset
-from jaxdet.errors import UserError
-from jaxdet.flags import parse
+from jaxdet.flags import parse, run_main
 from jaxdet.visualize import contact_sheet, draw_detections
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
+    from jaxdet.data.loader import Batch
 
 SAMPLES = 12
 COLUMNS = 4
@@ -34,22 +36,21 @@ def samples(config: ConfigDict) -> np.ndarray:
     Raises:
         UserError: the data cannot be read.
     """
+    from jaxdet.data.loader import LoaderSettings, train_batches
+    from jaxdet.data.source import augmentation_of, open_dataset
+
     dataset = open_dataset(config.data, "train")
     names = [category.name for category in dataset.categories]
     batches = train_batches(
         dataset,
-        batch_size=1,
-        canvas=config.canvas,
+        augmentation_of(config),
+        LoaderSettings(1, config.data.threads),
         max_instances=config.data.max_instances,
         mask_size=config.data.mask_size,
-        scale_range=tuple(config.data.scale_range),
-        flip=config.data.flip,
-        multiscale=multiscale_of(config.data),
         seed=config.seed,
-        threads=config.data.threads,
     )
-    drawn = [_draw(batch, names) for batch in itertools.islice(batches, SAMPLES)]
-    return contact_sheet(drawn, COLUMNS)
+    images = [_draw(batch, names) for batch in itertools.islice(batches, SAMPLES)]
+    return contact_sheet(images, COLUMNS)
 
 
 def _draw(batch: Batch, names: list[str]) -> np.ndarray:
@@ -64,37 +65,31 @@ def _draw(batch: Batch, names: list[str]) -> np.ndarray:
 
 def _paste(mask: np.ndarray, box: np.ndarray, hw: tuple[int, int]) -> np.ndarray:
     """The mask's pixel nearest to each pixel centre inside its box; bool [height, width]."""
-    pasted = np.zeros(hw, bool)
-    first = np.ceil(box[:2] - 0.5).astype(int)
-    last = np.minimum(np.ceil(box[2:] - 0.5).astype(int), hw[::-1])
-    columns, rows = (
-        ((np.arange(first[axis], last[axis]) + 0.5 - box[axis]) / (box[axis + 2] - box[axis]))
-        * len(mask)
-        for axis in (0, 1)
+    scale = len(mask) / (box[2:] - box[:2])
+    to_mask = np.column_stack([np.diag(scale), (0.5 - box[:2]) * scale - 0.5])
+    return (
+        cv2.warpAffine(mask, to_mask, hw[::-1], flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP) > 0
     )
-    pasted[first[1] : last[1], first[0] : last[0]] = mask[
-        np.ix_(rows.astype(int), columns.astype(int))
-    ]
-    return pasted
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the command; returns its exit status (2 after an error of the user's)."""
-    try:
-        values = parse(sys.argv[1:] if arguments is None else arguments)
-        if values.help:
-            print(__doc__ + "\n" + values.main_module_help())
-            return 0
-        check(values.config)
-        path = Path(values.workdir or "runs") / "samples.png"
-        sheet = samples(values.config)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(sheet).save(path)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    """Runs the command; returns its exit status."""
+    return run_main(lambda: _run(arguments))
+
+
+def _run(arguments: list[str] | None) -> None:
+    values = parse(sys.argv[1:] if arguments is None else arguments)
+    if values.help:
+        print(__doc__ + "\n" + values.main_module_help())
+        return
+    from jaxdet.config.mask_rcnn import check
+
+    check(values.config)
+    path = Path(values.workdir or "runs") / "samples.png"
+    sheet = samples(values.config)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(sheet).save(path)
     print(path)
-    return 0
 
 
 if __name__ == "__main__":

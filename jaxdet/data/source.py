@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import functools
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jaxdet.data.coco import CocoDataset, find_coco
+from jaxdet.data.coco import CocoDataset
+from jaxdet.data.coco_files import find_coco
 from jaxdet.data.dataset import DetectionDataset
+from jaxdet.data.loader import Augmentation, LoaderSettings
+from jaxdet.data.lsj import LargeScaleJitter
 from jaxdet.data.multiscale import Multiscale
 from jaxdet.data.prepared import PreparedDataset, prepared_folder
 from jaxdet.data.shapes import ShapesDataset
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 def open_dataset(data: ConfigDict, split: str) -> DetectionDataset:
     """Opens the "train" or "val" split of `config.data`.
 
-    A root that `jaxdet.data.prepare` made is recognised by itself. Where both splits are the same
-    files they are read once.
+    A root that `jaxdet.data.prepare` made is recognised by itself. Validation data keeps its ground
+    truth from the one reading of its annotations, as evaluation needs it.
 
     Raises:
         UserError: the files a COCO-format dataset needs are missing or not in COCO's layout.
@@ -33,18 +33,24 @@ def open_dataset(data: ConfigDict, split: str) -> DetectionDataset:
         prepared = prepared_folder(data.root)
         if prepared is not None:
             return PreparedDataset(prepared, split)
-    annotations, images = find_coco(data.root, split, annotations, images)
-    changed = os.stat(annotations).st_mtime_ns if os.path.isfile(annotations) else 0
-    return _open_coco(annotations, images, changed)
+    files = find_coco(data.root, split, annotations, images)
+    return CocoDataset(*files, keep_ground_truth=split == "val")
 
 
-@functools.lru_cache(maxsize=1)
-def _open_coco(annotations: Path, images: Path, _changed: int) -> CocoDataset:
-    return CocoDataset(annotations, images)
-
-
-def multiscale_of(data: ConfigDict) -> Multiscale | None:
-    """The multi-scale augmentation of `config.data`; None where it is large-scale jitter."""
+def augmentation_of(config: ConfigDict) -> Augmentation:
+    """The augmentation of a detector's config; evaluation resizes by its `fit`."""
+    data = config.data
     if data.augmentation == "lsj":
-        return None
-    return Multiscale(tuple(data.short_sides), data.long_side)
+        return LargeScaleJitter(config.image_size, tuple(data.scale_range), data.flip)
+    return Multiscale(config.image_size, tuple(data.short_sides), data.long_side, data.flip)
+
+
+def loader_settings(
+    data: ConfigDict, batch_size: int, process_index: int = 0, process_count: int = 1
+) -> LoaderSettings:
+    """Threads and workers of `config.data` for batches of a size.
+
+    Raises:
+        UserError: the batch cannot be split evenly over the processes.
+    """
+    return LoaderSettings(batch_size, data.threads, data.workers, process_index, process_count)

@@ -21,7 +21,7 @@ from jaxdet.data.image import (
     EncodedImage,
     is_named_image,
 )
-from jaxdet.data.loader import Batch, endless_batches
+from jaxdet.data.loader import Batch, LoaderSettings, endless_batches
 from jaxdet.data.resize import resample
 from jaxdet.data.shapes import ShapesDataset
 from jaxdet.errors import UserError
@@ -134,15 +134,8 @@ def crop_batches(
         .repeat()
         .random_map(_Crop(image_size, crop_area, flip))
     )
-    return endless_batches(
-        stream,
-        batch_size=batch_size,
-        start_step=start_step,
-        threads=threads,
-        workers=workers,
-        process_index=process_index,
-        process_count=process_count,
-    )
+    settings = LoaderSettings(batch_size, threads, workers, process_index, process_count)
+    return endless_batches(stream, settings, start_step)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from jaxdet import parallel
 from jaxdet.config.keys import keys_with
 from jaxdet.config.roles import difference
 from jaxdet.data.loader import eval_batches
-from jaxdet.data.source import multiscale_of
+from jaxdet.data.source import augmentation_of, loader_settings
 from jaxdet.errors import UserError
 from jaxdet.evaluation.inputs import EvalInputs, GroundTruth
 from jaxdet.evaluation.metric_names import IOU_TYPES
@@ -130,13 +130,10 @@ class Evaluator:
         config = self._experiment.config
         for host in eval_batches(
             self._experiment.val_set,
-            batch_size=config.eval_batch_size,
-            image_size=config.image_size,
-            multiscale=multiscale_of(config.data),
-            threads=config.data.threads,
-            workers=config.data.workers,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            augmentation_of(config),
+            loader_settings(
+                config.data, config.eval_batch_size, jax.process_index(), jax.process_count()
+            ),
         ):
             inputs = {name: host[name] for name in ("image", "image_hw")}
             yield host, parallel.shard_batch(inputs, self._experiment.mesh)

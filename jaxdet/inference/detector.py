@@ -21,8 +21,8 @@ from jaxdet.config.mask_rcnn import benchmark, check
 from jaxdet.config.roles import difference
 from jaxdet.data.dataset import Category, Example, LazyImage
 from jaxdet.data.image import Source, as_image
-from jaxdet.data.loader import Batch, eval_batches
-from jaxdet.data.source import multiscale_of
+from jaxdet.data.loader import Batch, LoaderSettings, eval_batches
+from jaxdet.data.source import augmentation_of
 from jaxdet.errors import UserError
 from jaxdet.inference.coco_results import Results, coco_results
 from jaxdet.inference.prediction import Prediction
@@ -113,10 +113,8 @@ class Detector:
         """The images as evaluation prepares them."""
         return eval_batches(
             _Unlabelled(images),
-            batch_size=batch,
-            image_size=self.config.image_size,
-            multiscale=multiscale_of(self.config.data),
-            threads=self.config.data.threads,
+            augmentation_of(self.config),
+            LoaderSettings(batch, self.config.data.threads),
         )
 
 

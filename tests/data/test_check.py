@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import io
 import json
 import math
 import re
@@ -13,8 +15,10 @@ import pytest
 from PIL import Image
 
 from jaxdet.data import check
-from jaxdet.data.coco import CocoDataset, find_coco
-from jaxdet.data.loader import train_batches
+from jaxdet.data.coco import CocoDataset
+from jaxdet.data.coco_files import find_coco
+from jaxdet.data.loader import LoaderSettings, train_batches
+from jaxdet.data.lsj import LargeScaleJitter
 from jaxdet.errors import UserError
 
 HEIGHT, WIDTH = 20, 30
@@ -80,15 +84,23 @@ def missing(root: Path, document: dict) -> None:
     (root / "images" / "1.jpg").unlink()
 
 
-def bomb(root: Path, document: dict) -> None:
-    """30,000 x 30,000 pixels in a small file, listed as such."""
-    Image.new("1", (30_000, 30_000)).save(root / "images" / "1.jpg", format="PNG")
-    document["images"][0].update(height=30_000, width=30_000)
+@functools.cache
+def bomb_content() -> bytes:
+    """30,000 x 30,000 pixels in a small file."""
+    file = io.BytesIO()
+    Image.new("1", (30_000, 30_000)).save(file, format="PNG", compress_level=1)
+    return file.getvalue()
 
 
 def hidden_bomb(root: Path, document: dict) -> None:
-    """The same listed as a small image."""
-    Image.new("1", (30_000, 30_000)).save(root / "images" / "1.jpg", format="PNG")
+    """A decompression bomb, listed as a small image."""
+    (root / "images" / "1.jpg").write_bytes(bomb_content())
+
+
+def bomb(root: Path, document: dict) -> None:
+    """The same, listed as it is."""
+    hidden_bomb(root, document)
+    document["images"][0].update(height=30_000, width=30_000)
 
 
 def outside(name: str) -> Change:
@@ -179,17 +191,18 @@ def case(request, tmp_path) -> tuple[Path, str | None, str | None]:
 
 
 def load(root: Path) -> CocoDataset:
-    """What a run does: opens the set and draws every image once."""
+    """What a run does: opens the set and samples every image once."""
     dataset = CocoDataset(*find_coco(root, "train"))
+    settings = LoaderSettings(1, threads=0)
     batches = train_batches(
-        dataset, batch_size=1, image_size=32, max_instances=2, mask_size=14, seed=0, threads=0
+        dataset, LargeScaleJitter(32), settings, max_instances=2, mask_size=14, seed=0
     )
     for _ in range(2):
         next(batches)
     return dataset
 
 
-def test_a_run_survives_it_or_says_what_to_mend(case):
+def test_a_run_survives_it_or_says_what_to_fix(case):
     root, error, skipped = case
     if error is not None:
         with pytest.raises(UserError, match=error) as caught:
@@ -204,12 +217,12 @@ def test_a_run_survives_it_or_says_what_to_mend(case):
 def test_the_report_says_it_too(case, capsys):
     root, error, skipped = case
     assert check.main([str(root)]) == (error is not None)
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     if error is None:
-        assert told.endswith("no errors\n")
-        assert (skipped or "skipped: nothing") in told
+        assert printed.endswith("no errors\n")
+        assert (skipped or "skipped: nothing") in printed
     else:
-        errors = [line for line in told.splitlines() if line.startswith("error: ")]
+        errors = [line for line in printed.splitlines() if line.startswith("error: ")]
         assert any(re.search(error, line) for line in errors)
 
 
@@ -226,7 +239,7 @@ def test_many_faults_are_all_reported_in_one_go(tmp_path, capsys):
     (tmp_path / "images" / "2.jpg").write_bytes(b"")
     (tmp_path / "instances.json").write_text(json.dumps(document))
     assert check.main([str(tmp_path)]) == 1
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for part in (
         "images[4] (5.jpg) has height 0",
         "categories[2] has id 7 a second time",
@@ -237,7 +250,7 @@ def test_many_faults_are_all_reported_in_one_go(tmp_path, capsys):
         "1 with a box of zero size (first: annotation 9)",
         "6 errors",
     ):
-        assert part in told
+        assert part in printed
 
 
 def test_a_folder_that_is_none(tmp_path, capsys):

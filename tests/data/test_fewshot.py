@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from jaxdet.data.coco import CocoDataset, find_coco
+from jaxdet.data.coco import CocoDataset
+from jaxdet.data.coco_files import find_coco
 from jaxdet.data.fewshot import base_classes, counts, few_objects, main, merged_objects
 from jaxdet.data.shapes import ShapesDataset
 from jaxdet.data.shapes import main as write_shapes
@@ -137,7 +138,7 @@ def test_files_of_single_classes_are_merged_by_id(root, tmp_path, capsys):
         with pytest.raises(UserError, match=reason):
             merged_objects(train, [strange])
     strange.write_text("{")
-    with pytest.raises(UserError, match="cannot be read as JSON"):
+    with pytest.raises(UserError, match="is not valid JSON"):
         merged_objects(train, [strange])
 
 
@@ -146,7 +147,7 @@ def test_files_of_single_classes_are_merged_by_id(root, tmp_path, capsys):
     [
         ([], "give either --novel"),
         (["--novel=star", "--merge", "x.json", "--"], "give either --novel"),
-        (["--novel=star", "--shots=0"], "--shots is at least 1"),
+        (["--novel=star", "--shots=0"], "--shots must be at least 1"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(root, tmp_path, capsys, options, reason):

@@ -1,7 +1,8 @@
-"""Batches: shapes, determinism, sharing over hosts, resuming, errors out of threads."""
+"""Batches: shapes, determinism, splitting over hosts, resuming, errors out of threads."""
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import pickle
 from typing import Any
@@ -10,9 +11,12 @@ import numpy as np
 import pytest
 
 from jaxdet.data import loader
-from jaxdet.data.coco import CocoDataset, find_coco
+from jaxdet.data.coco import CocoDataset
+from jaxdet.data.coco_files import find_coco
 from jaxdet.data.dataset import Category, Example
 from jaxdet.data.image import ArrayImage
+from jaxdet.data.loader import LoaderSettings
+from jaxdet.data.lsj import LargeScaleJitter
 from jaxdet.errors import UserError
 
 IMAGE_SIZE, MAX_INSTANCES, MASK_SIZE = 48, 4, 14
@@ -39,7 +43,7 @@ class SquaresDataset:
         corners = 10.0 * np.arange(index % 4)
         squares = [np.array([(c, c), (c + 8, c), (c + 8, c + 8), (c, c + 8)]) for c in corners]
         return Example(
-            picture=ArrayImage(np.full((30 + index, 40, 3), index, np.uint8)),
+            lazy_image=ArrayImage(np.full((30 + index, 40, 3), index, np.uint8)),
             image_id=self.image_ids[index],
             boxes=np.stack([corners, corners, corners + 8, corners + 8], 1).astype(np.float32),
             labels=np.zeros(len(corners), np.int32),
@@ -51,15 +55,24 @@ class SquaresDataset:
 
 
 def training(dataset=None, **changes):
-    settings = {
-        "batch_size": 4,
-        "image_size": IMAGE_SIZE,
-        "max_instances": MAX_INSTANCES,
-        "mask_size": MASK_SIZE,
-        "seed": 7,
-        "threads": 0,
-    } | changes
-    return loader.train_batches(dataset or SquaresDataset(), **settings)
+    """Batches of four by a seed of 7; any field of the settings can be changed."""
+    return loader.train_batches(
+        dataset or SquaresDataset(),
+        fields(LargeScaleJitter, {"image_size": IMAGE_SIZE}, changes),
+        fields(LoaderSettings, {"batch_size": 4, "threads": 0}, changes),
+        **{"max_instances": MAX_INSTANCES, "mask_size": MASK_SIZE, "seed": 7} | changes,
+    )
+
+
+def fields(settings, defaults, changes):
+    """A settings object with those changes that concern it, which are taken out."""
+    own = {field.name for field in dataclasses.fields(settings)} & changes.keys()
+    return settings(**defaults | {name: changes.pop(name) for name in own})
+
+
+def evaluation(dataset, threads=0, **settings):
+    settings = LoaderSettings(settings.pop("batch_size", 4), threads, **settings)
+    return loader.eval_batches(dataset, LargeScaleJitter(IMAGE_SIZE), settings)
 
 
 def take(batches, count):
@@ -115,7 +128,7 @@ def test_resuming_equals_skipping():
 
 
 @pytest.mark.parametrize("hosts", [2, 4])
-def test_hosts_share_out_the_same_batches(hosts):
+def test_hosts_split_the_same_batches(hosts):
     shares = [
         take(training(start_step=2, process_index=host, process_count=hosts), 4)
         for host in range(hosts)
@@ -132,7 +145,7 @@ def test_seed_changes_order_and_jitter():
     assert any((a["image"] != b["image"]).any() for a, b in zip(one, other, strict=True))
 
 
-def test_every_epoch_draws_each_image_with_objects_once_in_a_new_order():
+def test_every_epoch_gives_each_image_with_objects_once_in_a_new_order():
     dataset = SquaresDataset(9)  # 6 of them with objects: 1, 2, 3, 5, 6, 7
     batches = take(
         training(dataset, batch_size=6, image_size=64, scale_range=(1, 1), flip=False), 6
@@ -148,7 +161,7 @@ def test_jitter_differs_between_epochs():
     assert len({batch["boxes"].tobytes() for batch in batches}) > 4
 
 
-def test_more_objects_than_slots_keeps_a_random_choice():
+def test_more_than_max_instances_keeps_a_random_choice():
     dataset = SquaresDataset(4)
     batches = take(
         training(
@@ -169,9 +182,7 @@ def test_more_objects_than_slots_keeps_a_random_choice():
 @pytest.mark.parametrize("threads", [0, 2])
 def test_evaluation_gives_each_image_once_and_marks_padding(threads):
     dataset = SquaresDataset(10)
-    batches = list(
-        loader.eval_batches(dataset, batch_size=4, image_size=IMAGE_SIZE, threads=threads)
-    )
+    batches = list(evaluation(dataset, threads))
     assert len(batches) == 3
     whole = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
     assert whole["image"].dtype == np.uint8
@@ -191,22 +202,10 @@ def test_evaluation_gives_each_image_once_and_marks_padding(threads):
         assert (image[height:] == loader.EVALUATION_PAD).all()
 
 
-def test_evaluation_shares_out_over_hosts():
+def test_evaluation_is_split_over_hosts():
     dataset = SquaresDataset(9)
-    whole = list(loader.eval_batches(dataset, batch_size=4, image_size=IMAGE_SIZE, threads=0))
-    shares = [
-        list(
-            loader.eval_batches(
-                dataset,
-                batch_size=4,
-                image_size=IMAGE_SIZE,
-                threads=0,
-                process_index=host,
-                process_count=2,
-            )
-        )
-        for host in range(2)
-    ]
+    whole = list(evaluation(dataset))
+    shares = [list(evaluation(dataset, process_index=host, process_count=2)) for host in range(2)]
     joined = [
         {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         for parts in zip(*shares, strict=True)
@@ -219,7 +218,7 @@ def test_user_error_of_the_dataset_comes_through_as_it_is(threads):
     dataset = SquaresDataset(10, broken=2)
     for batches in (
         training(dataset, threads=threads),
-        loader.eval_batches(dataset, batch_size=4, image_size=IMAGE_SIZE, threads=threads),
+        evaluation(dataset, threads),
     ):
         with pytest.raises(UserError) as caught:
             take(batches, 3)
@@ -232,13 +231,9 @@ def test_no_image_with_objects_is_a_user_error():
 
 
 @pytest.mark.parametrize(("batch_size", "hosts"), [(0, 1), (-4, 1), (6, 4)])
-def test_batch_that_cannot_be_shared_is_a_user_error(batch_size, hosts):
-    with pytest.raises(UserError, match=f"batch size {batch_size}"):
-        training(batch_size=batch_size, process_count=hosts)
-    with pytest.raises(UserError, match=f"batch size {batch_size}"):
-        loader.eval_batches(
-            SquaresDataset(), batch_size=batch_size, image_size=IMAGE_SIZE, process_count=hosts
-        )
+def test_batch_that_cannot_be_split_evenly_is_a_user_error(batch_size, hosts):
+    with pytest.raises(UserError, match=f"batch size {batch_size} must be a positive multiple"):
+        LoaderSettings(batch_size, process_count=hosts)
 
 
 def test_real_images_give_the_same_batches_with_threads_and_after_pickling(shared):
@@ -258,6 +253,7 @@ def test_real_images_give_the_same_batches_with_threads_and_after_pickling(share
 
 
 def test_transforms_can_be_pickled_for_worker_processes():
-    transform = loader._TrainingExample(IMAGE_SIZE, MAX_INSTANCES, MASK_SIZE, (0.1, 2.0), True)
+    jitter = LargeScaleJitter(IMAGE_SIZE)
+    transform = loader._TrainingExample(jitter, MAX_INSTANCES, MASK_SIZE)
     assert pickle.loads(pickle.dumps(transform)) == transform
-    pickle.loads(pickle.dumps(loader._EvaluationExample(SquaresDataset(), IMAGE_SIZE)))
+    pickle.loads(pickle.dumps(loader._EvaluationExample(SquaresDataset(), jitter)))

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,8 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from jaxdet.data import prepare, prepared
-from jaxdet.data.coco import CocoDataset, find_coco
+from jaxdet.data.coco import CocoDataset
+from jaxdet.data.coco_files import find_coco
 from jaxdet.data.prepared import PreparedDataset, prepared_folder
 from jaxdet.data.source import open_dataset
 from jaxdet.errors import UserError
@@ -62,8 +64,15 @@ def write_set(root: Path, images: int) -> Path:
 
 
 def build(source: Path, target: Path, *more: str) -> int:
-    arguments = ["--splits", "train", "--workers", "1", "--images_per_shard", "4"]
-    return prepare.main([str(source), str(target), *arguments, *more])
+    """The command in this process, which has imported what a new one would need seconds for."""
+
+    def threads(workers: int, mp_context: object) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(workers)
+
+    arguments = ["--splits", "train", "--workers", "1", "--images-per-shard", "4"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prepare, "ProcessPoolExecutor", threads)
+        return prepare.main([str(source), str(target), *arguments, *more])
 
 
 @pytest.fixture(scope="module")
@@ -165,11 +174,11 @@ def test_finished_shards_are_kept_and_damaged_or_outdated_ones_are_not(built, tm
     assert paths[2].stat().st_mtime_ns != again[2]
 
 
-def test_goes_on_after_sigkill(tmp_path):
+def test_resumes_after_sigkill(tmp_path):
     source = write_set(tmp_path / "source", 300)
     target = tmp_path / "target"
     command = [sys.executable, "-m", "jaxdet.data.prepare", str(source), str(target)]
-    command += ["--splits", "train", "--workers", "1", "--images_per_shard", "10"]
+    command += ["--splits", "train", "--workers", "1", "--images-per-shard", "10"]
     killed = subprocess.Popen(
         command, cwd=REPOSITORY, stderr=subprocess.DEVNULL, start_new_session=True
     )
@@ -183,7 +192,7 @@ def test_goes_on_after_sigkill(tmp_path):
     assert 2 <= len(finished) < 30
     with pytest.raises(UserError, match="no complete train split"):
         PreparedDataset(folder, "train")
-    assert build(source, target, "--images_per_shard", "10") == 0
+    assert build(source, target, "--images-per-shard", "10") == 0
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in finished.items())
     assert not list(folder.glob("*.partial"))
     assert len(PreparedDataset(folder, "train")) == 300
@@ -196,7 +205,7 @@ def test_an_unreadable_image_stops_it_with_its_name(tmp_path, capsys):
     assert "ä 3.jpg cannot be read as an image" in capsys.readouterr().err
 
 
-def test_a_missing_shard_or_a_damaged_record_is_told(built, tmp_path):
+def test_a_missing_shard_or_a_damaged_record_is_an_error(built, tmp_path):
     folder = tmp_path / prepared.NAME / prepared.VERSION
     shutil.copytree(prepared_folder(built[1]), folder)
     shard = folder / prepared.record_file("train", 1, 3)

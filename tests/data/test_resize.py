@@ -1,4 +1,4 @@
-"""Resizing against Pillow's own, and pictures decoded at a smaller size."""
+"""Resizing against Pillow's own, and images decoded at a smaller size."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jaxdet.data.resize import enlarge, resample
 
 @pytest.fixture(scope="module")
 def smooth() -> np.ndarray:
-    """A picture with edges and slopes, uint8 [90, 121, 3]."""
+    """An image with edges and slopes, uint8 [90, 121, 3]."""
     rng = np.random.default_rng(0)
     coarse = Image.fromarray(rng.integers(0, 256, (12, 16, 3), np.uint8))
     return np.array(coarse.resize((121, 90), Image.Resampling.BICUBIC))
@@ -53,27 +53,27 @@ def test_enlarging_keeps_flat_colours():
 @pytest.mark.parametrize("hw", [(90, 121), (89, 64), (9, 9), (1, 30)])
 def test_jpeg_is_decoded_at_a_smaller_size(smooth, shrink, hw):
     pixels = np.ascontiguousarray(smooth[: hw[0], : hw[1]])
-    picture = EncodedImage(hw, jpeg(pixels), "a.jpg", "a.json")
-    image, factor = picture.decode(shrink)
+    encoded = EncodedImage(hw, jpeg(pixels), "a.jpg", "a.json")
+    image, factor = encoded.decode(shrink)
     assert factor in (1, shrink)
     assert factor == shrink or min(hw) < shrink
     assert (image.height, image.width) == tuple(-(-side // factor) for side in hw)
-    assert picture.pixels().shape == (*hw, 3)
+    assert encoded.pixels().shape == (*hw, 3)
 
 
 def test_pixels_and_pillow_decode_the_same(smooth):
     for pixels in (smooth, smooth[:, :, 0]):
-        picture = EncodedImage(smooth.shape[:2], jpeg(pixels), "a.jpg", "a.json")
-        np.testing.assert_array_equal(picture.pixels(), np.asarray(picture.decode(1)[0]))
+        encoded = EncodedImage(smooth.shape[:2], jpeg(pixels), "a.jpg", "a.json")
+        np.testing.assert_array_equal(encoded.pixels(), np.asarray(encoded.decode(1)[0]))
 
 
 def test_scaled_decoding_changes_little(smooth):
     """Reducing five-fold: a JPEG decoded at half its size against the whole one."""
     large = np.array(Image.fromarray(smooth).resize((605, 450), Image.Resampling.BICUBIC))
-    picture = EncodedImage((450, 605), jpeg(large), "a.jpg", "a.json")
-    decoded = ArrayImage(picture.pixels())
+    encoded = EncodedImage((450, 605), jpeg(large), "a.jpg", "a.json")
+    decoded = ArrayImage(encoded.pixels())
     box = (3.0, 11.5, 601.0, 433.0)
-    small, expected = (resample(source, box, (85, 120)) for source in (picture, decoded))
+    small, expected = (resample(source, box, (85, 120)) for source in (encoded, decoded))
     difference = np.abs(small.astype(int) - expected)
     assert 0 < difference.mean() < 0.6
     assert difference.max() < 12

@@ -88,11 +88,11 @@ def test_damaged_codes_that_pass_decode_to_whole_masks():
     mask = np.asfortranarray(rng.random(SIZE) < 0.1, dtype=np.uint8)
     whole = mask_api.encode(mask)["counts"]
     passed = 0
-    for _ in range(20000):
+    for _ in range(5000):
         counts = bytearray(whole)
         counts[rng.integers(len(counts))] = rng.integers(256)
         code = compressed_rle({"size": SIZE, "counts": bytes(counts)}, HEIGHT, WIDTH)
         if code is not None:
             passed += 1
             assert mask_api.decode(code).sum() == mask_api.area(code)
-    assert 0 < passed < 1000
+    assert 0 < passed < 250

@@ -77,7 +77,7 @@ def test_boxes_are_tight_around_visible_masks_that_do_not_overlap(dataset):
             np.testing.assert_array_equal(box, expected)
 
 
-def test_masks_lie_on_the_drawn_objects(dataset):
+def test_masks_lie_on_the_rendered_objects(dataset):
     """Across a mask's border the colour changes; inside the mask it varies little."""
     for index in range(20):
         example = dataset[index]

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import zlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,38 +18,38 @@ import pytest
 from PIL import Image
 
 from jaxdet.data.coco import CocoDataset
-from jaxdet.data.loader import Batch, eval_batches, train_batches
+from jaxdet.data.loader import Batch, LoaderSettings, eval_batches, train_batches
+from jaxdet.data.lsj import LargeScaleJitter
 from jaxdet.data.shapes import ShapesDataset
 from jaxdet.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 
 RUN = """
-import os, sys, time, zlib
-from jaxdet.data.loader import train_batches
+import zlib
+from jaxdet.data.loader import LoaderSettings, train_batches
+from jaxdet.data.lsj import LargeScaleJitter
 from jaxdet.data.shapes import ShapesDataset
 
 if __name__ == "__main__":
-    start, workers, count = map(int, sys.argv[1:])
     batches = train_batches(
-        ShapesDataset("train", 20, 96), batch_size=4, canvas=64, slots=5, mask_size=14, seed=3,
-        start_step=start, workers=workers,
+        ShapesDataset("train", 20, 96), LargeScaleJitter(64), LoaderSettings(4, workers=2),
+        max_instances=5, mask_size=14, seed=3,
     )
-    for _ in range(count):
-        batch = next(batches)
+    for batch in batches:
         digests = [f"{name}={zlib.crc32(array)}" for name, array in sorted(batch.items())]
         print(" ".join(digests), flush=True)
-    batches.close()
 """
 
 
-def training(**changes):
-    settings = {"batch_size": 4, "image_size": 64, "max_instances": 5, "mask_size": 14, "seed": 3}
-    settings |= {"threads": 0} | changes
-    return train_batches(ShapesDataset("train", 20, 96), **settings)
+def training(settings: LoaderSettings, start_step: int = 0) -> Iterator[Batch]:
+    """The batches of RUN."""
+    dataset, augmentation = ShapesDataset("train", 20, 96), LargeScaleJitter(64)
+    options = {"max_instances": 5, "mask_size": 14, "seed": 3, "start_step": start_step}
+    return train_batches(dataset, augmentation, settings, **options)
 
 
-def digests(batches: list[Batch]) -> list[str]:
+def digests(batches: Iterable[Batch]) -> list[str]:
     return [
         " ".join(f"{name}={zlib.crc32(array)}" for name, array in sorted(batch.items()))
         for batch in batches
@@ -70,29 +71,17 @@ def children_of(pid: int) -> set[int]:
     return found - {pid}
 
 
-def test_workers_change_nothing():
-    plain = digests(itertools.islice(training(), 5))
-    batches = training(workers=2)
-    assert digests(itertools.islice(batches, 5)) == plain
-    batches.close()
-
-
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux's /proc")
 def test_a_killed_run_resumes_with_the_same_batches_and_leaves_no_process(tmp_path):
     script = tmp_path / "run.py"
     script.write_text(RUN)
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-
-    def start(*arguments: int) -> subprocess.Popen:
-        return subprocess.Popen(
-            [sys.executable, str(script), *map(str, arguments)],
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
-
-    expected = digests(itertools.islice(training(), 6))
-    killed = start(0, 2, 1000)
+    expected = digests(itertools.islice(training(LoaderSettings(4, threads=0)), 6))
+    killed = subprocess.Popen(
+        [sys.executable, str(script)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+    )
     seen = [killed.stdout.readline().strip() for _ in range(3)]
     workers = children_of(killed.pid)
     assert len(workers) >= 2
@@ -100,8 +89,9 @@ def test_a_killed_run_resumes_with_the_same_batches_and_leaves_no_process(tmp_pa
     killed.wait()
     assert seen == expected[:3]
 
-    resumed = start(3, 1, 3)
-    assert resumed.communicate(timeout=60)[0].split("\n")[:-1] == expected[3:]
+    resumed = training(LoaderSettings(4, workers=1), start_step=3)
+    assert digests(itertools.islice(resumed, 3)) == expected[3:]
+    resumed.close()
     deadline = time.monotonic() + 20
     while (left := {pid for pid in workers if Path(f"/proc/{pid}/stat").exists()}) and (
         time.monotonic() < deadline
@@ -112,8 +102,10 @@ def test_a_killed_run_resumes_with_the_same_batches_and_leaves_no_process(tmp_pa
 
 def test_evaluation_with_more_workers_than_batches():
     dataset = ShapesDataset("val", 6, 96)
-    plain = list(eval_batches(dataset, batch_size=8, image_size=64, threads=0))
-    batches = list(eval_batches(dataset, batch_size=8, image_size=64, workers=2))
+    plain, batches = (
+        list(eval_batches(dataset, LargeScaleJitter(64), LoaderSettings(8, 0, workers)))
+        for workers in (0, 2)
+    )
     assert digests(batches) == digests(plain)
 
 
@@ -131,8 +123,9 @@ def test_error_of_a_worker_is_the_users(tmp_path):
     (tmp_path / "instances.json").write_text(json.dumps(document))
     dataset = CocoDataset(tmp_path / "instances.json", folder)
     (folder / "1.png").write_bytes(b"")
+    settings = LoaderSettings(1, workers=1)
     batches = train_batches(
-        dataset, batch_size=1, image_size=32, max_instances=2, mask_size=14, seed=0, workers=1
+        dataset, LargeScaleJitter(32), settings, max_instances=2, mask_size=14, seed=0
     )
     with pytest.raises(UserError, match=r"1\.png cannot be read as an image"):
         next(batches)

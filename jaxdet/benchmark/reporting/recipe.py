@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from jaxdet.benchmark.reporting.recipe_keys import FlatConfig, recipe_part
 from jaxdet.benchmark.reporting.run import Run
-from jaxdet.config.imted import VOC
+from jaxdet.data.categories import VOC
 from jaxdet.config.mask_rcnn import quarter_ends
 
 Recipe = FlatConfig

@@ -1,8 +1,9 @@
-"""The image tower of CLIP, as OpenCLIP (`visual.`) and Hugging Face (`vision_model.`) store it.
+"""The image towers of CLIP, as OpenCLIP (`visual.`) and Hugging Face (`vision_model.`) store it,
+and of SigLIP, as Hugging Face does; timm's copies are timm's layout.
 
-Both leave out the bias of the patch projection, which is then zero, and neither says whether the
-MLP's activation is OpenAI's QuickGELU or the exact GELU of most later trainings. CLIP's norms add
-1e-5 to the variance where jaxdet's add 1e-6.
+CLIP's files leave out the bias of the patch projection, which is then zero, and do not say whether
+the MLP's activation is OpenAI's QuickGELU or the exact GELU of most later trainings. CLIP's norms
+add 1e-5 to the variance where jaxdet's add 1e-6.
 """
 
 from __future__ import annotations
@@ -21,14 +22,6 @@ TEXT = (
     (r"^(logit_scale|logit_bias|context_length|input_resolution|vocab_size)$", "joins towers"),
     (r"position_ids$", "an index that follows from the grid"),
 )
-
-
-def is_open_clip(state: State) -> bool:
-    return "visual.conv1.weight" in state
-
-
-def is_hugging_face(state: State) -> bool:
-    return "vision_model.embeddings.class_embedding" in state
 
 
 def prepare(state: State) -> State:
@@ -69,7 +62,7 @@ HUGGING_FACE_NAMES = (
 OPEN_CLIP = Layout(
     name="clip",
     title="CLIP (OpenCLIP)",
-    recognise=is_open_clip,
+    marks=(r"^visual\.conv1\.weight$",),
     renames=(
         (r"^visual\.proj$", "proj"),
         (r"^visual\.conv1\.", "patch_embed.proj."),
@@ -93,10 +86,21 @@ OPEN_CLIP = Layout(
 HUGGING_FACE = Layout(
     name="clip-hf",
     title="CLIP (Hugging Face)",
-    recognise=is_hugging_face,
+    marks=(r"^vision_model\.embeddings\.class_embedding$",),
     renames=HUGGING_FACE_NAMES,
     left_out=TEXT,
     pixels="clip",
     activation=None,
+    prepare=prepare,
+)
+
+SIGLIP = Layout(
+    name="siglip",
+    title="SigLIP",
+    marks=(r"^vision_model\.embeddings\.position_embedding\.weight$",),
+    renames=HUGGING_FACE_NAMES,
+    left_out=TEXT,
+    pixels="half",
+    activation="gelu_tanh",
     prepare=prepare,
 )

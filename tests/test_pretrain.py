@@ -22,7 +22,8 @@ from jaxdet.models.build import StatelessModel, build_detector
 from jaxdet.models.paths import path_name
 from jaxdet.models.vit import ViT
 from jaxdet.pretrain import build_mae, main
-from jaxdet.weights.load import initialise, read_weights
+from jaxdet.weights.file import read_weights
+from jaxdet.weights.load import initialise
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "mini" / "pretrain.py"
 

@@ -29,7 +29,8 @@ from jaxdet.inference.coco_results import Results, coco_results
 from jaxdet.inference.prediction import Prediction
 from jaxdet.models.build import StatelessModel, Tree, build_detector
 from jaxdet.training.checkpoint import Checkpoints, abstract
-from jaxdet.weights.load import load_detector, read_weights
+from jaxdet.weights.file import read_weights
+from jaxdet.weights.load import load_detector
 
 
 class Detector:

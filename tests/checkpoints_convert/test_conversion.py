@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from checkpoints_convert.conversion import LAYOUTS, NAMES, convert
-from checkpoints_convert.plan import Options
+from checkpoints_convert.conversion_plan import Options
 from checkpoints_convert.reading import read
 from checkpoints_convert.relative_position import resize_bicubic, table_side
 from checkpoints_convert.vit import to_timm
@@ -208,7 +208,7 @@ def split_qkv(state, pattern):
 @pytest.mark.parametrize(("style", "layout"), [("open_clip", "clip"), ("hf", "clip-hf")])
 def test_clip(timm_state, save_torch, expected, style, layout):
     path = save_torch(clip_state(timm_state(), style))
-    with pytest.raises(UserError, match=r"does not tell its activation; give --activation=quick"):
+    with pytest.raises(UserError, match=r"does not name its activation; give --activation=quick"):
         convert(read(path), Options())
     arrays, report = arrays_of(path, Options(activation="quick_gelu"))
     assert report["layout"] == NAMES[layout].title

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from checkpoints_convert.conversion import convert
-from checkpoints_convert.plan import Options
+from checkpoints_convert.conversion_plan import Options
 from checkpoints_convert.reading import read
 from checkpoints_convert.relative_position import resize_table
 from jaxdet.models.build import StatelessModel
 from jaxdet.models.position import RelativePositionBias
 from jaxdet.models.vit import ViT
-from jaxdet.weights.load import Weights, place
+from jaxdet.weights.load import load_params
 
 pytest.importorskip("torch")
 
@@ -63,8 +63,8 @@ def case(request, reference, reference_file):
     )
     abstract = {"backbone": stateless.abstract[0]}
     assert {*arrays} == {f"backbone.{name}" for name in names(abstract["backbone"])}
-    placed, _ = place(Weights(source.path, arrays, None), arrays, abstract, {})
-    return stateless, placed["backbone"], source, reference(f"{request.param}_outputs.npz")
+    loaded, _ = load_params(source.path, arrays, abstract, {})
+    return stateless, loaded["backbone"], source, reference(f"{request.param}_outputs.npz")
 
 
 def names(tree) -> list[str]:

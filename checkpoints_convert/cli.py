@@ -12,13 +12,14 @@ file, or a folder for one named after SOURCE. `--config.init=OUT` then starts a 
 from __future__ import annotations
 
 import argparse
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from checkpoints_convert.conversion import NAMES, Conversion, convert
+from checkpoints_convert.conversion import NAMES, convert
 from checkpoints_convert.conversion_plan import Options
 from checkpoints_convert.imted import to_published
 from checkpoints_convert.layout import PIXELS
@@ -95,7 +96,13 @@ def _run(options: argparse.Namespace) -> None:
     else:
         if is_converted:
             raise UserError(f"{options.source} is converted already; give it to --config.init")
-        conversion = _convert(source, options)
+        conversion = convert(
+            source,
+            Options(**{field.name: getattr(options, field.name) for field in fields(Options)}),
+            layout=NAMES[options.layout] if options.layout else None,
+            pixels=options.pixels,
+            allow_unknown=options.allow_unknown,
+        )
         arrays, report, write = conversion.arrays, conversion.report, write_npz
         summary = text(report)
     total = sum(4 * array.size for array in arrays.values())
@@ -105,23 +112,6 @@ def _run(options: argparse.Namespace) -> None:
         write(out, arrays, report, progress.update)
     print(summary)
     print(f"written   {out}")
-
-
-def _convert(source: Source, options: argparse.Namespace) -> Conversion:
-    return convert(
-        source,
-        Options(
-            window=options.window,
-            global_grid=options.global_grid,
-            rel_pos_resize=options.rel_pos_resize,
-            patch=options.patch,
-            activation=options.activation,
-            target=options.target,
-        ),
-        layout=NAMES[options.layout] if options.layout else None,
-        pixels=options.pixels,
-        allow_unknown=options.allow_unknown,
-    )
 
 
 def _print_report(source: Source) -> None:

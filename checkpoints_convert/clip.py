@@ -9,6 +9,7 @@ add 1e-5 to the variance where jaxdet's add 1e-6.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from checkpoints_convert.layout import Layout
 from checkpoints_convert.tensors import State, concatenate, zeros
@@ -46,19 +47,6 @@ def join_qkv(state: State) -> State:
     return joined
 
 
-HUGGING_FACE_NAMES = (
-    (r"^vision_model\.embeddings\.patch_embedding\.", "patch_embed.proj."),
-    (r"^vision_model\.embeddings\.position_embedding\.weight$", "class_position"),
-    (r"^vision_model\.embeddings\.class_embedding$", "cls_token"),
-    (r"^vision_model\.pre_layrnorm\.", "norm_pre."),
-    (r"^vision_model\.post_layernorm\.", "norm."),
-    (r"^vision_model\.head\.", "attn_pool."),
-    (r"^vision_model\.encoder\.layers\.", "blocks."),
-    (r"\.self_attn\.([qkv])_proj\.", r".attn.\1."),
-    (r"\.self_attn\.out_proj\.", ".attn.proj."),
-    (r"\.layer_norm([12])\.", r".norm\1."),
-)
-
 OPEN_CLIP = Layout(
     name="clip",
     title="CLIP (OpenCLIP)",
@@ -87,20 +75,29 @@ HUGGING_FACE = Layout(
     name="clip-hf",
     title="CLIP (Hugging Face)",
     marks=(r"^vision_model\.embeddings\.class_embedding$",),
-    renames=HUGGING_FACE_NAMES,
+    renames=(
+        (r"^vision_model\.embeddings\.patch_embedding\.", "patch_embed.proj."),
+        (r"^vision_model\.embeddings\.position_embedding\.weight$", "class_position"),
+        (r"^vision_model\.embeddings\.class_embedding$", "cls_token"),
+        (r"^vision_model\.pre_layrnorm\.", "norm_pre."),
+        (r"^vision_model\.post_layernorm\.", "norm."),
+        (r"^vision_model\.head\.", "attn_pool."),
+        (r"^vision_model\.encoder\.layers\.", "blocks."),
+        (r"\.self_attn\.([qkv])_proj\.", r".attn.\1."),
+        (r"\.self_attn\.out_proj\.", ".attn.proj."),
+        (r"\.layer_norm([12])\.", r".norm\1."),
+    ),
     left_out=TEXT,
     pixels="clip",
     activation=None,
     prepare=prepare,
 )
 
-SIGLIP = Layout(
+SIGLIP = replace(
+    HUGGING_FACE,
     name="siglip",
     title="SigLIP",
     marks=(r"^vision_model\.embeddings\.position_embedding\.weight$",),
-    renames=HUGGING_FACE_NAMES,
-    left_out=TEXT,
     pixels="half",
     activation="gelu_tanh",
-    prepare=prepare,
 )

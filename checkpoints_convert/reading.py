@@ -16,14 +16,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 
 from checkpoints_convert.pickles import PickledArray, PickledDtype, read_pickle, unread_scalar
 from checkpoints_convert.tensors import State, Tensor, as_float32, of_array
 from jaxdet.errors import UserError
-from jaxdet.weights.file import EXPANSION, StoredArray, archive_members, open_archive
+from jaxdet.weights.file import EXPANSION, StoredArray, archive_members, is_report, open_archive
 
 LEGACY_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """How PyTorch files from before version 1.6 begin."""
@@ -34,10 +34,11 @@ MODEL_KEYS = ("model", "state_dict", "teacher", "module")
 REPORT_KEY = "jaxdet"
 """Where a PyTorch or safetensors file that jaxdet wrote keeps its report."""
 
-CARRIED = {"config", "pixel_mean", "pixel_std"}
-"""What a conversion takes over from a report in its source."""
-
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]{0,299}")
+
+
+Content = tuple[State, list[str], dict[str, Any] | None]
+"""The last three attributes of a `Source`."""
 
 
 @dataclass(frozen=True)
@@ -58,14 +59,6 @@ class Source:
     report: dict[str, Any] | None
 
 
-class Content(NamedTuple):
-    """A file's tensors, what it holds beside them, and jaxdet's report where it has one."""
-
-    state: State
-    beside: list[str]
-    report: dict[str, Any] | None
-
-
 def read(path: Path) -> Source:
     """Opens a file; the tensors themselves are read later, one by one.
 
@@ -79,12 +72,12 @@ def read(path: Path) -> Source:
             start = file.read(64)
             file.seek(0)
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        content = _open(path, start)
+        state, beside, report = _open(path, start)
     size = path.stat().st_size
-    _check(path, size, content.state)
-    if content.report is not None and not content.report.keys() >= CARRIED:
+    _check(path, size, state)
+    if report is not None and not is_report(report):
         raise UserError(f"{path}: its report is not jaxdet's; give the original")
-    return Source(path, size, sha256, *content)
+    return Source(path, size, sha256, state, beside, report)
 
 
 def _open(path: Path, start: bytes) -> Content:
@@ -131,7 +124,7 @@ def _read_npz(path: Path) -> Content:
                 return as_float32(stored.read())
 
         state[name] = Tensor(stored.shape, stored.dtype.name, values)
-    return Content(state, [], report)
+    return state, [], report
 
 
 def _read_safetensors(path: Path) -> Content:
@@ -148,7 +141,7 @@ def _read_safetensors(path: Path) -> Content:
             return _to_numpy(file.get_tensor(name))
 
         state[name] = Tensor(tuple(part.get_shape()), dtype, values)
-    return Content(state, [], _parse_report(metadata.get(REPORT_KEY)))
+    return state, [], _parse_report(metadata.get(REPORT_KEY))
 
 
 SAFETENSORS_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -227,7 +220,7 @@ def _unwrap(path: Path, content: Any, kind: type, tensor: Any) -> Content:
         if isinstance(name, str) and isinstance(value, kind)
     }
     beside += sorted(str(name) for name in model if name not in state and name != REPORT_KEY)
-    return Content(state, beside, report)
+    return state, beside, report
 
 
 def _parse_report(text: Any) -> dict[str, Any] | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import re
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -28,29 +27,6 @@ LEFT_OUT = (
 """What a detector's backbone never takes, as patterns of timm's names with the reason."""
 
 
-@dataclass(frozen=True)
-class EncoderShape:
-    """What a file's tensors say of its ViT.
-
-    Attributes:
-        patch: side of a patch in pixels.
-        hidden: channels of the MLP's second layer; `inner` of its first's outputs.
-        mlp: the names of the MLP's layers.
-        gammas: the names of the layer scales, none where the ViT has no such.
-    """
-
-    width: int
-    depth: int
-    patch: int
-    inner: int
-    hidden: int
-    activation: str
-    qkv_bias: str
-    pre_norm: bool
-    mlp: tuple[str, str]
-    gammas: tuple[str, ...]
-
-
 def plan_backbone(reader: TensorReader, options: Options, activation: str) -> ConversionPlan:
     """The backbone's arrays.
 
@@ -61,63 +37,34 @@ def plan_backbone(reader: TensorReader, options: Options, activation: str) -> Co
     Raises:
         UserError: a tensor is missing or of a wrong shape, or the ViT is one jaxdet does not have.
     """
-    vit = _encoder_shape(reader, activation)
-    plan = ConversionPlan()
-    _plan_embedding(plan, reader, options, vit)
-    heads = plan_relative_position(plan, reader, options, vit.depth)
-    if vit.pre_norm:
-        plan.arrays |= _norm(reader, "backbone.norm_pre", "norm_pre", vit.width)
-    for i in range(vit.depth):
-        plan.arrays |= _block(reader, vit, i)
-    patch = options.patch or vit.patch
-    plan.keys |= {
-        "model.vit.width": vit.width,
-        "model.vit.depth": vit.depth,
-        "model.vit.mlp_ratio": _mlp_ratio(vit),
-        "model.vit.patch": patch,
-        "model.vit.qkv_bias": vit.qkv_bias,
-        "model.vit.layer_scale": bool(vit.gammas),
-        "model.vit.activation": vit.activation,
-        "model.vit.pre_norm": vit.pre_norm,
-    }
-    if heads:
-        plan.keys["model.vit.heads"] = heads
-    else:
-        plan.notes.append("the number of heads is not in the file; the config's is not checked")
-    plan.size = {
-        "width": vit.width,
-        "depth": vit.depth,
-        "heads": heads,
-        "mlp_hidden": vit.hidden,
-        "patch": patch,
-        **plan.size,
-    }
-    return plan
-
-
-def _encoder_shape(reader: TensorReader, activation: str) -> EncoderShape:
     width, channels, patch, patch_width = reader.shape("patch_embed.proj.weight", 4)
     if channels != 3 or patch != patch_width:
         raise UserError(
             f"patch_embed.proj.weight has the shape {(width, channels, patch, patch_width)}; "
             "jaxdet takes square patches of 3 channels"
         )
-    mlp = ("mlp.w12", "mlp.w3") if "blocks.0.mlp.w12.weight" in reader else ("mlp.fc1", "mlp.fc2")
-    inner = reader.shape(f"blocks.0.{mlp[0]}.weight", 2)[0]
-    hidden = reader.shape(f"blocks.0.{mlp[1]}.weight", 2)[1]
-    scales = (("gamma_1", "gamma_2"), ("ls1.gamma", "ls2.gamma"))
-    return EncoderShape(
-        width=width,
-        depth=_depth(reader),
-        patch=patch,
-        inner=inner,
-        hidden=hidden,
-        activation="swiglu" if inner == 2 * hidden else activation,
-        qkv_bias=_qkv_bias(reader),
-        pre_norm="norm_pre.weight" in reader,
-        mlp=mlp,
-        gammas=next((names for names in scales if f"blocks.0.{names[0]}" in reader), ()),
-    )
+    depth, pre_norm = _depth(reader), "norm_pre.weight" in reader
+    plan = ConversionPlan()
+    _plan_embedding(plan, reader, options, width, patch)
+    heads = plan_relative_position(plan, reader, options, depth)
+    if pre_norm:
+        plan.arrays |= _norm(reader, "backbone.norm_pre", "norm_pre", width)
+    _plan_blocks(plan, reader, depth, width, activation)
+    sizes = {"width": width, "depth": depth, "patch": options.patch or patch}
+    plan.keys |= {f"model.vit.{key}": size for key, size in sizes.items()}
+    plan.keys["model.vit.pre_norm"] = pre_norm
+    if heads:
+        plan.keys["model.vit.heads"] = heads
+    else:
+        plan.notes.append("the number of heads is not in the file; the config's is not checked")
+    plan.size = {
+        "width": width,
+        "depth": depth,
+        "heads": heads,
+        "patch": sizes["patch"],
+        **plan.size,
+    }
+    return plan
 
 
 def _depth(reader: TensorReader) -> int:
@@ -128,38 +75,58 @@ def _depth(reader: TensorReader) -> int:
     return depth
 
 
+def _plan_blocks(
+    plan: ConversionPlan, reader: TensorReader, depth: int, width: int, activation: str
+) -> None:
+    """The blocks' arrays, and the keys on what a block consists of."""
+    has_packed_mlp = "blocks.0.mlp.w12.weight" in reader
+    first, second = ("mlp.w12", "mlp.w3") if has_packed_mlp else ("mlp.fc1", "mlp.fc2")
+    inner = reader.shape(f"blocks.0.{first}.weight", 2)[0]
+    hidden = reader.shape(f"blocks.0.{second}.weight", 2)[1]
+    activation = "swiglu" if inner == 2 * hidden else activation
+    qkv_bias = _qkv_bias(reader)
+    vectors = _layer_scales(reader)
+    plan.size["mlp_hidden"] = hidden
+    plan.keys |= {
+        "model.vit.mlp_ratio": _mlp_ratio(width, hidden, activation),
+        "model.vit.qkv_bias": qkv_bias,
+        "model.vit.layer_scale": bool(vectors),
+        "model.vit.activation": activation,
+    }
+    if qkv_bias == "qv":
+        vectors |= {"attn.q_bias": "attn.q_bias", "attn.v_bias": "attn.v_bias"}
+    linears = {
+        "attn.qkv": ("attn.qkv", width, 3 * width),
+        "attn.proj": ("attn.proj", width, width),
+        "mlp.fc1": (first, width, inner),
+        "mlp.fc2": (second, hidden, width),
+    }
+    for i in range(depth):
+        path, name = f"backbone.blocks.{i}", f"blocks.{i}"
+        for norm in ("norm1", "norm2"):
+            plan.arrays |= _norm(reader, f"{path}.{norm}", f"{name}.{norm}", width)
+        for ours, (theirs, inputs, outputs) in linears.items():
+            weight = reader.expect(f"{name}.{theirs}.weight", (outputs, inputs))
+            plan.arrays[f"{path}.{ours}.kernel"] = weight.transpose(1, 0)
+            if ours != "attn.qkv" or qkv_bias == "qkv":
+                bias = reader.expect(f"{name}.{theirs}.bias", (outputs,))
+                plan.arrays[f"{path}.{ours}.bias"] = bias
+        for ours, theirs in vectors.items():
+            plan.arrays[f"{path}.{ours}"] = reader.expect(f"{name}.{theirs}", (width,))
+
+
 def _qkv_bias(reader: TensorReader) -> str:
     if "blocks.0.attn.q_bias" in reader:
         return "qv"
     return "qkv" if "blocks.0.attn.qkv.bias" in reader else "none"
 
 
-def _block(reader: TensorReader, vit: EncoderShape, i: int) -> State:
-    """The arrays of block i."""
-    name, path, width = f"blocks.{i}", f"backbone.blocks.{i}", vit.width
-
-    def linear(ours: str, theirs: str, inputs: int, outputs: int, bias: bool = True) -> State:
-        weight = reader.expect(f"{name}.{theirs}.weight", (outputs, inputs))
-        arrays = {f"{path}.{ours}.kernel": weight.transpose(1, 0)}
-        if bias:
-            arrays[f"{path}.{ours}.bias"] = reader.expect(f"{name}.{theirs}.bias", (outputs,))
-        return arrays
-
-    vectors = dict(zip(("gamma1", "gamma2"), vit.gammas, strict=False))
-    if vit.qkv_bias == "qv":
-        vectors |= {bias: bias for bias in ("attn.q_bias", "attn.v_bias")}
-    return {
-        **_norm(reader, f"{path}.norm1", f"{name}.norm1", width),
-        **linear("attn.qkv", "attn.qkv", width, 3 * width, vit.qkv_bias == "qkv"),
-        **linear("attn.proj", "attn.proj", width, width),
-        **_norm(reader, f"{path}.norm2", f"{name}.norm2", width),
-        **linear("mlp.fc1", vit.mlp[0], width, vit.inner),
-        **linear("mlp.fc2", vit.mlp[1], vit.hidden, width),
-        **{
-            f"{path}.{ours}": reader.expect(f"{name}.{theirs}", (width,))
-            for ours, theirs in vectors.items()
-        },
-    }
+def _layer_scales(reader: TensorReader) -> dict[str, str]:
+    """Our names and the file's of a block's layer scales, where it has them."""
+    for first, second in (("gamma_1", "gamma_2"), ("ls1.gamma", "ls2.gamma")):
+        if f"blocks.0.{first}" in reader:
+            return {"gamma1": first, "gamma2": second}
+    return {}
 
 
 def _norm(reader: TensorReader, path: str, name: str, width: int) -> State:
@@ -169,16 +136,14 @@ def _norm(reader: TensorReader, path: str, name: str, width: int) -> State:
     }
 
 
-def _mlp_ratio(vit: EncoderShape) -> float:
+def _mlp_ratio(width: int, hidden: int, activation: str) -> float:
     """The ratio that gives this hidden width; SwiGLU takes two thirds of it, in steps of 8."""
-    if vit.activation != "swiglu":
-        return vit.hidden / vit.width
-    for ratio in (4.0, 1.5 * vit.hidden / vit.width):
-        if swiglu_hidden(vit.width, ratio) == vit.hidden:
+    if activation != "swiglu":
+        return hidden / width
+    for ratio in (4.0, 1.5 * hidden / width):
+        if swiglu_hidden(width, ratio) == hidden:
             return ratio
-    raise UserError(
-        f"a SwiGLU of {vit.hidden} hidden channels at width {vit.width} is none jaxdet has"
-    )
+    raise UserError(f"a SwiGLU of {hidden} hidden channels at width {width} is none jaxdet has")
 
 
 def swiglu_hidden(width: int, ratio: float) -> int:
@@ -187,10 +152,10 @@ def swiglu_hidden(width: int, ratio: float) -> int:
 
 
 def _plan_embedding(
-    plan: ConversionPlan, reader: TensorReader, options: Options, vit: EncoderShape
+    plan: ConversionPlan, reader: TensorReader, options: Options, width: int, patch: int
 ) -> None:
     """The patch projection and the absolute position embedding."""
-    width, patch, new_patch = vit.width, vit.patch, options.patch or vit.patch
+    new_patch = options.patch or patch
     weight = reader.expect("patch_embed.proj.weight", (width, 3, patch, patch))
     if new_patch != patch:
         weight = _resample_patches(weight, new_patch)

@@ -82,8 +82,6 @@ def read_weights(path: Path) -> Weights:
     try:
         stored, report = open_archive(path)
         arrays = {name: array.read() for name, array in stored.items()}
-        if report is not None and not _is_report(report):
-            raise ValueError("its report is not the converter's")
     except Exception as error:  # damage surfaces in whichever of zip, zlib and NumPy reads it first
         raise UserError(
             f"{path} is not a file of converted weights ({error}); convert the original again"
@@ -111,7 +109,7 @@ def open_archive(path: Path) -> tuple[dict[str, StoredArray], dict[str, Any] | N
     for name in archive.files:
         if name == REPORT:
             report = json.loads(archive[name])
-            if not isinstance(report, dict):
+            if not is_report(report):
                 raise ValueError("its report is not the converter's")
         else:
             with archive.zip.open(f"{name}.npy") as member:
@@ -139,8 +137,8 @@ def archive_members(path: Path) -> list[str]:
     return [member.filename for member in members]
 
 
-def _is_report(report: dict[str, Any]) -> bool:
-    """Whether a file's report has what `check_fit` reads of it."""
+def is_report(report: Any) -> bool:
+    """Whether a file's report has what its readers take from it."""
 
     def is_triple(values: Any) -> bool:
         return (
@@ -149,12 +147,12 @@ def _is_report(report: dict[str, Any]) -> bool:
             and all(isinstance(value, int | float) for value in values)
         )
 
-    source = report.get("source")
     return (
-        isinstance(report.get("layout"), str)
+        isinstance(report, dict)
+        and isinstance(report.get("layout"), str)
         and isinstance(report.get("config"), dict)
-        and isinstance(source, dict)
-        and all(isinstance(source.get(key), str) for key in ("file", "sha256"))
+        and isinstance(report.get("source"), dict)
+        and all(isinstance(report["source"].get(key), str) for key in ("file", "sha256"))
         and is_triple(report.get("pixel_mean"))
         and is_triple(report.get("pixel_std"))
     )

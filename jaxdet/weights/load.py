@@ -43,17 +43,8 @@ def initialise(
         UserError: the weights do not fit the config, or lack what it asks for.
     """
     weights = read_weights(Path(config.init))
-    check_fit(weights, config)
-    arrays = weights.arrays
-    if not weights.is_detector:
-        left = reinitialized(config, arrays)
-        if left:
-            more = f" and {len(left) - 2} more" if len(left) > 2 else ""
-            print(f"{weights.path}: {', '.join(left[:2])}{more} not taken, as config.model says")
-        arrays = {name: value for name, value in arrays.items() if name not in left}
-    params, stats = load_params(weights.path, arrays, params, stats)
-    _validate_complete(weights, config, params, stats)
-    return params, stats, weights.report
+    left = [] if weights.is_detector else reinitialized(config, weights.arrays)
+    return _loaded(weights, left, config, params, stats)
 
 
 def load_detector(
@@ -73,8 +64,19 @@ def load_detector(
             f"{weights.path} holds a backbone and no detector; train first, or give a converted "
             "detector"
         )
+    return _loaded(weights, [], config, params, stats)
+
+
+def _loaded(
+    weights: Weights, left: list[str], config: ConfigDict, params: Tree, stats: Tree
+) -> tuple[Tree, Tree, dict[str, Any] | None]:
+    """The file's arrays, but for those left aside, in the place of what they replace."""
     check_fit(weights, config)
-    params, stats = load_params(weights.path, weights.arrays, params, stats)
+    if left:
+        more = f" and {len(left) - 2} more" if len(left) > 2 else ""
+        print(f"{weights.path}: {', '.join(left[:2])}{more} not taken, as config.model says")
+    arrays = {name: value for name, value in weights.arrays.items() if name not in left}
+    params, stats = load_params(weights.path, arrays, params, stats)
     _validate_complete(weights, config, params, stats)
     return params, stats, weights.report
 

@@ -18,8 +18,12 @@ import numpy as np
 
 PLAIN_DTYPE = re.compile(r"[<>|=]?[fiub][1248]")
 
-UNUSED = ("EMPTY_SET", "ADDITEMS", "FROZENSET", "BYTEARRAY8", "NEXT_BUFFER", "READONLY_BUFFER")
-"""Opcodes that no file of weights has, and that hash nested data or take memory unread."""
+UNUSED = (
+    *("INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4", "PERSID", "BINPERSID"),
+    *("DICT", "EMPTY_SET", "ADDITEMS", "FROZENSET"),
+    *("BYTEARRAY8", "NEXT_BUFFER", "READONLY_BUFFER"),
+)
+"""Opcodes that no file of weights has: they make objects, hash nested data, take memory unread."""
 
 KEYS = (str, bytes, int, float, type(None))
 
@@ -111,10 +115,6 @@ class ArrayUnpickler(pickle._Unpickler):
             raise pickle.UnpicklingError("only arrays and their dtypes have a state")
         self.stack[-1].__setstate__(state)
 
-    def load_dict(self) -> None:
-        items = self.pop_mark()
-        self.append(_dictionary(zip(items[::2], items[1::2], strict=True)))
-
     def load_setitem(self) -> None:
         value, key = self.stack.pop(), self.stack.pop()
         self._update([key, value])
@@ -130,7 +130,6 @@ class ArrayUnpickler(pickle._Unpickler):
     dispatch: ClassVar = {
         **pickle._Unpickler.dispatch,
         pickle.BUILD[0]: load_build,
-        pickle.DICT[0]: load_dict,
         pickle.SETITEM[0]: load_setitem,
         pickle.SETITEMS[0]: load_setitems,
     }

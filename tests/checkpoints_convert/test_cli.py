@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import zipfile
 
 import numpy as np
@@ -107,6 +109,15 @@ def test_options_of_a_wrong_kind_are_refused(capsys):
         assert option.partition("=")[0] in message
 
 
+def test_help_waits_for_no_heavy_package():
+    program = (
+        "import sys; from checkpoints_convert.cli import main; heavy = {'jax', 'scipy', 'torch'};"
+        "assert main(['a.pth', '--window=x']) == 2; print(sorted(heavy & sys.modules.keys()))"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert result.stdout.strip() == "[]", result.stderr
+
+
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 @pytest.mark.parametrize("name", ["mae_tiny", "beit_pretrained_tiny"])
 def test_a_round_trip_through_torch_is_exact(reference_file, tmp_path, capsys, suffix, name):
@@ -119,8 +130,8 @@ def test_a_round_trip_through_torch_is_exact(reference_file, tmp_path, capsys, s
     assert first.arrays.keys() == second.arrays.keys()
     for path, array in first.arrays.items():
         np.testing.assert_array_equal(second.arrays[path], array, err_msg=path)
-    for word in ("config", "pixel_mean", "pixel_std"):
-        assert first.report[word] == second.report[word]
+    for key in ("config", "pixel_mean", "pixel_std"):
+        assert first.report[key] == second.report[key]
 
 
 def test_the_torch_file_has_timms_names_and_the_source_s_values(reference_file, tmp_path):

@@ -259,10 +259,10 @@ def test_augreg(timm_state, tmp_path, expected):
         heads = (HEADS, WIDTH // HEADS)
         match = re.search(r"attn\.([qkv])\.(weight|bias)", name)
         if match:
-            word = {"q": "query", "k": "key", "v": "value"}[match[1]]
+            layer = {"q": "query", "k": "key", "v": "value"}[match[1]]
             is_kernel = match[2] == "weight"
             leaf = "kernel" if is_kernel else "bias"
-            name = f"{name[: match.start()]}MultiHeadDotProductAttention_1/{word}/{leaf}"
+            name = f"{name[: match.start()]}MultiHeadDotProductAttention_1/{layer}/{leaf}"
             value = value.T.reshape(WIDTH, *heads) if is_kernel else value.reshape(heads)
         elif name.endswith("out/kernel"):
             value = value.T.reshape(*heads, WIDTH)

@@ -24,11 +24,11 @@ from jaxdet.errors import UserError
 resource.setrlimit(resource.RLIMIT_AS, (2**32, 2**32))
 path = pathlib.Path(sys.argv[1])
 arrays = {"a.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.arange(3)}
-seeds = [pickle.dumps({"model": arrays, "x": [1, 2.5, None]}, protocol) for protocol in range(5)]
+seeds = [pickle.dumps({"model": arrays, "x": [1, 2.5, None]}, protocol) for protocol in (2, 3, 4)]
 call, build, new_object, far_memo = b"R", b"b", b"\\x81", b"r\\xff\\xff\\xff\\x7f"
 HOSTILE = (call, build, new_object, far_memo, b"\\x96" + b"\\xff" * 6 + b"\\0\\0")
 rng, read_whole = random.Random(0), 0
-for i in range(3000):
+for i in range(2000):
     content = bytearray(rng.choice(seeds))
     for _ in range(rng.choice((1, 1, 2, 4))):
         at = rng.randrange(2, len(content))
@@ -119,7 +119,7 @@ def test_nested_tuples_are_never_hashed(tmp_path):
         read(path)
 
 
-@pytest.mark.parametrize("protocol", range(5))
+@pytest.mark.parametrize("protocol", [2, 3, 4])
 @pytest.mark.parametrize("dtype", ["<f4", ">f8", "f2", "i8", "u1", "?"])
 def test_arrays_of_every_plain_kind_are_read(tmp_path, protocol, dtype):
     value = np.arange(12).reshape(3, 4).astype(dtype)
@@ -140,4 +140,4 @@ def test_a_mutated_pickle_never_ends_the_process(tmp_path):
         timeout=300,
     )
     assert result.returncode == 0, result.stderr[-2000:]
-    assert 0 < int(result.stdout) < 3000
+    assert 0 < int(result.stdout) < 2000

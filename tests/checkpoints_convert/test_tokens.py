@@ -38,21 +38,21 @@ def case(request, reference, reference_file):
     arrays = {path: tensor.read() for path, tensor in converted.arrays.items()}
     # All blocks attend globally here, as in pre-training, so none is left to use the windows'.
     arrays.pop("backbone.rel_pos_window.table", None)
-    words = converted.report["config"]
-    is_beit = words["model.vit.layer_scale"]
+    keys = converted.report["config"]
+    is_beit = keys["model.vit.layer_scale"]
     stateless = StatelessModel(
         lambda rngs: ViT(
             width=WIDTH,
             depth=DEPTH,
             heads=HEADS,
-            mlp_ratio=words["model.vit.mlp_ratio"],
+            mlp_ratio=keys["model.vit.mlp_ratio"],
             patch=16,
             image_size=64,
             pretrain_grid=GRID,
             window=GRID,
             global_blocks=range(DEPTH),
             out_indices=range(DEPTH),
-            qkv_bias=words["model.vit.qkv_bias"],
+            qkv_bias=keys["model.vit.qkv_bias"],
             drop_path=0.0,
             layer_scale=0.0 if is_beit else None,
             relative_position="shared" if is_beit else "none",

@@ -38,7 +38,7 @@ def test_weights_of_another_size_name_both(config, path):
 
 
 def test_a_key_of_another_version_is_named(config, path):
-    with pytest.raises(UserError, match=r"config\.model\.vit has no word 'sizes'.* this version"):
+    with pytest.raises(UserError, match=r"config\.model\.vit has no .*'sizes'.* this version"):
         fit(config, path, config={"model.vit.sizes": 3})
 
 

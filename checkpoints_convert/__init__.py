@@ -1,4 +1,4 @@
-"""Published weights in, jaxdet weights out: `python -m checkpoints_convert SOURCE OUT`.
+"""Published weights in, jaxdet weights out: `jaxdet convert SOURCE OUT`.
 
 A file's way: `reading` opens it without running anything it holds; a `Layout`, one module for each
 pre-training, gives its tensors timm's names and says what is left out on purpose; `vit` (or

@@ -9,10 +9,6 @@ from checkpoints_convert.layout import Layout
 from checkpoints_convert.tensors import State, Tensor
 
 
-def recognise(state: State) -> bool:
-    return "Transformer/posembed_input/pos_embedding" in state
-
-
 def prepare(state: State) -> State:
     """Kernels as PyTorch lays them out: outputs first, heads merged into the width."""
     return join_qkv({name: _torch_layout(name, tensor) for name, tensor in state.items()})
@@ -37,7 +33,7 @@ def _torch_layout(name: str, tensor: Tensor) -> Tensor:
 LAYOUT = Layout(
     name="augreg",
     title="AugReg (JAX)",
-    recognise=recognise,
+    marks=(r"^Transformer/posembed_input/pos_embedding$",),
     renames=(
         (r"^embedding/", "patch_embed.proj/"),
         (r"^cls$", "cls_token"),
@@ -46,9 +42,7 @@ LAYOUT = Layout(
         (r"^Transformer/encoderblock_(\d+)/", r"blocks.\1."),
         (r"LayerNorm_0/", "norm1/"),
         (r"LayerNorm_2/", "norm2/"),
-        (r"MultiHeadDotProductAttention_1/(q)uery/", r"attn.\1/"),
-        (r"MultiHeadDotProductAttention_1/(k)ey/", r"attn.\1/"),
-        (r"MultiHeadDotProductAttention_1/(v)alue/", r"attn.\1/"),
+        (r"MultiHeadDotProductAttention_1/([qkv])(uery|ey|alue)/", r"attn.\1/"),
         (r"MultiHeadDotProductAttention_1/out/", "attn.proj/"),
         (r"MlpBlock_3/Dense_0/", "mlp.fc1/"),
         (r"MlpBlock_3/Dense_1/", "mlp.fc2/"),

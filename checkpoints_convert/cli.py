@@ -1,9 +1,9 @@
-"""The command line of the converter.
+"""Converts published weights into jaxdet's, and back.
 
-    python -m checkpoints_convert mae_pretrain_vit_base.pth weights/mae_vitb.npz
-    python -m checkpoints_convert --target=imted mae_pretrain_vit_base_full.pth weights/
-    python -m checkpoints_convert weights/mae_vitb.npz                 (prints its report)
-    python -m checkpoints_convert --to=torch weights/mae_vitb.npz mae_vitb.safetensors
+    jaxdet convert mae_pretrain_vit_base.pth weights/mae_vitb.npz
+    jaxdet convert --target=imted mae_pretrain_vit_base_full.pth weights/
+    jaxdet convert weights/mae_vitb.npz                 (prints its report)
+    jaxdet convert --to=torch weights/mae_vitb.npz mae_vitb.safetensors
 
 SOURCE is a file of PyTorch (.pth), safetensors, NumPy (.npz, AugReg) or Detectron2 (.pkl); OUT a
 file, or a folder for one named after SOURCE. `--config.init=OUT` then starts a run from it.
@@ -12,7 +12,7 @@ file, or a folder for one named after SOURCE. `--config.init=OUT` then starts a 
 from __future__ import annotations
 
 import argparse
-import sys
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,15 @@ from typing import Any
 from tqdm import tqdm
 
 from checkpoints_convert.conversion import NAMES, convert
+from checkpoints_convert.conversion_plan import Options
 from checkpoints_convert.imted import to_published
 from checkpoints_convert.layout import PIXELS
-from checkpoints_convert.plan import Options
 from checkpoints_convert.reading import Source, read
 from checkpoints_convert.report import text
 from checkpoints_convert.tensors import State
 from checkpoints_convert.vit import to_timm
 from checkpoints_convert.writing import write_npz, write_torch
+from jaxdet import flags
 from jaxdet.config.keys import Vit
 from jaxdet.config.schema import keys
 from jaxdet.errors import UserError
@@ -40,24 +41,11 @@ SUFFIXES = {"jax": (".npz",), "torch": (".pth", ".pt", ".safetensors")}
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command; returns its exit status (2 after an error of the user's)."""
-    options = _parser().parse_args(arguments)
-    try:
-        _run(options)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; nothing was written", file=sys.stderr)
-        return 130
-    return 0
+    return flags.run_main(lambda: _run(_parser().parse_args(arguments)))
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m checkpoints_convert",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def _parser() -> flags.Parser:
+    parser = flags.Parser("jaxdet convert", __doc__)
     parser.add_argument("source", type=Path, help="the published file, or a converted one")
     parser.add_argument("out", nargs="?", help="a file, or a folder (ending in /)")
     parser.add_argument("--from", dest="layout", choices=sorted(NAMES), help="default: recognised")
@@ -75,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--pixels", choices=sorted(PIXELS), help="default: the layout's")
     parser.add_argument("--activation", choices=keys(Vit)["activation"].choices)
     parser.add_argument(
-        "--allow-unknown", action="store_true", help="list unknown tensors and go on"
+        "--allow-unknown", action="store_true", help="list unknown tensors and convert the others"
     )
     return parser
 
@@ -83,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
 def _side(value: str) -> int:
     side = int(value)
     if not 1 <= side <= 1024:
-        raise argparse.ArgumentTypeError(f"{side} does not lie between 1 and 1024")
+        raise argparse.ArgumentTypeError(f"{side} must lie between 1 and 1024")
     return side
 
 
@@ -95,46 +83,43 @@ def _run(options: argparse.Namespace) -> None:
     if options.out is None:
         if not is_converted or source.report is None:
             raise UserError(f"give a second path, for what {options.source} is converted to")
-        try:
-            print(text(source.report))
-        except (KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{options.source}: its report is not the converter's") from error
+        _print_report(source)
         return
     out = _out_path(options.out, options.source, options.to)
     if out.resolve() == options.source.resolve():
         raise UserError(f"{out} is the source itself; give another path")
     if options.to == "torch":
         if not is_converted:
-            raise UserError(f"{options.source} is no .npz of jaxdet's; --to=torch takes one")
+            raise UserError(f"{options.source} must be a converted .npz for --to=torch")
         arrays, report, names = _back(source)
-        key = "state_dict" if names == "imTED's" else "model"
-        write = partial(write_torch, key=key)
+        write = partial(write_torch, key="state_dict" if names == "imTED's" else "model")
+        summary = f"{len(arrays)} tensors under {names} names"
     else:
         if is_converted:
             raise UserError(f"{options.source} is converted already; give it to --config.init")
         conversion = convert(
             source,
-            Options(
-                window=options.window,
-                global_grid=options.global_grid,
-                rel_pos_resize=options.rel_pos_resize,
-                patch=options.patch,
-                activation=options.activation,
-                target=options.target,
-            ),
+            Options(**{field.name: getattr(options, field.name) for field in fields(Options)}),
             layout=NAMES[options.layout] if options.layout else None,
             pixels=options.pixels,
             allow_unknown=options.allow_unknown,
         )
-        arrays, report, names = conversion.arrays, conversion.report, "jaxdet's"
-        write = write_npz
+        arrays, report, write = conversion.arrays, conversion.report, write_npz
+        summary = text(report)
     total = sum(4 * array.size for array in arrays.values())
     with tqdm(
         total=total, unit="B", unit_scale=True, desc=out.name, disable=total < LARGE
     ) as progress:
         write(out, arrays, report, progress.update)
-    print(text(report) if options.to == "jax" else f"{len(arrays)} tensors under {names} names")
+    print(summary)
     print(f"written   {out}")
+
+
+def _print_report(source: Source) -> None:
+    try:
+        print(text(source.report))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{source.path}: its report is not the converter's") from error
 
 
 def _back(source: Source) -> tuple[State, dict[str, Any], str]:

@@ -1,13 +1,15 @@
-"""The image tower of CLIP, as OpenCLIP (`visual.`) and Hugging Face (`vision_model.`) store it.
+"""The image towers of CLIP, as OpenCLIP (`visual.`) and Hugging Face (`vision_model.`) store it,
+and of SigLIP, as Hugging Face does; timm's copies are timm's layout.
 
-Both leave out the bias of the patch projection, which is then zero, and neither says whether the
-MLP's activation is OpenAI's QuickGELU or the exact GELU of most later trainings. CLIP's norms add
-1e-5 to the variance where jaxdet's add 1e-6.
+CLIP's files leave out the bias of the patch projection, which is then zero, and do not say whether
+the MLP's activation is OpenAI's QuickGELU or the exact GELU of most later trainings. CLIP's norms
+add 1e-5 to the variance where jaxdet's add 1e-6.
 """
 
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from checkpoints_convert.layout import Layout
 from checkpoints_convert.tensors import State, concatenate, zeros
@@ -21,14 +23,6 @@ TEXT = (
     (r"^(logit_scale|logit_bias|context_length|input_resolution|vocab_size)$", "joins towers"),
     (r"position_ids$", "an index that follows from the grid"),
 )
-
-
-def is_open_clip(state: State) -> bool:
-    return "visual.conv1.weight" in state
-
-
-def is_hugging_face(state: State) -> bool:
-    return "vision_model.embeddings.class_embedding" in state
 
 
 def prepare(state: State) -> State:
@@ -53,23 +47,10 @@ def join_qkv(state: State) -> State:
     return joined
 
 
-HUGGING_FACE_NAMES = (
-    (r"^vision_model\.embeddings\.patch_embedding\.", "patch_embed.proj."),
-    (r"^vision_model\.embeddings\.position_embedding\.weight$", "class_position"),
-    (r"^vision_model\.embeddings\.class_embedding$", "cls_token"),
-    (r"^vision_model\.pre_layrnorm\.", "norm_pre."),
-    (r"^vision_model\.post_layernorm\.", "norm."),
-    (r"^vision_model\.head\.", "attn_pool."),
-    (r"^vision_model\.encoder\.layers\.", "blocks."),
-    (r"\.self_attn\.([qkv])_proj\.", r".attn.\1."),
-    (r"\.self_attn\.out_proj\.", ".attn.proj."),
-    (r"\.layer_norm([12])\.", r".norm\1."),
-)
-
 OPEN_CLIP = Layout(
     name="clip",
     title="CLIP (OpenCLIP)",
-    recognise=is_open_clip,
+    marks=(r"^visual\.conv1\.weight$",),
     renames=(
         (r"^visual\.proj$", "proj"),
         (r"^visual\.conv1\.", "patch_embed.proj."),
@@ -93,10 +74,30 @@ OPEN_CLIP = Layout(
 HUGGING_FACE = Layout(
     name="clip-hf",
     title="CLIP (Hugging Face)",
-    recognise=is_hugging_face,
-    renames=HUGGING_FACE_NAMES,
+    marks=(r"^vision_model\.embeddings\.class_embedding$",),
+    renames=(
+        (r"^vision_model\.embeddings\.patch_embedding\.", "patch_embed.proj."),
+        (r"^vision_model\.embeddings\.position_embedding\.weight$", "class_position"),
+        (r"^vision_model\.embeddings\.class_embedding$", "cls_token"),
+        (r"^vision_model\.pre_layrnorm\.", "norm_pre."),
+        (r"^vision_model\.post_layernorm\.", "norm."),
+        (r"^vision_model\.head\.", "attn_pool."),
+        (r"^vision_model\.encoder\.layers\.", "blocks."),
+        (r"\.self_attn\.([qkv])_proj\.", r".attn.\1."),
+        (r"\.self_attn\.out_proj\.", ".attn.proj."),
+        (r"\.layer_norm([12])\.", r".norm\1."),
+    ),
     left_out=TEXT,
     pixels="clip",
     activation=None,
     prepare=prepare,
+)
+
+SIGLIP = replace(
+    HUGGING_FACE,
+    name="siglip",
+    title="SigLIP",
+    marks=(r"^vision_model\.embeddings\.position_embedding\.weight$",),
+    pixels="half",
+    activation="gelu_tanh",
 )

@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from checkpoints_convert import (
-    augreg,
-    beit,
-    clip,
-    detectron2,
-    dino,
-    dinov2,
-    imted,
-    mae,
-    mocov3,
-    siglip,
-    timm,
-)
+from checkpoints_convert import augreg, clip, detectron2, imted, timm
+from checkpoints_convert.conversion_plan import ConversionPlan, Options, TensorReader
 from checkpoints_convert.layout import PIXELS, Layout
-from checkpoints_convert.plan import Options, Supply
 from checkpoints_convert.reading import Source
 from checkpoints_convert.tensors import State
 from checkpoints_convert.vit import LEFT_OUT, plan_backbone
@@ -30,32 +19,25 @@ from jaxdet.errors import UserError
 LAYOUTS = (
     detectron2.LAYOUT,
     imted.LAYOUT,
-    mocov3.LAYOUT,
+    timm.MOCO_V3,
     augreg.LAYOUT,
     clip.OPEN_CLIP,
     clip.HUGGING_FACE,
-    siglip.LAYOUT,
-    beit.LAYOUT,
-    dino.LAYOUT,
-    dinov2.LAYOUT,
-    mae.LAYOUT,
-    timm.LAYOUT,
+    clip.SIGLIP,
+    timm.BEIT,
+    timm.DINO,
+    timm.DINOV2,
+    timm.MAE,
+    timm.TIMM,
 )
 """In the order they are tried; each excludes those after it."""
 
 NAMES = {layout.name: layout for layout in LAYOUTS} | {
-    "deit": timm.LAYOUT,
-    "supervised": timm.LAYOUT,
-    "ibot": dino.LAYOUT,
+    "deit": timm.TIMM,
+    "supervised": timm.TIMM,
+    "ibot": timm.DINO,
 }
 """What --from takes."""
-
-
-DETECTORS = {
-    detectron2.LAYOUT.name: detectron2.plan_detector,
-    imted.LAYOUT.name: imted.plan_detector,
-}
-"""The layouts of whole detectors."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +55,7 @@ def recognise(source: Source) -> Layout:
         UserError: it is none of LAYOUTS.
     """
     for layout in LAYOUTS:
-        if layout.recognise(source.state):
+        if layout.recognises(source.state):
             return layout
     known = ", ".join(layout.name for layout in LAYOUTS)
     raise UserError(
@@ -106,46 +88,16 @@ def convert(
     state = {names[name]: replace(tensor, sources=(name,)) for name, tensor in source.state.items()}
     if layout.prepare is not None:
         state = layout.prepare(state)
-    activation = options.activation or layout.activation
-    if source.report is not None:
-        activation = source.report["config"].get("model.vit.activation", activation)
-    if activation is None:
-        raise UserError(
-            f"a {layout.title} file does not tell its activation; give --activation=quick_gelu "
-            "(OpenAI's models, DFN) or --activation=gelu (LAION's and most others)"
-        )
-    if layout.has_absolute_position and source.report is None and "pos_embed" not in state:
-        raise UserError(
-            f"{source.path} lacks pos_embed, which a {layout.title} file has; it is incomplete, "
-            "or --from names its layout better"
-        )
-    kind = "detector" if layout.name in DETECTORS else "backbone"
-    if kind == "detector":
-        plan = DETECTORS[layout.name](state, options, activation)
-    elif options.target == "imted":
-        kind = "backbone with a decoder"
-        plan = imted.plan_autoencoder(state, options, activation)
-    else:
-        plan = plan_backbone(Supply(state), options, activation)
-
-    patterns = layout.left_out if kind == "detector" else (*layout.left_out, *LEFT_OUT)
+    kind, plan = _plan(source, state, layout, options)
     used = {name for array in plan.arrays.values() for name in array.sources}
-    left_out, unknown = [], []
-    for name, renamed in names.items():
-        if name in used:
-            continue
-        reason = next((reason for pattern, reason in patterns if re.search(pattern, renamed)), None)
-        if reason is None:
-            unknown.append(name)
-        else:
-            left_out.append({"name": name, "reason": reason})
+    patterns = layout.left_out if layout.plan_detector else (*layout.left_out, *LEFT_OUT)
+    left_out, unknown = _unused(names, used, patterns)
     if unknown and not allow_unknown:
         raise UserError(
             f"{source.path} holds {len(unknown)} tensors that the layout {layout.name} does not "
             f"know, {unknown[0]} among them; name another with --from, or give --allow-unknown"
         )
     left_out += [{"name": name, "reason": "beside the model's tensors"} for name in source.beside]
-    mean, std, pixels_from = _pixels(source, layout, pixels)
     report = {
         "jaxdet": __version__,
         "source": {"file": source.path.name, "bytes": source.bytes, "sha256": source.sha256},
@@ -153,10 +105,8 @@ def convert(
         "chosen": chosen,
         "kind": kind,
         "vit": plan.size,
-        "config": plan.words,
-        "pixel_mean": mean,
-        "pixel_std": std,
-        "pixels_from": pixels_from,
+        "config": plan.keys,
+        **_pixels(source, layout, pixels),
         "used": {
             "tensors": len(used),
             "parameters": sum(source.state[name].size for name in used),
@@ -167,6 +117,50 @@ def convert(
         "notes": plan.notes,
     }
     return Conversion(plan.arrays, report)
+
+
+def _plan(
+    source: Source, state: State, layout: Layout, options: Options
+) -> tuple[str, ConversionPlan]:
+    """What kind of weights these are, for the report, and the plan of their arrays."""
+    activation = options.activation or layout.activation
+    if source.report is not None:
+        activation = source.report["config"].get("model.vit.activation", activation)
+    if activation is None:
+        raise UserError(
+            f"a {layout.title} file does not name its activation; give --activation=quick_gelu "
+            "(OpenAI's models, DFN) or --activation=gelu (LAION's and most others)"
+        )
+    if layout.has_absolute_position and source.report is None and "pos_embed" not in state:
+        raise UserError(
+            f"{source.path} lacks pos_embed, which a {layout.title} file has; it is incomplete, "
+            "or --from names its layout better"
+        )
+    if layout.plan_detector is not None:
+        return "detector", layout.plan_detector(state, options, activation)
+    if options.target == "imted":
+        return "backbone with a decoder", imted.plan_autoencoder(state, options, activation)
+    return "backbone", plan_backbone(TensorReader(state), options, activation)
+
+
+def _unused(
+    names: dict[str, str], used: Collection[str], patterns: Sequence[tuple[str, str]]
+) -> tuple[list[dict[str, str]], list[str]]:
+    """Tensors that are left out with the reason, and those that no (pattern, reason) explains.
+
+    Args:
+        names: what each name of the file becomes in timm's.
+    """
+    left_out, unknown = [], []
+    for name, renamed in names.items():
+        if name in used:
+            continue
+        reason = next((reason for pattern, reason in patterns if re.search(pattern, renamed)), None)
+        if reason is None:
+            unknown.append(name)
+        else:
+            left_out.append({"name": name, "reason": reason})
+    return left_out, unknown
 
 
 def _renamed(state: State, layout: Layout) -> dict[str, str]:
@@ -186,12 +180,19 @@ def _renamed(state: State, layout: Layout) -> dict[str, str]:
     return names
 
 
-def _pixels(
-    source: Source, layout: Layout, pixels: str | None
-) -> tuple[list[float], list[float], str]:
-    if pixels is not None:
-        return [*PIXELS[pixels].mean], [*PIXELS[pixels].std], "as --pixels says"
-    if source.report is not None:
-        return source.report["pixel_mean"], source.report["pixel_std"], "of the report in the file"
-    found = PIXELS[layout.pixels]
-    return [*found.mean], [*found.std], f"what {layout.title} is trained with; see --pixels"
+def _pixels(source: Source, layout: Layout, pixels: str | None) -> dict[str, Any]:
+    """The report's entries on how the original's pixels were normalised."""
+    if source.report is not None and pixels is None:
+        return {
+            "pixel_mean": source.report["pixel_mean"],
+            "pixel_std": source.report["pixel_std"],
+            "pixels_from": "of the report in the file",
+        }
+    found = PIXELS[pixels or layout.pixels]
+    return {
+        "pixel_mean": [*found.mean],
+        "pixel_std": [*found.std],
+        "pixels_from": (
+            "as --pixels says" if pixels else f"what {layout.title} is trained with; see --pixels"
+        ),
+    }

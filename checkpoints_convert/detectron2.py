@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 
+from checkpoints_convert.conversion_plan import ConversionPlan, Options, TensorReader
+from checkpoints_convert.detector import describe_classes, plan_leaf, validate_whole
 from checkpoints_convert.layout import Layout
-from checkpoints_convert.plan import Options, Plan, Supply
 from checkpoints_convert.tensors import State, Tensor
 from checkpoints_convert.vit import plan_backbone
 from jaxdet.errors import UserError
-
-BACKBONE = r"^backbone\.(?:net|bottom_up)\."
 
 RENAMES = (
     (r"^backbone\.bottom_up\.ms_adaptor\.0\.0\.", "pyramid.scaling.up4_first."),
@@ -19,36 +18,27 @@ RENAMES = (
     (r"^backbone\.bottom_up\.ms_adaptor\.1\.", "pyramid.scaling.up2."),
     (r"^backbone\.bottom_up\.windowed_rel_pos_bias\.\w*table$", "vit.rel_pos_window.table"),
     (r"^backbone\.bottom_up\.global_rel_pos_bias\.\w*table$", "vit.rel_pos_global.table"),
-    (BACKBONE, "vit."),
+    (r"^backbone\.(?:net|bottom_up)\.", "vit."),
     (r"^backbone\.simfp_2\.0\.", "pyramid.up4_first."),
     (r"^backbone\.simfp_2\.1\.", "pyramid.up4_norm."),
     (r"^backbone\.simfp_2\.3\.", "pyramid.up4_second."),
     (r"^backbone\.simfp_3\.0\.", "pyramid.up2."),
     # The last two modules of each level; what comes before them differs in number.
-    (r"^backbone\.simfp_2\.4\.", "pyramid.lateral.0."),
-    (r"^backbone\.simfp_2\.5\.", "pyramid.output.0."),
-    (r"^backbone\.simfp_3\.1\.", "pyramid.lateral.1."),
-    (r"^backbone\.simfp_3\.2\.", "pyramid.output.1."),
-    (r"^backbone\.simfp_4\.0\.", "pyramid.lateral.2."),
-    (r"^backbone\.simfp_4\.1\.", "pyramid.output.2."),
-    (r"^backbone\.simfp_5\.1\.", "pyramid.lateral.3."),
-    (r"^backbone\.simfp_5\.2\.", "pyramid.output.3."),
-    (r"^backbone\.fpn_(lateral|output)2\.", r"pyramid.\1.0."),
-    (r"^backbone\.fpn_(lateral|output)3\.", r"pyramid.\1.1."),
-    (r"^backbone\.fpn_(lateral|output)4\.", r"pyramid.\1.2."),
-    (r"^backbone\.fpn_(lateral|output)5\.", r"pyramid.\1.3."),
+    *(
+        (rf"^backbone\.simfp_{level + 2}\.{module}\.", f"pyramid.{part}.{level}.")
+        for level, modules in enumerate(((4, 5), (1, 2), (0, 1), (1, 2)))
+        for module, part in zip(modules, ("lateral", "output"), strict=True)
+    ),
+    *(
+        (rf"^backbone\.fpn_(lateral|output){level + 2}\.", rf"pyramid.\1.{level}.")
+        for level in range(4)
+    ),
     (r"^proposal_generator\.rpn_head\.conv\.conv(\d)\.", r"rpn.convs.\1."),
     (r"^proposal_generator\.rpn_head\.conv\.(weight|bias)$", r"rpn.convs.0.\1"),
     (r"^proposal_generator\.rpn_head\.objectness_logits\.", "rpn.objectness."),
     (r"^proposal_generator\.rpn_head\.anchor_deltas\.", "rpn.deltas."),
-    (r"^roi_heads\.box_head\.conv1\.", "box_head.convs.0."),
-    (r"^roi_heads\.box_head\.conv2\.", "box_head.convs.1."),
-    (r"^roi_heads\.box_head\.conv3\.", "box_head.convs.2."),
-    (r"^roi_heads\.box_head\.conv4\.", "box_head.convs.3."),
-    (r"^roi_heads\.mask_head\.mask_fcn1\.", "mask_head.convs.0."),
-    (r"^roi_heads\.mask_head\.mask_fcn2\.", "mask_head.convs.1."),
-    (r"^roi_heads\.mask_head\.mask_fcn3\.", "mask_head.convs.2."),
-    (r"^roi_heads\.mask_head\.mask_fcn4\.", "mask_head.convs.3."),
+    *((rf"^roi_heads\.box_head\.conv{i + 1}\.", f"box_head.convs.{i}.") for i in range(4)),
+    *((rf"^roi_heads\.mask_head\.mask_fcn{i + 1}\.", f"mask_head.convs.{i}.") for i in range(4)),
     (r"^roi_heads\.box_head\.fc1\.", "box_head.fc."),
     (r"^roi_heads\.box_predictor\.cls_score\.", "box_head.logits."),
     (r"^roi_heads\.box_predictor\.bbox_pred\.", "box_head.deltas."),
@@ -69,48 +59,21 @@ PARTS = re.compile(
 )
 """What a detector consists of, the backbone apart."""
 
-NEEDED = (
-    "rpn.objectness.kernel",
-    "rpn.objectness.bias",
-    "rpn.deltas.kernel",
-    "rpn.deltas.bias",
-    "box_head.fc.kernel",
-    "box_head.fc.bias",
-    "box_head.logits.kernel",
-    "box_head.logits.bias",
-    "box_head.deltas.kernel",
-    "box_head.deltas.bias",
-    "mask_head.upsample.kernel",
-    "mask_head.upsample.bias",
-    "mask_head.logits.kernel",
-    "mask_head.logits.bias",
+NEEDED = tuple(
+    f"{part}.{leaf}"
+    for part in (
+        *("rpn.objectness", "rpn.deltas"),
+        *("box_head.fc", "box_head.logits", "box_head.deltas"),
+        *("mask_head.upsample", "mask_head.logits"),
+    )
+    for leaf in ("kernel", "bias")
 )
 
 ROWS = ("pyramid.lateral", "pyramid.output", "rpn.convs", "box_head.convs", "mask_head.convs")
 """Parts that are alike but for their number."""
 
 
-def recognise(state: State) -> bool:
-    return any(name.startswith("proposal_generator.rpn_head.") for name in state)
-
-
-LAYOUT = Layout(
-    name="detectron2",
-    title="Detectron2 Mask R-CNN on a ViT",
-    recognise=recognise,
-    renames=RENAMES,
-    has_absolute_position=False,
-    left_out=(
-        (r"num_batches_tracked$", "a count of training steps"),
-        (r"^pixel_(mean|std)$", "the normalisation, recorded apart"),
-        (r"^vit\.cls_token$", "the detector has no class token"),
-        (r"\.cell_anchors\.\d$", "anchors, computed from the config"),
-        (r"relative_position_index$", "an index that follows from the grid"),
-    ),
-)
-
-
-def plan_detector(state: State, options: Options, activation: str) -> Plan:
+def plan_detector(state: State, options: Options, activation: str) -> ConversionPlan:
     """The arrays of a whole detector, batch statistics among them, from the renamed tensors.
 
     Raises:
@@ -118,62 +81,43 @@ def plan_detector(state: State, options: Options, activation: str) -> Plan:
     """
     prefix = "vit."
     backbone = {name.removeprefix(prefix): state[name] for name in state if name.startswith(prefix)}
-    plan = plan_backbone(Supply(backbone), options, activation)
-    channels = _pooled_channels(state)
+    plan = plan_backbone(TensorReader(backbone), options, activation)
     for name, tensor in state.items():
-        part, _, leaf = name.rpartition(".")
-        if PARTS.fullmatch(part) and leaf in LEAVES:
-            is_norm = part.endswith("norm")
-            path = f"{part}.{'kernel' if leaf == 'weight' and not is_norm else LEAVES[leaf]}"
-            plan.arrays[path] = _layout(path, tensor, channels)
-    _check_whole(plan)
-    classes = plan.arrays["mask_head.logits.bias"].shape[0]
-    plan.size["classes"] = classes
-    plan.notes.append(
-        f"a whole detector of {classes} classes: its labels are in its training set's order"
-    )
+        if PARTS.fullmatch(name.rpartition(".")[0]):
+            plan_leaf(plan, name, tensor)
+    if "box_head.fc.weight" in state:
+        plan.arrays["box_head.fc.kernel"] = _flattened_kernel(state)
+    validate_whole(_absent(plan.arrays))
+    describe_classes(plan, plan.arrays["mask_head.logits.bias"].shape[0])
     return plan
 
 
-LEAVES = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}
-
-
-def _check_whole(plan: Plan) -> None:
-    """Refuses a detector that lacks a part, or one of a row a tensor that its neighbours have."""
-    absent = [path for path in NEEDED if path not in plan.arrays]
+def _absent(arrays: State) -> list[str]:
+    """Arrays that every detector has, and those of a row that their neighbours have."""
+    absent = [path for path in NEEDED if path not in arrays]
     for row in ROWS:
         leaves: dict[int, set[str]] = {}
-        for path in plan.arrays:
+        for path in arrays:
             if match := re.match(rf"{re.escape(row)}\.(\d)\.(.+)", path):
                 leaves.setdefault(int(match[1]), set()).add(match[2])
         everything = set().union(*leaves.values())
         for i in range(max(leaves, default=3 if row.startswith("pyramid") else -1) + 1):
             absent += [f"{row}.{i}.{leaf}" for leaf in everything - leaves.get(i, set())]
             absent += [] if everything else [f"{row}.{i}.conv.kernel"]
-    if absent:
-        raise UserError(
-            f"the file lacks what becomes {min(absent)} ({len(absent)} tensors in all); "
-            "it is incomplete: download it again"
-        )
+    return absent
 
 
-def _layout(path: str, tensor: Tensor, channels: int) -> Tensor:
-    """Kernels as jaxdet lays them out: [rows, columns, inputs, outputs], or [inputs, outputs].
-
-    Args: channels: of the map that the box head flattens, which PyTorch does channels first.
+def _flattened_kernel(state: State) -> Tensor:
+    """The box head's first layer over a flattened map [rows, columns, channels], which PyTorch
+    flattens channels first.
     """
-    if path == "box_head.fc.kernel":
-        outputs, inputs = tensor.shape
-        side = round((inputs / channels) ** 0.5)
-        if side * side * channels != inputs:
-            raise UserError(f"box_head.fc1.weight takes {inputs} numbers, no map of {channels}")
-        maps = tensor.reshape(outputs, channels, side, side)
-        return maps.transpose(2, 3, 1, 0).reshape(inputs, outputs)
-    if len(tensor.shape) == 4 and ".up" in path:
-        return tensor.transpose(0, 2, 3, 1)
-    if len(tensor.shape) == 4:
-        return tensor.transpose(2, 3, 1, 0)
-    return tensor.transpose(1, 0) if len(tensor.shape) == 2 else tensor
+    channels = _pooled_channels(state)
+    outputs, inputs = TensorReader(state).shape("box_head.fc.weight", 2)
+    side = round((inputs / channels) ** 0.5)
+    if side * side * channels != inputs:
+        raise UserError(f"box_head.fc1.weight takes {inputs} numbers, no map of {channels}")
+    maps = state["box_head.fc.weight"].reshape(outputs, channels, side, side)
+    return maps.transpose(2, 3, 1, 0).reshape(inputs, outputs)
 
 
 def _pooled_channels(state: State) -> int:
@@ -185,3 +129,20 @@ def _pooled_channels(state: State) -> int:
     if name not in state:
         raise UserError(f"the file lacks what becomes {name}; it is incomplete: download it again")
     return state[name].shape[0]
+
+
+LAYOUT = Layout(
+    name="detectron2",
+    title="Detectron2 Mask R-CNN on a ViT",
+    marks=(r"^proposal_generator\.rpn_head\.",),
+    renames=RENAMES,
+    has_absolute_position=False,
+    plan_detector=plan_detector,
+    left_out=(
+        (r"num_batches_tracked$", "a count of training steps"),
+        (r"^pixel_(mean|std)$", "the normalisation, recorded apart"),
+        (r"^vit\.cls_token$", "the detector has no class token"),
+        (r"\.cell_anchors\.\d$", "anchors, computed from the config"),
+        (r"relative_position_index$", "an index that follows from the grid"),
+    ),
+)

@@ -6,13 +6,21 @@ from __future__ import annotations
 
 import numpy as np
 
+from checkpoints_convert.conversion_plan import ConversionPlan, Options, TensorReader
+from checkpoints_convert.detector import (
+    LEAVES,
+    describe_classes,
+    plan_leaf,
+    to_torch,
+    validate_whole,
+)
 from checkpoints_convert.layout import Layout
-from checkpoints_convert.plan import Options, Plan, Supply
 from checkpoints_convert.tensors import State, Tensor, concatenate, zeros
 from checkpoints_convert.vit import plan_backbone, to_timm
 from jaxdet.errors import UserError
 
 HEAD = "roi_head.bbox_head."
+MODULATION = "roi_head.mfm_fc.weight"
 
 PREFIXES = (
     ("backbone.fpn1.0.", "pyramid.up4_first."),
@@ -37,8 +45,6 @@ PREFIXES = (
 )
 """Their names and ours of everything but the encoder and single tensors."""
 
-LEAVES = {"bias": "bias", "running_mean": "mean", "running_var": "var"}
-
 NEEDED = (
     *(f"pyramid.{part}.kernel" for part in ("up4_first", "up4_second", "up2")),
     *(f"pyramid.up4_norm.{leaf}" for leaf in ("scale", "bias", "mean", "var")),
@@ -51,20 +57,7 @@ NEEDED = (
 """Arrays without which a file is no whole detector."""
 
 
-def recognise(state: State) -> bool:
-    return f"{HEAD}decoder_embed.weight" in state
-
-
-LAYOUT = Layout(
-    name="imted",
-    title="imTED",
-    recognise=recognise,
-    has_absolute_position=False,
-    left_out=((r"num_batches_tracked$", "a count of training steps"),),
-)
-
-
-def plan_autoencoder(state: State, options: Options, activation: str) -> Plan:
+def plan_autoencoder(state: State, options: Options, activation: str) -> ConversionPlan:
     """The arrays that imTED takes from MAE: the encoder with its class token, its final norm and
     the decoder as the box head's first parts.
 
@@ -76,20 +69,23 @@ def plan_autoencoder(state: State, options: Options, activation: str) -> Plan:
             "the file holds an encoder and no decoder, which imTED's box head is made from; give "
             "the one with both (MAE's mae_pretrain_vit_base_full.pth, for example)"
         )
-    plan = plan_backbone(Supply(state), options, activation)
+    plan = plan_backbone(TensorReader(state), options, activation)
     _plan_class_token(plan, state)
-    head = {"norm.": "box_head.norm.", "decoder_embed.": "box_head.embed."}
-    head["decoder_blocks."] = "box_head.blocks."
+    head = {
+        "norm.": "box_head.norm.",
+        "decoder_embed.": "box_head.embed.",
+        "decoder_blocks.": "box_head.blocks.",
+    }
     for name, tensor in state.items():
         for theirs, ours in head.items():
             if name.startswith(theirs):
-                _plan_leaf(plan, ours + name.removeprefix(theirs), tensor)
+                plan_leaf(plan, ours + name.removeprefix(theirs), tensor)
     _plan_decoder_position(plan, "decoder_pos_embed", state)
     _describe_decoder(plan)
     return plan
 
 
-def plan_detector(state: State, options: Options, activation: str) -> Plan:
+def plan_detector(state: State, options: Options, activation: str) -> ConversionPlan:
     """The arrays of a whole detector, batch statistics among them.
 
     Raises:
@@ -100,27 +96,24 @@ def plan_detector(state: State, options: Options, activation: str) -> Plan:
         for name, tensor in state.items()
         if name.startswith("backbone.") and not name.startswith("backbone.fpn")
     }
-    plan = plan_backbone(Supply(encoder), options, activation)
+    plan = plan_backbone(TensorReader(encoder), options, activation)
     _plan_class_token(plan, encoder)
     for name, tensor in state.items():
+        if name == MODULATION and len(tensor.shape) == 4:  # a 1 x 1 convolution
+            tensor = tensor.reshape(*tensor.shape[:2])
         for theirs, ours in PREFIXES:
             if name.startswith(theirs):
-                _plan_leaf(plan, ours + name.removeprefix(theirs).replace("ln.", "norm."), tensor)
+                plan_leaf(plan, ours + name.removeprefix(theirs).replace("ln.", "norm."), tensor)
     has_gate = "roi_head.mfm_factor" in state
     if has_gate:
         plan.arrays["box_features.gate"] = state["roi_head.mfm_factor"]
     _plan_decoder_position(plan, f"{HEAD}decoder_pos_embed", state)
     needed = {*NEEDED, *(("box_features.project.kernel",) if has_gate else ())}
-    absent = sorted(needed - plan.arrays.keys())
-    if absent:
-        raise UserError(
-            f"the file lacks what becomes {absent[0]} ({len(absent)} tensors in all); "
-            "it is incomplete: download it again"
-        )
+    validate_whole(needed - plan.arrays.keys())
     _describe_decoder(plan)
     channels = plan.arrays["pyramid.lateral.0.conv.kernel"].shape[-1]
     from_pyramid = plan.arrays["box_head.norm.scale"].shape != (plan.size["width"],)
-    plan.words |= {
+    plan.keys |= {
         "model.pyramid.kind": "imted",
         "model.pyramid.channels": channels,
         "model.heads.box": "decoder",
@@ -129,40 +122,36 @@ def plan_detector(state: State, options: Options, activation: str) -> Plan:
         ),
         "model.heads.mask": "mask_head.logits.kernel" in plan.arrays,
     }
-    classes = plan.arrays["box_head.logits.bias"].shape[0] - 1
-    plan.size["classes"] = classes
-    plan.notes.append(
-        f"a whole detector of {classes} classes: its labels are in its training set's order"
-    )
+    describe_classes(plan, plan.arrays["box_head.logits.bias"].shape[0] - 1)  # background apart
     return plan
 
 
-def _plan_class_token(plan: Plan, state: State) -> None:
+def _plan_class_token(plan: ConversionPlan, state: State) -> None:
     """The class token and its position, which other detectors do not take."""
-    supply, width = Supply(state), plan.size["width"]
-    plan.arrays["backbone.class_token"] = supply.take("cls_token", (1, 1, width)).reshape(width)
-    position = supply.take("pos_embed", supply.shape("pos_embed", 3))
+    reader, width = TensorReader(state), plan.size["width"]
+    plan.arrays["backbone.class_token"] = reader.expect("cls_token", (1, 1, width)).reshape(width)
+    position = reader.expect_any("pos_embed", 3)
     if position.shape[1] != plan.size["position_grid"] ** 2 + 1:
         raise UserError("pos_embed has no position for the class token; imTED takes MAE's layout")
     plan.arrays["backbone.class_pos_embed"] = position.map((width,), lambda values: values[0, 0])
-    plan.words["model.vit.class_token"] = True
+    plan.keys["model.vit.class_token"] = True
 
 
-def _plan_decoder_position(plan: Plan, name: str, state: State) -> None:
-    supply = Supply(state)
-    _, count, width = supply.shape(name, 3)
+def _plan_decoder_position(plan: ConversionPlan, name: str, state: State) -> None:
+    reader = TensorReader(state)
+    _, count, width = reader.shape(name, 3)
     side = round((count - 1) ** 0.5)
     if side * side != count - 1:
         raise UserError(f"{name} has {count} positions, which are no square grid and a class token")
-    position, shape = supply.take(name, (1, count, width)), (side, side, width)
+    position, shape = reader.expect(name, (1, count, width)), (side, side, width)
     plan.arrays["box_head.pos_embed"] = position.map(shape, lambda v: v[0, 1:].reshape(shape))
 
 
-def _describe_decoder(plan: Plan) -> None:
+def _describe_decoder(plan: ConversionPlan) -> None:
     arrays = plan.arrays
     blocks = {path.split(".")[2] for path in arrays if path.startswith("box_head.blocks.")}
     side, _, width = arrays["box_head.pos_embed"].shape
-    plan.words |= {
+    plan.keys |= {
         "model.decoder.width": width,
         "model.decoder.depth": len(blocks),
         "model.decoder.pretrain_grid": side,
@@ -171,33 +160,6 @@ def _describe_decoder(plan: Plan) -> None:
     plan.notes.append(
         "the number of heads of the decoder is not in the file; the config's is not checked"
     )
-
-
-def _plan_leaf(plan: Plan, path: str, tensor: Tensor) -> None:
-    """A weight, bias or statistic under its path, in the layout jaxdet has it in."""
-    part, _, leaf = path.rpartition(".")
-    if leaf == "weight":
-        is_norm = len(tensor.shape) == 1
-        plan.arrays[f"{part}.{'scale' if is_norm else 'kernel'}"] = _to_ours(part, tensor)
-    elif leaf in LEAVES:
-        plan.arrays[f"{part}.{LEAVES[leaf]}"] = tensor
-
-
-def _to_ours(part: str, tensor: Tensor) -> Tensor:
-    if part == "box_features.project" and len(tensor.shape) == 4:
-        return tensor.reshape(*tensor.shape[:2]).transpose(1, 0)
-    if len(tensor.shape) == 4:
-        return tensor.transpose(0, 2, 3, 1) if ".up" in part else tensor.transpose(2, 3, 1, 0)
-    return tensor.transpose(1, 0) if len(tensor.shape) == 2 else tensor
-
-
-def _to_theirs(part: str, tensor: Tensor) -> Tensor:
-    if part == "box_features.project" and len(tensor.shape) == 2:
-        inputs, outputs = tensor.shape
-        return tensor.transpose(1, 0).reshape(outputs, inputs, 1, 1)
-    if len(tensor.shape) == 4:
-        return tensor.transpose(0, 3, 1, 2) if ".up" in part else tensor.transpose(3, 2, 0, 1)
-    return tensor.transpose(1, 0) if len(tensor.shape) == 2 else tensor
 
 
 def to_published(arrays: State) -> State:
@@ -228,7 +190,9 @@ def to_published(arrays: State) -> State:
                 name = theirs + f"{part}.".removeprefix(ours)
                 if theirs.startswith("neck."):
                     name = name.replace("norm.", "ln.")
-                state[name + theirs_of[leaf]] = _to_theirs(part, tensor)
+                state[name + theirs_of[leaf]] = to_torch(part, tensor)
+    if MODULATION in state:
+        state[MODULATION] = state[MODULATION].reshape(*state[MODULATION].shape, 1, 1)
     return state
 
 
@@ -237,3 +201,13 @@ def _with_first(first: Tensor, others: Tensor) -> Tensor:
     width = first.shape[0]
     rows = concatenate([first.reshape(1, width), others.reshape(others.shape[1], width)])
     return rows.map((1, *rows.shape), lambda values: np.asarray(values)[None])
+
+
+LAYOUT = Layout(
+    name="imted",
+    title="imTED",
+    marks=(r"^roi_head\.bbox_head\.decoder_embed\.weight$",),
+    has_absolute_position=False,
+    plan_detector=plan_detector,
+    left_out=((r"num_batches_tracked$", "a count of training steps"),),
+)

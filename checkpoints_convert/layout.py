@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from checkpoints_convert.conversion_plan import ConversionPlan, Options
 from checkpoints_convert.tensors import State
 
 
@@ -31,21 +33,31 @@ class Layout:
     Attributes:
         name: as given to --from.
         title: for the report.
-        recognise: whether a file's tensors are of this layout.
+        marks: patterns of names; a file of this layout has a tensor for each.
+        by_values: recognises a file whose names are another layout's too.
         renames: (pattern, replacement) pairs, applied in order, that lead to timm's names.
         left_out: (pattern, reason) pairs on the renamed names, beyond `vit.LEFT_OUT`.
         pixels: name of the normalisation in PIXELS.
         activation: of the MLP; None where only the user knows.
         has_absolute_position: whether a file without an absolute embedding is incomplete.
         prepare: turns the renamed tensors into timm's where names alone do not.
+        plan_detector: plans the arrays of a whole detector; None for a layout of a ViT alone.
     """
 
     name: str
     title: str
-    recognise: Callable[[State], bool]
+    marks: tuple[str, ...]
+    by_values: Callable[[State], bool] | None = None
     renames: tuple[tuple[str, str], ...] = ()
     left_out: tuple[tuple[str, str], ...] = ()
     pixels: str = "imagenet"
     activation: str | None = "gelu"
     has_absolute_position: bool = True
     prepare: Callable[[State], State] | None = None
+    plan_detector: Callable[[State, Options, str], ConversionPlan] | None = None
+
+    def recognises(self, state: State) -> bool:
+        """Whether a file's tensors are of this layout."""
+        if all(any(re.search(mark, name) for name in state) for mark in self.marks):
+            return True
+        return self.by_values is not None and self.by_values(state)

@@ -1,13 +1,12 @@
 """Opens a file of weights by what it holds, and runs nothing that it holds.
 
-PyTorch files are read with `weights_only`, pickles of NumPy arrays by an unpickler that admits
-arrays alone, archives only where they hold no more than they weigh.
+PyTorch files are read with `weights_only`, pickles of NumPy arrays by `pickles`, archives only
+where they hold no more than they weigh.
 """
 
 from __future__ import annotations
 
 import argparse
-import collections
 import hashlib
 import json
 import pickle
@@ -15,14 +14,16 @@ import re
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 
-from checkpoints_convert.tensors import State, Tensor, of_array
+from checkpoints_convert.pickles import PickledArray, PickledDtype, read_pickle, unread_scalar
+from checkpoints_convert.tensors import State, Tensor, as_float32, of_array
 from jaxdet.errors import UserError
+from jaxdet.weights.file import EXPANSION, StoredArray, archive_members, is_report, open_archive
 
 LEGACY_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """How PyTorch files from before version 1.6 begin."""
@@ -33,13 +34,11 @@ MODEL_KEYS = ("model", "state_dict", "teacher", "module")
 REPORT_KEY = "jaxdet"
 """Where a PyTorch or safetensors file that jaxdet wrote keeps its report."""
 
-CARRIED = {"config", "pixel_mean", "pixel_std"}
-"""What a conversion takes over from a report in its source."""
-
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]{0,299}")
 
-EXPANSION = 10
-"""How many times its own size an archive's content may take: float weights hardly compress."""
+
+Content = tuple[State, list[str], dict[str, Any] | None]
+"""The last three attributes of a `Source`."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +55,8 @@ class Source:
     bytes: int
     sha256: str
     state: State
-    beside: list[str] = field(default_factory=list)
-    report: dict[str, Any] | None = None
+    beside: list[str]
+    report: dict[str, Any] | None
 
 
 def read(path: Path) -> Source:
@@ -76,14 +75,14 @@ def read(path: Path) -> Source:
         state, beside, report = _open(path, start)
     size = path.stat().st_size
     _check(path, size, state)
-    if report is not None and not report.keys() >= CARRIED:
+    if report is not None and not is_report(report):
         raise UserError(f"{path}: its report is not jaxdet's; give the original")
     return Source(path, size, sha256, state, beside, report)
 
 
-def _open(path: Path, start: bytes) -> tuple[State, list[str], dict[str, Any] | None]:
+def _open(path: Path, start: bytes) -> Content:
     if zipfile.is_zipfile(path):
-        names = _check_archive(path)
+        names = archive_members(path)
         if any(name.endswith(".npy") for name in names):
             return _read_npz(path)
         return _read_torch(path, names)
@@ -113,46 +112,22 @@ def _readable(path: Path) -> Iterator[None]:
         raise UserError(f"{path} cannot be read ({reason}); download it again") from error
 
 
-def _check_archive(path: Path) -> list[str]:
-    """The members' names, after their sizes were held against the file's."""
-    with zipfile.ZipFile(path) as archive:
-        members = archive.infolist()
-    size = path.stat().st_size
-    if sum(member.file_size for member in members) > EXPANSION * size + 2**20:
-        raise UserError(
-            f"{path} would unpack to more than {EXPANSION} times its size, as no weights do; "
-            "get it from its authors"
-        )
-    return [member.filename for member in members]
-
-
-def _read_npz(path: Path) -> tuple[State, list[str], dict[str, Any] | None]:
-    archive = np.load(path, allow_pickle=False)
-    state, beside, report = {}, [], None
-    for name in archive.files:
-        if name == "report.json":
-            report = _parse_report(archive[name].decode())
-            continue
-        with archive.zip.open(f"{name}.npy") as member:
-            version = np.lib.format.read_magic(member)
-            header = {
-                (1, 0): np.lib.format.read_array_header_1_0,
-                (2, 0): np.lib.format.read_array_header_2_0,
-            }[version]
-            shape, _, dtype = header(member)
-        if dtype.hasobject:
+def _read_npz(path: Path) -> Content:
+    arrays, report = open_archive(path)
+    state = {}
+    for name, stored in arrays.items():
+        if stored.dtype.hasobject:
             _refuse_objects(path, "object arrays")
 
-        def values(name: str = name) -> np.ndarray:
+        def values(stored: StoredArray = stored) -> np.ndarray:
             with _readable(path):
-                array = archive[name]
-            return array.astype(np.float32, copy=False) if array.dtype.kind == "f" else array
+                return as_float32(stored.read())
 
-        state[name] = Tensor(shape, dtype.name, values)
-    return state, beside, report
+        state[name] = Tensor(stored.shape, stored.dtype.name, values)
+    return state, [], report
 
 
-def _read_safetensors(path: Path) -> tuple[State, list[str], dict[str, Any] | None]:
+def _read_safetensors(path: Path) -> Content:
     from safetensors import safe_open
 
     file = safe_open(path, framework="pt")
@@ -166,16 +141,13 @@ def _read_safetensors(path: Path) -> tuple[State, list[str], dict[str, Any] | No
             return _to_numpy(file.get_tensor(name))
 
         state[name] = Tensor(tuple(part.get_shape()), dtype, values)
-    report = _parse_report(metadata.get(REPORT_KEY))
-    return state, [], report
+    return state, [], _parse_report(metadata.get(REPORT_KEY))
 
 
 SAFETENSORS_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
-def _read_torch(
-    path: Path, members: list[str] | None
-) -> tuple[State, list[str], dict[str, Any] | None]:
+def _read_torch(path: Path, members: list[str] | None) -> Content:
     """Args: members: of the archive, or None for a file of the older format."""
     try:
         import torch
@@ -189,15 +161,11 @@ def _read_torch(
             f"{path} is a TorchScript program, which runs code when opened; "
             "save its state_dict() and convert that"
         )
-    scalar = np._core.multiarray.scalar
     allowed = [
         argparse.Namespace,
-        (scalar, "numpy.core.multiarray.scalar"),
-        (scalar, "numpy._core.multiarray.scalar"),
-        np.dtype,
-        np.dtypes.Float64DType,
-        np.dtypes.Float32DType,
-        np.dtypes.Int64DType,
+        (PickledDtype, "numpy.dtype"),
+        (unread_scalar, "numpy.core.multiarray.scalar"),
+        (unread_scalar, "numpy._core.multiarray.scalar"),
     ]
     try:
         with torch.serialization.safe_globals(allowed):
@@ -223,54 +191,18 @@ def _to_numpy(value: Any) -> np.ndarray:
     return (value.detach().float() if value.is_floating_point() else value).numpy()
 
 
-def _read_pickle(path: Path) -> tuple[State, list[str], dict[str, Any] | None]:
-    with path.open("rb") as file:
-        try:
-            content = ArrayUnpickler(file).load()
-        except pickle.UnpicklingError as error:
-            found = re.search(r"may not hold ([\w.]+)", str(error))
-            if found:
-                _refuse_objects(path, found[1], error)
-            raise
-    return _unwrap(path, content, np.ndarray, lambda array, _: of_array(array))
+def _read_pickle(path: Path) -> Content:
+    try:
+        content = read_pickle(path)
+    except pickle.UnpicklingError as error:
+        found = re.search(r"may not hold ([\w.]+)", str(error))
+        if found:
+            _refuse_objects(path, found[1], error)
+        raise
+    return _unwrap(path, content, PickledArray, lambda value, _: of_array(value.array))
 
 
-class ArrayUnpickler(pickle.Unpickler):
-    """Unpickles dictionaries, lists, texts, numbers and NumPy arrays, and refuses all else."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        module = module.replace("numpy._core", "numpy.core")
-        if (module, name) in ADMITTED:
-            return ADMITTED[module, name]
-        raise pickle.UnpicklingError(f"a file of weights may not hold {module}.{name}")
-
-
-def _empty_array(kind: type, shape: tuple[int, ...], typecode: bytes) -> np.ndarray:
-    """What NumPy's `_reconstruct` does for pickled arrays: an empty one, filled afterwards."""
-    if kind is not np.ndarray or shape != (0,):
-        raise pickle.UnpicklingError("an array is not stored as NumPy stores it")
-    return np.ndarray((0,), np.int8)
-
-
-def _bytes_of(text: str, encoding: str) -> bytes:
-    """What pickles of protocol 2 hold in place of bytes."""
-    if encoding != "latin1":
-        raise pickle.UnpicklingError("bytes are not stored as pickle stores them")
-    return text.encode("latin1")
-
-
-ADMITTED = {
-    ("numpy.core.multiarray", "_reconstruct"): _empty_array,
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-    ("collections", "OrderedDict"): collections.OrderedDict,
-    ("_codecs", "encode"): _bytes_of,
-}
-
-
-def _unwrap(
-    path: Path, content: Any, kind: type, tensor: Any
-) -> tuple[State, list[str], dict[str, Any] | None]:
+def _unwrap(path: Path, content: Any, kind: type, tensor: Any) -> Content:
     """The model's tensors out of a checkpoint, which may hold an optimizer and more beside it."""
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a {type(content).__name__}, not tensors by name")

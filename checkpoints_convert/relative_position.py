@@ -2,13 +2,88 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import Float
 
-from checkpoints_convert.tensors import Tensor
+from checkpoints_convert.conversion_plan import ConversionPlan, Options, TensorReader
+from checkpoints_convert.tensors import Tensor, mean
+from jaxdet.config.mask_rcnn import quarter_ends
+from jaxdet.errors import UserError
+
+SHARED_TABLE = "rel_pos_bias.relative_position_bias_table"
+BLOCK_TABLE = "blocks.{}.attn.relative_position_bias_table"
+"""BEiT's names: pre-trained, one table for all blocks; fine-tuned, one in each."""
 
 CLASS_TOKEN_ROWS = 3
 """Rows at the end of BEiT's tables: class token to patch, patch to class token, to itself."""
+
+
+def plan_relative_position(
+    plan: ConversionPlan, reader: TensorReader, options: Options, depth: int
+) -> int | None:
+    """Plans the relative positions of whichever kind a file has, if any.
+
+    Returns:
+        The heads its tables have, where these say.
+    """
+    if "blocks.0.attn.rel_pos_h" in reader:
+        for i in range(depth):
+            for ours, theirs in (("height", "rel_pos_h"), ("width", "rel_pos_w")):
+                tensor = reader.expect_any(f"blocks.{i}.attn.{theirs}", 2)
+                plan.arrays[f"backbone.blocks.{i}.attn.rel_pos.{ours}"] = tensor
+        return None
+    tables = {
+        kind: reader.expect_any(f"rel_pos_{kind}.table", 2)
+        for kind in ("window", "global")
+        if f"rel_pos_{kind}.table" in reader
+    }
+    if not tables:
+        tables = _beit_tables(plan, reader, options, depth)
+    for kind, table in tables.items():
+        plan.arrays[f"backbone.rel_pos_{kind}.table"] = table
+    return next((table.shape[1] for table in tables.values()), None)
+
+
+def _beit_tables(
+    plan: ConversionPlan, reader: TensorReader, options: Options, depth: int
+) -> dict[str, Tensor]:
+    """BEiT's tables by kind of block, resized to the detector's windows and global grid."""
+    if SHARED_TABLE in reader:
+        table = reader.expect_any(SHARED_TABLE, 2)
+        tables = {"window": table, "global": table}
+    elif BLOCK_TABLE.format(0) in reader:
+        shape = reader.shape(BLOCK_TABLE.format(0), 2)
+        tables = _means_by_kind([reader.expect(BLOCK_TABLE.format(i), shape) for i in range(depth)])
+        plan.notes.append(
+            "every block of the file has a table of its own: the windowed blocks' shared table is "
+            "the mean of theirs, the global blocks' the mean of theirs"
+        )
+    else:
+        return {}
+    try:
+        side = table_side(tables["global"].shape[0])
+    except ValueError as error:
+        raise UserError(f"{error}; the file is damaged or not BEiT's") from error
+    plan.notes.append(
+        f"relative positions resized from a grid of {(side + 1) // 2} to {options.window} for the "
+        f"windows and {options.global_grid} for the global blocks ({options.rel_pos_resize})"
+    )
+    grids = {"window": options.window, "global": options.global_grid}
+    plan.size |= {"window": options.window, "global_grid": options.global_grid}
+    return {
+        kind: resize_table(table, grids[kind], options.rel_pos_resize)
+        for kind, table in tables.items()
+    }
+
+
+def _means_by_kind(tables: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Of tables one a block: the mean over the blocks that attend within windows, and globally."""
+    ends = quarter_ends(len(tables))
+    windowed = [table for i, table in enumerate(tables) if i not in ends]
+    means = {"window": mean(windowed)} if windowed else {}
+    return means | {"global": mean([tables[i] for i in ends])}
 
 
 def resize_table(table: Tensor, grid: int, kind: str) -> Tensor:
@@ -58,7 +133,9 @@ def resize_bicubic(
     import torch
 
     planes = torch.from_numpy(np.ascontiguousarray(maps.transpose(2, 0, 1)))[None]
-    resized = torch.nn.stateless.interpolate(planes, size=size, mode="bicubic", align_corners=False)
+    resized = torch.nn.functional.interpolate(
+        planes, size=size, mode="bicubic", align_corners=False
+    )
     return resized[0].numpy().transpose(1, 2, 0)
 
 

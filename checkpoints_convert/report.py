@@ -25,16 +25,16 @@ def text(report: dict[str, Any]) -> str:
     lines += [f"          {_some(names)}: {reason}" for reason, names in reasons.items()]
     lines.append(f"unknown   {_some(report['unknown']) if report['unknown'] else 'none'}")
     lines += [f"note      {note}" for note in report["notes"]]
-    words = [_word(word, value) for word, value in report["config"].items()]
-    lines.append(f"config    {', '.join(words)}")
+    keys = [_key(key, value) for key, value in report["config"].items()]
+    lines.append(f"config    {', '.join(keys)}")
     return "\n".join(lines)
 
 
-def _word(word: str, value: Any) -> str:
-    """A word of the config and the value these weights need."""
-    if word == "model.vit.layer_scale":  # a number in the config, which the weights then replace
-        return f"{word} set" if value else f"{word} not set"
-    return f"{word}={value}"
+def _key(key: str, value: Any) -> str:
+    """A config key and the value that these weights need."""
+    if key == "model.vit.layer_scale":  # a number in the config, which the weights then replace
+        return f"{key} set" if value else f"{key} not set"
+    return f"{key}={value}"
 
 
 def _some(names: list[str]) -> str:

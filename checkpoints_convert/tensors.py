@@ -48,11 +48,14 @@ class Tensor:
 State = dict[str, Tensor]
 
 
+def as_float32(array: np.ndarray) -> np.ndarray:
+    """The array, float32 if it is of a floating type."""
+    return array.astype(np.float32, copy=False) if array.dtype.kind == "f" else array
+
+
 def of_array(array: np.ndarray) -> Tensor:
     """An array at hand as a `Tensor`."""
-    is_float = array.dtype.kind == "f"
-    read = (lambda: array.astype(np.float32, copy=False)) if is_float else (lambda: array)
-    return Tensor(array.shape, array.dtype.name, read)
+    return Tensor(array.shape, array.dtype.name, lambda: as_float32(array))
 
 
 def zeros(*shape: int) -> Tensor:

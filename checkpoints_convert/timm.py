@@ -1,22 +1,86 @@
-"""timm's Vision Transformers, DeiT and every descendant that keeps their names.
+"""timm's Vision Transformers, and the pre-trainings whose code descends from timm's.
 
-Supervised ImageNet-1k models as a rule, whose pixels are ImageNet's; models of timm whose card says
-0.5 need --pixels=half, since the file does not tell.
+What each file holds beside the ViT, and what it saw:
+
+- MoCo v3 (github.com/facebookresearch/moco-v3): the base encoder is used.
+- BEiT (github.com/microsoft/unilm, beit): pre-trained, with one table of relative positions for
+  all blocks, or fine-tuned, with a table in each. The published files saw pixels between -1 and 1;
+  pre-training with the code's option --imagenet_default_mean_and_std needs --pixels=imagenet.
+- DINO and iBOT (github.com/facebookresearch/dino, github.com/bytedance/ibot): of a training
+  checkpoint the teacher is read, as their authors evaluate it.
+- DINOv2 (github.com/facebookresearch/dinov2), with or without register tokens. Its patches have 14
+  pixels; detectors of patch 16 need --patch=16.
+- MAE (github.com/facebookresearch/mae): the encoder alone, with its decoder, or a whole run.
+- DeiT, timm: supervised on ImageNet-1k as a rule, with ImageNet's pixels. Models of timm whose
+  card says 0.5 need --pixels=half, since the file holds no statistics.
 """
 
 from __future__ import annotations
 
+import numpy as np
+
 from checkpoints_convert.layout import Layout
 from checkpoints_convert.tensors import State
 
+MOCO_V3 = Layout(
+    name="mocov3",
+    title="MoCo v3",
+    marks=(r"^module\.base_encoder\.",),
+    renames=((r"^module\.base_encoder\.", ""),),
+    left_out=(
+        (r"^module\.momentum_encoder\.", "the momentum encoder; the base encoder is used"),
+        (r"^module\.predictor\.", "the predictor of the pre-training"),
+    ),
+)
 
-def recognise(state: State) -> bool:
-    return any(name.endswith("blocks.0.attn.qkv.weight") for name in state)
+BEIT = Layout(
+    name="beit",
+    title="BEiT",
+    marks=(r"^(rel_pos_bias|blocks\.0\.attn)\.relative_position_bias_table$",),
+    left_out=((r"^lm_head\.", "the head of the pre-training"),),
+    pixels="half",
+    has_absolute_position=False,
+)
+
+DINO = Layout(
+    name="dino",
+    title="DINO, iBOT",
+    marks=(r"head\.last_layer|^masked_embed$",),
+    renames=((r"^(module\.)?(backbone\.)?", ""),),
+    left_out=((r"^(head2?|projection_head)\.", "the head of the pre-training"),),
+)
+
+DINOV2 = Layout(
+    name="dinov2",
+    title="DINOv2",
+    marks=(r"\.ls1\.gamma$", r"mask_token$"),
+    # Some files keep blocks in chunks: blocks.0.3. is block 3 of chunk 0.
+    renames=((r"^(module\.)?(backbone\.)?", ""), (r"^blocks\.\d+\.(\d+)\.", r"blocks.\1.")),
+    left_out=((r"^(dino|ibot)_head\.", "the head of the pre-training"),),
+)
 
 
-LAYOUT = Layout(
+def has_sincos_position(state: State) -> bool:
+    """Whether the position embedding is MAE's: sines and cosines, zero for the class token."""
+    position = state.get("pos_embed")
+    if position is None or len(position.shape) != 3 or "blocks.0.attn.qkv.weight" not in state:
+        return False
+    values = position.read()[0]
+    sines, cosines = np.split(values[1:, : values.shape[1] // 4 * 2], 2, axis=1)
+    return not values[0].any() and bool(np.allclose(sines**2 + cosines**2, 1, atol=1e-4))
+
+
+MAE = Layout(
+    name="mae",
+    title="MAE",
+    marks=(r"^decoder_embed\.weight$",),
+    by_values=has_sincos_position,
+    left_out=((r"^decoder_", "the decoder of the pre-training"),),
+)
+
+TIMM = Layout(
     name="timm",
     title="DeiT, timm",
-    recognise=recognise,
+    marks=(r"blocks\.0\.attn\.qkv\.weight$",),
     renames=((r"^(module\.)?(backbone\.|encoder\.|base_encoder\.)?", ""),),
 )

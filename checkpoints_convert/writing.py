@@ -16,7 +16,7 @@ from jaxdet.files import atomic_write
 from jaxdet.weights.file import write_weights
 
 Progress = Callable[[int], None]
-"""Is told how many more bytes were written."""
+"""Called with the number of bytes written since the last call."""
 
 
 def write_npz(path: Path, arrays: State, report: dict[str, Any], progress: Progress) -> None:

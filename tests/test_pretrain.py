@@ -26,7 +26,8 @@ from jaxdet.models.vit import ViT
 from jaxdet.pretrain import main
 from jaxdet.training import loop
 from jaxdet.training.pretraining import build_mae
-from jaxdet.weights.load import initialise, read_weights
+from jaxdet.weights.file import read_weights
+from jaxdet.weights.load import initialise
 from tests.runs import finish, logged, start, stop_after
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "mini" / "pretrain.py"

@@ -19,7 +19,6 @@ from jaxdet.config.mask_rcnn import check
 from jaxdet.config.roles import difference
 from jaxdet.data.dataset import Category
 from jaxdet.data.shapes import ShapesDataset
-from jaxdet.data.source import augmentation_of
 from jaxdet.errors import UserError
 from jaxdet.evaluation.evaluate import evaluate
 from jaxdet.train import train, training_batches

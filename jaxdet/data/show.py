@@ -1,9 +1,8 @@
 """Draws training samples of a config as the model sees them: boxes, masks and classes.
 
-    python -m jaxdet.data.show --config=configs/coco_small.py --config.data.root=/data/my_set \\
-        --workdir=runs/my_set
+    jaxdet data show --config=coco_small --config.data.root=/data/my_set --workdir=runs/my_set
 
-Takes the command line of `jaxdet.main` and writes <workdir>/samples.png. The first samples of the
+Takes the config of `jaxdet train` and writes <workdir>/samples.png. The first samples of the
 run itself are shown, augmented, on their canvas.
 """
 
@@ -11,14 +10,15 @@ from __future__ import annotations
 
 import itertools
 import sys
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 from PIL import Image
 
-from jaxdet.flags import parse, run_main
+from jaxdet.files import atomic_write
+from jaxdet.flags import DEFAULT_CONFIG, Parser, parse_with_config, run_main
 from jaxdet.visualize import contact_sheet, draw_detections
 
 if TYPE_CHECKING:
@@ -72,23 +72,21 @@ def _paste(mask: np.ndarray, box: np.ndarray, hw: tuple[int, int]) -> np.ndarray
     )
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     return run_main(lambda: _run(arguments))
 
 
-def _run(arguments: list[str] | None) -> None:
-    values = parse(sys.argv[1:] if arguments is None else arguments)
-    if values.help:
-        print(__doc__ + "\n" + values.main_module_help())
-        return
-    from jaxdet.config.mask_rcnn import check
+def _run(arguments: Sequence[str] | None) -> None:
+    from jaxdet.config import check
 
-    check(values.config)
-    path = Path(values.workdir or "runs") / "samples.png"
-    sheet = samples(values.config)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(sheet).save(path)
+    parser = Parser("jaxdet data show", __doc__)
+    options, config = parse_with_config(parser, arguments, DEFAULT_CONFIG)
+    check(config)
+    sheet = samples(config)
+    path = options.workdir / "samples.png"
+    with atomic_write(path) as partial:
+        Image.fromarray(sheet).save(partial, "PNG")
     print(path)
 
 

@@ -29,7 +29,8 @@ from jaxdet.inference.prediction import Prediction
 from jaxdet.models.build import StatelessModel, Tree, build_detector
 from jaxdet.models.mask_rcnn import Detections
 from jaxdet.training.checkpoint import abstract, open_latest
-from jaxdet.weights.load import load_detector, read_weights
+from jaxdet.weights.file import read_weights
+from jaxdet.weights.load import load_detector
 
 
 def detect_function(

@@ -7,6 +7,12 @@ from typing import Any
 
 import jax
 
+ABSOLUTE_POSITION = r"backbone\.pos_embed$"
+RELATIVE_POSITION = r"backbone\.(rel_pos_|blocks\.\d+\.attn\.rel_pos\.)"
+CLASS_TOKEN = r"backbone\.class_(token|pos_embed)$"
+DECODER = r"box_head\.(norm|embed|pos_embed|blocks)\b"
+"""What a box head takes from the decoder of a pre-training."""
+
 
 def path_name(path: Sequence[Any]) -> str:
     """A parameter's path in dotted form, such as "backbone.blocks.0.attn.qkv.kernel"."""

@@ -10,14 +10,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxdet.models.paths import path_name
+from jaxdet.models.paths import ABSOLUTE_POSITION, RELATIVE_POSITION, path_name
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
-
-ABSOLUTE_POSITION = r"backbone\.pos_embed$"
-RELATIVE_POSITION = r"backbone\.(rel_pos_|blocks\.\d+\.attn\.rel_pos\.)"
-"""Paths of the backbone's position information, which not every pre-training has."""
 
 
 def lr_schedule(

@@ -25,7 +25,7 @@ def start_from_base_run(experiment: Experiment, params: Tree) -> tuple[Tree, Tre
     this experiment.
 
     What the heads say of a class goes where the class with the same category id now is. Box deltas
-    start anew, as in imTED's published fine-tuning, unless config.few_shot.keep_deltas is set.
+    are reinitialized, as in imTED's published fine-tuning, unless config.few_shot.keep_deltas.
 
     Args:
         params: freshly initialised, for what the base run does not have; not changed.
@@ -50,7 +50,7 @@ def start_from_base_run(experiment: Experiment, params: Tree) -> tuple[Tree, Tre
         )
         if changed or "category_ids" not in meta:
             reason = changed or "it does not hold the ids of its categories"
-            raise UserError(f"the run in {folder} cannot be gone on from ({reason}); train it anew")
+            raise UserError(f"{folder} must hold a run of this model ({reason}); train it again")
         base_ids = meta["category_ids"]
         base = StatelessModel(lambda rngs: build_detector(experiment.config, len(base_ids), rngs))
         target = dict(zip(("params", "stats"), base.abstract, strict=True))

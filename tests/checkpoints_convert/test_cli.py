@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import zipfile
 
 import numpy as np
 import pytest
 
 from checkpoints_convert.cli import main
-from jaxdet.weights.load import read_weights
+from jaxdet.weights.file import read_weights
 
 torch = pytest.importorskip("torch")
 
@@ -73,9 +75,9 @@ def test_an_older_result_survives_an_error(timm_state, save_torch, tmp_path, cap
     [
         ("out.pth", [], "out.pth must end in .npz, or be a folder"),
         ("out.npz", ["--to=torch"], "must end in .pth or .pt or .safetensors"),
-        ("out.pth", ["--to=torch"], "is no .npz of jaxdet's; --to=torch takes one"),
+        ("out.pth", ["--to=torch"], "must be a converted .npz for --to=torch"),
         ("out.npz", ["--from=mocov3", "--allow-unknown"], None),
-        ("out.npz", ["--from=clip"], "does not tell its activation"),
+        ("out.npz", ["--from=clip"], "does not name its activation"),
         ("out.npz", ["--from=augreg"], "takes square patches of 3 channels"),
         (None, [], "give a second path"),
     ],
@@ -103,9 +105,17 @@ def test_a_converted_file_is_not_converted_again(timm_state, save_torch, tmp_pat
 
 def test_options_of_a_wrong_kind_are_refused(capsys):
     for option in ("--window=0", "--window=x", "--from=resnet", "--pixels=grey"):
-        with pytest.raises(SystemExit) as raised:
-            main(["a.pth", "b.npz", option])
-        assert raised.value.code == 2
+        message = failure(capsys, "a.pth", "b.npz", option)
+        assert option.partition("=")[0] in message
+
+
+def test_help_waits_for_no_heavy_package():
+    program = (
+        "import sys; from checkpoints_convert.cli import main; heavy = {'jax', 'scipy', 'torch'};"
+        "assert main(['a.pth', '--window=x']) == 2; print(sorted(heavy & sys.modules.keys()))"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert result.stdout.strip() == "[]", result.stderr
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
@@ -120,8 +130,8 @@ def test_a_round_trip_through_torch_is_exact(reference_file, tmp_path, capsys, s
     assert first.arrays.keys() == second.arrays.keys()
     for path, array in first.arrays.items():
         np.testing.assert_array_equal(second.arrays[path], array, err_msg=path)
-    for word in ("config", "pixel_mean", "pixel_std"):
-        assert first.report[word] == second.report[word]
+    for key in ("config", "pixel_mean", "pixel_std"):
+        assert first.report[key] == second.report[key]
 
 
 def test_the_torch_file_has_timms_names_and_the_source_s_values(reference_file, tmp_path):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from checkpoints_convert.conversion import LAYOUTS, NAMES, convert
-from checkpoints_convert.plan import Options
+from checkpoints_convert.conversion_plan import Options
 from checkpoints_convert.reading import read
 from checkpoints_convert.relative_position import resize_bicubic, table_side
 from checkpoints_convert.vit import to_timm
@@ -208,7 +208,7 @@ def split_qkv(state, pattern):
 @pytest.mark.parametrize(("style", "layout"), [("open_clip", "clip"), ("hf", "clip-hf")])
 def test_clip(timm_state, save_torch, expected, style, layout):
     path = save_torch(clip_state(timm_state(), style))
-    with pytest.raises(UserError, match=r"does not tell its activation; give --activation=quick"):
+    with pytest.raises(UserError, match=r"does not name its activation; give --activation=quick"):
         convert(read(path), Options())
     arrays, report = arrays_of(path, Options(activation="quick_gelu"))
     assert report["layout"] == NAMES[layout].title
@@ -259,10 +259,10 @@ def test_augreg(timm_state, tmp_path, expected):
         heads = (HEADS, WIDTH // HEADS)
         match = re.search(r"attn\.([qkv])\.(weight|bias)", name)
         if match:
-            word = {"q": "query", "k": "key", "v": "value"}[match[1]]
+            layer = {"q": "query", "k": "key", "v": "value"}[match[1]]
             is_kernel = match[2] == "weight"
             leaf = "kernel" if is_kernel else "bias"
-            name = f"{name[: match.start()]}MultiHeadDotProductAttention_1/{word}/{leaf}"
+            name = f"{name[: match.start()]}MultiHeadDotProductAttention_1/{layer}/{leaf}"
             value = value.T.reshape(WIDTH, *heads) if is_kernel else value.reshape(heads)
         elif name.endswith("out/kernel"):
             value = value.T.reshape(*heads, WIDTH)
@@ -314,7 +314,7 @@ def test_patches_are_resampled_only_when_asked(timm_state, save_torch):
     arrays, report = arrays_of(path, Options(patch=16))
     assert report["config"]["model.vit.patch"] == 16
     kernel = torch.from_numpy(state["patch_embed.proj.weight"])
-    resized = torch.nn.stateless.interpolate(kernel, (16, 16), mode="bicubic")
+    resized = torch.nn.functional.interpolate(kernel, (16, 16), mode="bicubic")
     found = arrays["backbone.patch_embed.kernel"].reshape(16, 16, 3, WIDTH)
     np.testing.assert_allclose(found, resized.numpy().transpose(2, 3, 1, 0), atol=1e-6)
     assert arrays["backbone.pos_embed"].shape == (GRID, GRID, WIDTH)  # 3 x 14 / 16, rounded
@@ -375,7 +375,7 @@ def test_beits_shared_table_is_spread_to_windows_and_globe(timm_state, save_torc
     old = table[:-3].reshape(5, 5, HEADS)
     if kind == "bicubic":
         planes = torch.from_numpy(old.transpose(2, 0, 1).copy())[None]
-        resized = torch.nn.stateless.interpolate(planes, (13, 13), mode="bicubic")[0]
+        resized = torch.nn.functional.interpolate(planes, (13, 13), mode="bicubic")[0]
         np.testing.assert_allclose(found, resized.numpy().transpose(1, 2, 0), atol=1e-6)
     else:
         # Offsets -1, 0 and 1 keep their values, and the furthest stay the furthest.

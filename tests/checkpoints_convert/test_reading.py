@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from checkpoints_convert.conversion import convert
-from checkpoints_convert.plan import Options
+from checkpoints_convert.conversion_plan import Options
 from checkpoints_convert.reading import read
 from jaxdet.errors import UserError
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from checkpoints_convert.conversion import convert
-from checkpoints_convert.plan import Options
+from checkpoints_convert.conversion_plan import Options
 from checkpoints_convert.reading import read
 from checkpoints_convert.relative_position import resize_table
 from jaxdet.models.build import StatelessModel
 from jaxdet.models.position import RelativePositionBias
 from jaxdet.models.vit import ViT
-from jaxdet.weights.load import Weights, place
+from jaxdet.weights.load import load_params
 
 pytest.importorskip("torch")
 
@@ -38,21 +38,21 @@ def case(request, reference, reference_file):
     arrays = {path: tensor.read() for path, tensor in converted.arrays.items()}
     # All blocks attend globally here, as in pre-training, so none is left to use the windows'.
     arrays.pop("backbone.rel_pos_window.table", None)
-    words = converted.report["config"]
-    is_beit = words["model.vit.layer_scale"]
+    keys = converted.report["config"]
+    is_beit = keys["model.vit.layer_scale"]
     stateless = StatelessModel(
         lambda rngs: ViT(
             width=WIDTH,
             depth=DEPTH,
             heads=HEADS,
-            mlp_ratio=words["model.vit.mlp_ratio"],
+            mlp_ratio=keys["model.vit.mlp_ratio"],
             patch=16,
             image_size=64,
             pretrain_grid=GRID,
             window=GRID,
             global_blocks=range(DEPTH),
             out_indices=range(DEPTH),
-            qkv_bias=words["model.vit.qkv_bias"],
+            qkv_bias=keys["model.vit.qkv_bias"],
             drop_path=0.0,
             layer_scale=0.0 if is_beit else None,
             relative_position="shared" if is_beit else "none",
@@ -63,8 +63,8 @@ def case(request, reference, reference_file):
     )
     abstract = {"backbone": stateless.abstract[0]}
     assert {*arrays} == {f"backbone.{name}" for name in names(abstract["backbone"])}
-    placed, _ = place(Weights(source.path, arrays, None), arrays, abstract, {})
-    return stateless, placed["backbone"], source, reference(f"{request.param}_outputs.npz")
+    loaded, _ = load_params(source.path, arrays, abstract, {})
+    return stateless, loaded["backbone"], source, reference(f"{request.param}_outputs.npz")
 
 
 def names(tree) -> list[str]:

@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 
 from checkpoints_convert.conversion import convert
-from checkpoints_convert.plan import Options
+from checkpoints_convert.conversion_plan import Options
 from checkpoints_convert.reading import read
 from jaxdet.config.imted import imted
 from jaxdet.config.mask_rcnn import check

@@ -12,7 +12,7 @@ from PIL import Image
 
 from checkpoints_convert.cli import main as convert_main
 from checkpoints_convert.conversion import convert
-from checkpoints_convert.plan import Options
+from checkpoints_convert.conversion_plan import Options
 from checkpoints_convert.reading import read
 from jaxdet.config.mask_rcnn import benchmark, check, vitdet
 from jaxdet.errors import UserError

@@ -19,7 +19,7 @@ from jaxdet.train import train
 from jaxdet.training.checkpoint import Checkpoints
 from jaxdet.training.experiment import Experiment
 from jaxdet.training.optim import is_frozen
-from jaxdet.weights.transfer import move_classes
+from jaxdet.weights.transfer import move_classes, start_from_base_run
 from tests.tiny import get_config
 
 
@@ -167,11 +167,11 @@ def test_classes_move_by_their_id():
 
 def test_a_base_run_that_does_not_fit_is_refused(data, base_run, tmp_path):
     with pytest.raises(UserError, match=r"checkpoints does not exist; give the --workdir"):
-        train(Experiment(few_config(data, tmp_path / "none"), tmp_path / "one"))
+        start_from_base_run(Experiment(few_config(data, tmp_path / "none"), tmp_path / "one"), {})
     config = few_config(data, base_run[0].workdir)
     config.model.vit.heads = 4
     with pytest.raises(UserError, match=r"config\.model\.vit\.heads was 2 and is now 4"):
-        train(Experiment(config, tmp_path / "two"))
+        start_from_base_run(Experiment(config, tmp_path / "two"), {})
 
 
 def test_ap_of_base_and_novel_classes_and_of_unknown_ones():

@@ -19,7 +19,7 @@ class Options:
         global_grid: side of the map of tokens that global blocks attend over, likewise.
         rel_pos_resize: "bicubic" or "geometric", see `relative_position.resize_table`.
         patch: side of a patch to resample the patch projection to, or None to keep the file's.
-        activation: of the MLP, for layouts whose files do not tell; None for the layout's own.
+        activation: of the MLP, for layouts whose files lack it; None for the layout's own.
         target: "backbone", or "imted" for its class token and a decoder too.
     """
 
@@ -32,24 +32,24 @@ class Options:
 
 
 @dataclass
-class Plan:
+class ConversionPlan:
     """The arrays a conversion writes and what it says about them.
 
     Attributes:
         arrays: by jaxdet's parameter path.
-        words: what the config must say for the arrays to fit, by word ("model.vit.width").
+        keys: the values that config keys ("model.vit.width") must have for the arrays to fit.
         size: the ViT's numbers, for the report.
         notes: sentences the report repeats.
     """
 
     arrays: dict[str, Tensor] = field(default_factory=dict)
-    words: dict[str, Any] = field(default_factory=dict)
+    keys: dict[str, Any] = field(default_factory=dict)
     size: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 
-class Supply:
-    """Tensors by name, which are handed out against an expected shape."""
+class TensorReader:
+    """Tensors by name, handed out only where they have the expected shape."""
 
     def __init__(self, state: State):
         self._state = state
@@ -61,16 +61,20 @@ class Supply:
         return iter(self._state)
 
     def shape(self, name: str, axes: int) -> tuple[int, ...]:
-        """The shape of a tensor that must be there and have so many axes."""
+        """The shape of a tensor that must be there and have so many axes.
+
+        Raises:
+            UserError: it is missing or has another number of axes.
+        """
         tensor = self._find(name)
         if len(tensor.shape) != axes:
             raise UserError(
-                f"{_described(name, tensor)} has the shape {tensor.shape}, not {axes} axes; "
+                f"{_original_name(name, tensor)} has the shape {tensor.shape}, not {axes} axes; "
                 "the file is no checkpoint of this layout"
             )
         return tensor.shape
 
-    def take(self, name: str, shape: tuple[int, ...]) -> Tensor:
+    def expect(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """A tensor that must be there in this shape.
 
         Raises:
@@ -79,15 +83,19 @@ class Supply:
         tensor = self._find(name)
         if tensor.shape != shape:
             raise UserError(
-                f"{_described(name, tensor)} has the shape {tensor.shape}, not {shape}; "
+                f"{_original_name(name, tensor)} has the shape {tensor.shape}, not {shape}; "
                 "the file is damaged or no checkpoint of this layout"
             )
         if not tensor.is_float:
             raise UserError(
-                f"{_described(name, tensor)} holds {tensor.dtype}, not floats; "
+                f"{_original_name(name, tensor)} holds {tensor.dtype}, not floats; "
                 "convert the original, not a quantised copy"
             )
         return tensor
+
+    def expect_any(self, name: str, axes: int) -> Tensor:
+        """A tensor that must be there with so many axes, of whatever size."""
+        return self.expect(name, self.shape(name, axes))
 
     def _find(self, name: str) -> Tensor:
         if name not in self._state:
@@ -97,6 +105,6 @@ class Supply:
         return self._state[name]
 
 
-def _described(name: str, tensor: Tensor) -> str:
+def _original_name(name: str, tensor: Tensor) -> str:
     """The name in the user's file, where it is one."""
     return " and ".join(tensor.sources) or name

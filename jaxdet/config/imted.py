@@ -24,30 +24,6 @@ PARTS = {
 """The ladder of the ablation: a box head of convolutions, MAE's decoder in its place, RoI features
 from the encoder's last map instead of the pyramid, and those modulated by the pyramid."""
 
-VOC = (
-    "person",
-    "bicycle",
-    "car",
-    "motorcycle",
-    "airplane",
-    "bus",
-    "train",
-    "boat",
-    "bird",
-    "cat",
-    "dog",
-    "horse",
-    "sheep",
-    "cow",
-    "bottle",
-    "chair",
-    "couch",
-    "potted plant",
-    "dining table",
-    "tv",
-)
-"""The 20 of COCO's classes that PASCAL VOC has too, novel in COCO's few-shot protocol."""
-
 COCO_IMAGES = 118_000
 ENCODER = (r"backbone\.", r"pyramid\.up")
 """Parameters of imTED's "backbone": the encoder, and what scales its map."""

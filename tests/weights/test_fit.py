@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from jaxdet.config import benchmark
-from jaxdet.config.mask_rcnn import unknown_key
+from jaxdet.config.values import unknown_key
 from jaxdet.errors import UserError
 from jaxdet.weights.file import read_weights
 from jaxdet.weights.fit import check_fit

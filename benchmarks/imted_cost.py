@@ -1,6 +1,6 @@
 """What imTED's training step costs: XLA's FLOPs and memory beside what its layers need.
 
-    python benchmarks/imted_cost.py --config=configs/imted_mask_b.py
+    python benchmarks/imted_cost.py --config=imted_mask:b
 
 Compiles the step for one image twice, with the config's chunks of RoIs and recomputed blocks and
 without; needs no data and no accelerator, runs nothing. Writes benchmarks/imted_cost.md.
@@ -19,13 +19,13 @@ from ml_collections import ConfigDict
 from jaxdet import parallel
 from jaxdet.benchmark.complexity import COCO_CLASSES, Cost, forward_cost
 from jaxdet.benchmark.cost.step import compile_step
+from jaxdet.config.files import load_config
 from jaxdet.config.mask_rcnn import check
-from jaxdet.flags import load_config
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--config", type=Path, default=Path("configs/imted_mask_b.py"))
+    parser.add_argument("--config", default="imted_mask:b")
     options = parser.parse_args()
     config = load_config(options.config)
     config.batch_size = config.eval_batch_size = 1
@@ -49,7 +49,7 @@ def main() -> None:
         )
         print(rows[-1], flush=True)
     lines = [
-        f"# {options.config.stem}: the compiled training step of one image",
+        f"# {options.config}: the compiled training step of one image",
         "",
         f"`python benchmarks/imted_cost.py --config={options.config}`: {config.image_size} px, "
         f"{config.model.dtype}, {config.model.detector.roi_batch} RoIs. FLOPs and memory are XLA's "

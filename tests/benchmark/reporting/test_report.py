@@ -27,12 +27,10 @@ from jaxdet.benchmark.reporting.groups import tables
 from jaxdet.benchmark.reporting.html import LARGEST_PICTURE, small_picture
 from jaxdet.benchmark.reporting.runs import TIDE_ERRORS, Skipped, gather, read_run
 from jaxdet.benchmark.reporting.tables import ap_grid, category_gains, comparisons, complexity_grid
+from jaxdet.config.files import load_config
 from jaxdet.config.imted import VOC
 from jaxdet.config.values import config_digest
 from jaxdet.errors import UserError
-from jaxdet.flags import load_config
-
-CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 
 SHAPES = ("disc", "box", "triangle", "star")
 COCO = (*VOC, *(f"category {i}" for i in range(len(VOC), 80)))
@@ -41,7 +39,7 @@ NUMBERS = ("AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "
 
 def config_of(name: str, **words) -> dict:
     """A config file's config as JSON values; words are given with __ for dots."""
-    config = load_config(CONFIGS / f"{name}.py")
+    config = load_config(name)
     with config.unlocked():
         for word, value in words.items():
             *sections, last = word.split("__")
@@ -290,7 +288,9 @@ def test_weights_of_different_files_are_different_configurations(write, tmp_path
 
 def test_few_shot_runs_from_different_base_runs_are_no_seeds(write, tmp_path):
     for seed, base in enumerate(("/runs/base_a", "/runs/base_b", "/elsewhere/base_b")):
-        write(f"run{seed}", "imted_10shot_b", 0.2, seed=seed, few_shot__base_run=base, masks=False)
+        write(
+            f"run{seed}", "imted_fewshot:10", 0.2, seed=seed, few_shot__base_run=base, masks=False
+        )
     (table,) = tables_of(tmp_path)
     assert sorted(len(each.runs) for each in table.configurations) == [1, 2]
     assert {each.distinction for each in table.configurations} == {
@@ -364,7 +364,7 @@ def test_the_published_number_and_the_difference_stand_beside_ours(write, tmp_pa
 
 
 def test_imted_is_compared_with_its_own_numbers(write):
-    (table,) = tables_of(write("a", "imted_mask_b", 0.5))
+    (table,) = tables_of(write("a", "imted_mask:b", 0.5))
     (configuration,) = table.configurations
     assert (configuration.published.system, configuration.published.box_ap) == ("imTED", 53.3)
     assert configuration.departures == ()

@@ -1,6 +1,6 @@
 """A small model for any folder in COCO's format, at a size a laptop can train.
 
-    python -m jaxdet.main --config=configs/coco_small.py --workdir=runs/coco_small \
+    jaxdet train --config=coco_small --workdir=runs/coco_small \
         --config.data.root=/data/my_set
 
 The folder holds `instances.json` and `images/`, or `annotations/instances_{train,val}*.json` and

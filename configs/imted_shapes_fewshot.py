@@ -1,6 +1,6 @@
 """Few-shot detection on the built-in shapes, second stage: 10 of each shape, stars among them.
 
-    python -m jaxdet.main --config=configs/imted_shapes_fewshot.py \
+    jaxdet train --config=imted_shapes_fewshot \
         --workdir=runs/imted_shapes_fewshot \
         --config.few_shot.base_run=runs/imted_shapes_base \
         --config.data.root=/data/shapes_few/10shot_seed0
@@ -10,7 +10,7 @@ For the first stage and the data see configs/imted_shapes_base.py.
 
 from ml_collections import ConfigDict
 
-from jaxdet.config.imted import few_shot, shrink_for_shapes
+from jaxdet.config import few_shot, shrink_for_shapes
 
 
 def get_config() -> ConfigDict:

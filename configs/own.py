@@ -1,19 +1,19 @@
 """ViT-B from a pre-training of your own, under the recipe of arXiv 2111.11429.
 
-    python -m checkpoints_convert my_mae.pth /weights/my_mae.npz
-    python -m jaxdet.main --config=configs/own.py --workdir=runs/vitb_my_mae \
+    jaxdet convert my_mae.pth /weights/my_mae.npz
+    jaxdet train --config=own --workdir=runs/vitb_my_mae \
         --config.data.root=/data/coco \
         --config.initialisation=my_mae \
         --config.init=/weights/my_mae.npz
 
-`--config=configs/own.py:l` is ViT-L; s and h are there too. The absolute position embedding is
+`--config=own:l` is ViT-L; s and h are there too. The absolute position embedding is
 taken from the weights and the relative biases start at zero, as the paper has it for all but BEiT.
 What else the weights ask for (config.model.detector.pixel_mean, config.model.vit.qkv_bias, ...)
 the converter's report says, and a run compares.
 
 lr, weight decay and drop path are what the paper found for MAE; yours are found by
 
-    python -m jaxdet.benchmark.sweep --init=my_mae --weights=/weights/my_mae.npz \
+    jaxdet sweep --init=my_mae --weights=/weights/my_mae.npz \
         --data=/data/coco --workdir=runs/sweep_my_mae_b
 """
 

@@ -1,14 +1,14 @@
 """A tiny detector on the built-in shapes: no download, minutes on two CPU cores.
 
-    python -m jaxdet.main --workdir=runs/shapes_tiny
+    jaxdet train --workdir=runs/shapes_tiny
 
-The parts are the benchmark's, smaller: patches of 8 pixels on a canvas of 64, four blocks, and
+The parts are the benchmark's, smaller: patches of 8 pixels on images of 64, four blocks, and
 32 channels behind the backbone.
 """
 
 from ml_collections import ConfigDict
 
-from jaxdet.config.shapes import shapes_detector
+from jaxdet.config import shapes_detector
 
 
 def get_config() -> ConfigDict:

@@ -1,6 +1,6 @@
 """ViT-B from BEiT (800 epochs on ImageNet-1k), arXiv 2111.11429.
 
-    python -m jaxdet.main --config=configs/vitb_beit.py --workdir=runs/vitb_beit \
+    jaxdet train --config=vitb_beit --workdir=runs/vitb_beit \
         --config.data.root=/data/coco \
         --config.init=/weights/beit_vitb.npz
 
@@ -8,7 +8,7 @@ Weights: `beit_base_patch16_224_pt22k.pth` (ImageNet-22k), linked from
 github.com/microsoft/unilm (beit); the paper's own, 800 epochs on ImageNet-1k, were not
 published. To convert:
 
-    python -m checkpoints_convert beit_base_patch16_224_pt22k.pth /weights/beit_vitb.npz
+    jaxdet convert beit_base_patch16_224_pt22k.pth /weights/beit_vitb.npz
 
 Published on COCO val2017: box AP 49.8, mask AP 44.4 as the best of 25,
 50 and 100 epochs; which one is not in the text, so --config.epochs decides.

@@ -1,13 +1,13 @@
 """ViT-B from MAE (1600 epochs, normalised pixels), arXiv 2111.11429.
 
-    python -m jaxdet.main --config=configs/vitb_mae.py --workdir=runs/vitb_mae \
+    jaxdet train --config=vitb_mae --workdir=runs/vitb_mae \
         --config.data.root=/data/coco \
         --config.init=/weights/mae_vitb.npz
 
 Weights: `mae_pretrain_vit_base.pth` (1600 epochs), linked from
 github.com/facebookresearch/mae. To convert:
 
-    python -m checkpoints_convert mae_pretrain_vit_base.pth /weights/mae_vitb.npz
+    jaxdet convert mae_pretrain_vit_base.pth /weights/mae_vitb.npz
 
 Published on COCO val2017: box AP 50.3, mask AP 44.9 after 100 epochs
 (48.1 / 43.2 after 25, 50.1 / 44.6 after 50).

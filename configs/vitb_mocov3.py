@@ -1,13 +1,13 @@
 """ViT-B from MoCo v3 (300 epochs), arXiv 2111.11429.
 
-    python -m jaxdet.main --config=configs/vitb_mocov3.py --workdir=runs/vitb_mocov3 \
+    jaxdet train --config=vitb_mocov3 --workdir=runs/vitb_mocov3 \
         --config.data.root=/data/coco \
         --config.init=/weights/mocov3_vitb.npz
 
 Weights: `vit-b-300ep.pth.tar` (300 epochs), linked from CONFIG.md of
 github.com/facebookresearch/moco-v3. To convert:
 
-    python -m checkpoints_convert vit-b-300ep.pth.tar /weights/mocov3_vitb.npz
+    jaxdet convert vit-b-300ep.pth.tar /weights/mocov3_vitb.npz
 
 Published on COCO val2017: box AP 47.9, mask AP 42.7 as the best of 25,
 50 and 100 epochs; which one is not in the text, so --config.epochs decides.

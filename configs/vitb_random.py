@@ -1,6 +1,6 @@
 """ViT-B from random initialisation, arXiv 2111.11429.
 
-    python -m jaxdet.main --config=configs/vitb_random.py --workdir=runs/vitb_random \
+    jaxdet train --config=vitb_random --workdir=runs/vitb_random \
         --config.data.root=/data/coco
 
 Published on COCO val2017: box AP 48.9, mask AP 43.6 after 200 epochs,

@@ -1,13 +1,13 @@
 """ViTDet with Mask R-CNN, ViT-B from MAE, arXiv 2203.16527.
 
-    python -m jaxdet.main --config=configs/vitdet_b_mae.py --workdir=runs/vitdet_b_mae \
+    jaxdet train --config=vitdet_b_mae --workdir=runs/vitdet_b_mae \
         --config.data.root=/data/coco \
         --config.init=/weights/mae_vitb.npz
 
 Weights: `mae_pretrain_vit_base.pth` (1600 epochs), linked from
 github.com/facebookresearch/mae. To convert:
 
-    python -m checkpoints_convert mae_pretrain_vit_base.pth /weights/mae_vitb.npz
+    jaxdet convert mae_pretrain_vit_base.pth /weights/mae_vitb.npz
 
 Published on COCO val2017: box AP 51.6, mask AP 45.9 after 100 epochs.
 """

@@ -1,13 +1,13 @@
 """ViTDet with Mask R-CNN, ViT-L from MAE, arXiv 2203.16527.
 
-    python -m jaxdet.main --config=configs/vitdet_l_mae.py --workdir=runs/vitdet_l_mae \
+    jaxdet train --config=vitdet_l_mae --workdir=runs/vitdet_l_mae \
         --config.data.root=/data/coco \
         --config.init=/weights/mae_vitl.npz
 
 Weights: `mae_pretrain_vit_large.pth` (1600 epochs), linked from
 github.com/facebookresearch/mae. To convert:
 
-    python -m checkpoints_convert mae_pretrain_vit_large.pth /weights/mae_vitl.npz
+    jaxdet convert mae_pretrain_vit_large.pth /weights/mae_vitl.npz
 
 Published on COCO val2017: box AP 55.6, mask AP 49.2 after 100 epochs.
 """

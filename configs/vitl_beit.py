@@ -1,6 +1,6 @@
 """ViT-L from BEiT (800 epochs on ImageNet-1k), arXiv 2111.11429.
 
-    python -m jaxdet.main --config=configs/vitl_beit.py --workdir=runs/vitl_beit \
+    jaxdet train --config=vitl_beit --workdir=runs/vitl_beit \
         --config.data.root=/data/coco \
         --config.init=/weights/beit_vitl.npz
 
@@ -8,7 +8,7 @@ Weights: `beit_large_patch16_224_pt22k.pth` (ImageNet-22k), linked from
 github.com/microsoft/unilm (beit); the paper's own, 800 epochs on ImageNet-1k, were not
 published. To convert:
 
-    python -m checkpoints_convert beit_large_patch16_224_pt22k.pth /weights/beit_vitl.npz
+    jaxdet convert beit_large_patch16_224_pt22k.pth /weights/beit_vitl.npz
 
 Published on COCO val2017: box AP 53.3, mask AP 47.1 as the best of 25,
 50 and 100 epochs; which one is not in the text, so --config.epochs decides.

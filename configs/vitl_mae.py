@@ -1,13 +1,13 @@
 """ViT-L from MAE (1600 epochs, normalised pixels), arXiv 2111.11429.
 
-    python -m jaxdet.main --config=configs/vitl_mae.py --workdir=runs/vitl_mae \
+    jaxdet train --config=vitl_mae --workdir=runs/vitl_mae \
         --config.data.root=/data/coco \
         --config.init=/weights/mae_vitl.npz
 
 Weights: `mae_pretrain_vit_large.pth` (1600 epochs), linked from
 github.com/facebookresearch/mae. To convert:
 
-    python -m checkpoints_convert mae_pretrain_vit_large.pth /weights/mae_vitl.npz
+    jaxdet convert mae_pretrain_vit_large.pth /weights/mae_vitl.npz
 
 Published on COCO val2017: box AP 53.3, mask AP 47.2 (the box AP after 50 epochs).
 """

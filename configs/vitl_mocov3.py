@@ -1,12 +1,12 @@
 """ViT-L from MoCo v3 (300 epochs), arXiv 2111.11429.
 
-    python -m jaxdet.main --config=configs/vitl_mocov3.py --workdir=runs/vitl_mocov3 \
+    jaxdet train --config=vitl_mocov3 --workdir=runs/vitl_mocov3 \
         --config.data.root=/data/coco \
         --config.init=/weights/mocov3_vitl.npz
 
 The paper's ViT-L of MoCo v3 (300 epochs) was never published: convert one of your own, with
 
-    python -m checkpoints_convert FILE /weights/mocov3_vitl.npz
+    jaxdet convert FILE /weights/mocov3_vitl.npz
 
 Published on COCO val2017: box AP 49.3, mask AP 44.0 as the best of 25,
 50 and 100 epochs; which one is not in the text, so --config.epochs decides.

@@ -1,6 +1,6 @@
 """ViT-L from random initialisation, arXiv 2111.11429.
 
-    python -m jaxdet.main --config=configs/vitl_random.py --workdir=runs/vitl_random \
+    jaxdet train --config=vitl_random --workdir=runs/vitl_random \
         --config.data.root=/data/coco
 
 Published on COCO val2017: box AP 50.7, mask AP 44.9 as the best of 100,

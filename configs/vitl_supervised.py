@@ -1,13 +1,13 @@
 """ViT-L from supervised ImageNet-1k pre-training (200 epochs), arXiv 2111.11429.
 
-    python -m jaxdet.main --config=configs/vitl_supervised.py --workdir=runs/vitl_supervised \
+    jaxdet train --config=vitl_supervised --workdir=runs/vitl_supervised \
         --config.data.root=/data/coco \
         --config.init=/weights/supervised_vitl.npz
 
 The paper's supervised ViT-L (200 epochs, the MAE authors' own) was never published: convert another
 of timm's layout, with
 
-    python -m checkpoints_convert FILE /weights/supervised_vitl.npz
+    jaxdet convert FILE /weights/supervised_vitl.npz
 
 Published on COCO val2017: box AP 49.3, mask AP 43.9 as the best of 25,
 50 and 100 epochs; which one is not in the text, so --config.epochs decides.

@@ -1,6 +1,6 @@
 """configs/imted_shapes_fewshot.py after configs/mini/imted_base.py.
 
-    python -m jaxdet.main --config=configs/mini/imted_fewshot.py \
+    jaxdet train --config=mini/imted_fewshot \
         --workdir=runs/mini/imted_fewshot \
         --config.few_shot.base_run=runs/mini/imted_base \
         --config.data.root=/data/shapes_few/10shot_seed0
@@ -8,8 +8,7 @@
 
 from ml_collections import ConfigDict
 
-from jaxdet.config.imted import few_shot, shrink_for_shapes
-from jaxdet.config.shapes import start_from_pretraining
+from jaxdet.config import few_shot, shrink_for_shapes, start_from_pretraining
 
 
 def get_config() -> ConfigDict:

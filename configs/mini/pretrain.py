@@ -1,6 +1,6 @@
-"""The miniature benchmark, first step: MAE on drawn shapes.
+"""The miniature benchmark, first step: MAE on rendered shapes.
 
-    python -m jaxdet.pretrain --config=configs/mini/pretrain.py --workdir=runs/mini/pretrain
+    jaxdet pretrain --config=mini/pretrain --workdir=runs/mini/pretrain
 
 It learns from 10000 training images of the shapes, of which the detectors see 400 with their
 objects, and gives runs/mini/pretrain/weights.npz for configs/mini/mae.py and
@@ -9,7 +9,7 @@ configs/mini/imted_base.py.
 
 from ml_collections import ConfigDict
 
-from jaxdet.config.shapes import pretraining
+from jaxdet.config import pretraining
 
 
 def get_config() -> ConfigDict:

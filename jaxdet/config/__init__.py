@@ -12,7 +12,7 @@ from jaxdet.config.keys import INITIALISATIONS, NAME, keys_with
 from jaxdet.config.mae import check_pretraining, mae
 from jaxdet.config.mask_rcnn import SHAPES_DETECTOR, VIT_SIZES, benchmark, check, vitdet
 from jaxdet.config.shapes import mini, pretraining, shapes_detector, start_from_pretraining
-from jaxdet.config.values import completed, config_digest, override
+from jaxdet.config.values import completed, config_digest, override, variant
 
 __all__ = [
     "DECODERS",
@@ -37,5 +37,6 @@ __all__ = [
     "shapes_detector",
     "shrink_for_shapes",
     "start_from_pretraining",
+    "variant",
     "vitdet",
 ]

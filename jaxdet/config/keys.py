@@ -159,7 +159,7 @@ class Vit:
         roles=("tuned", "finetune"),
     )
     layer_scale: float | None = key(
-        None, "Where layer scale starts; none: there is no such.", roles=("initialisation",)
+        None, "Where layer scale starts; none for no layer scale.", roles=("initialisation",)
     )
     activation: str = key(
         "gelu",
@@ -465,7 +465,7 @@ class FewShot:
         None, "Workdir of the run on base classes that fine-tuning starts from.", roles=FILES
     )
     novel: tuple[str, ...] = key(
-        (), "Names of the novel classes, whose AP is told apart from the others'."
+        (), "Names of the novel classes, whose AP is reported beside the base classes'."
     )
     keep_deltas: bool = key(
         False, "Whether box deltas of known classes are kept; if not, they are reinitialized."
@@ -510,7 +510,7 @@ class DetectorConfig:
     )
     on_nonfinite: str = key(
         "stop",
-        "After a loss or gradient that is not finite: stop, or skip that step and continue.",
+        "After a loss or gradient that is not finite: stop, or skip that step.",
         choices=("stop", "skip"),
         roles=("resume",),
     )
@@ -570,7 +570,7 @@ class DetectorConfig:
 
 @dataclass(frozen=True)
 class PretrainingShapes:
-    """The drawn shapes, where no folder is given."""
+    """The built-in shapes, where no folder is given."""
 
     images: int = key(10_000, "Images there are.", least=1)
     image_size: int = key(128, "Side of an image.", least=64, most=4096, unit="pixels")
@@ -610,7 +610,7 @@ class PretrainingVit:
 
 @dataclass(frozen=True)
 class PretrainingDecoder:
-    """The decoder that paints the masked patches."""
+    """The decoder that predicts the masked patches."""
 
     width: int = key(512, "Channels of a token.", least=4)
     depth: int = key(8, "Blocks.", least=1)
@@ -673,7 +673,7 @@ class PretrainingConfig:
     )
     on_nonfinite: str = key(
         "stop",
-        "After a loss or gradient that is not finite: stop, or skip that step and continue.",
+        "After a loss or gradient that is not finite: stop, or skip that step.",
         choices=("stop", "skip"),
         roles=("resume",),
     )

@@ -90,15 +90,15 @@ OFFICIAL: dict[tuple[str, str], dict[str, str]] = {
     },
 }
 
-WORDS = ("file", "source", "training", "options", "sha256")
-"""The words of config.weights: the file's name, where its authors publish it, what it was trained
+FIELDS = ("file", "source", "training", "options", "sha256")
+"""The keys of config.weights: the file's name, where its authors publish it, what it was trained
 on, options the converter needs for it, and the first digits of its SHA-256."""
 
 
 def official_weights(initialisation: str, size: str) -> dict[str, Any]:
-    """The words of `config.weights` for a recipe; those that nothing is known of are None."""
+    """`config.weights` for a recipe; what nothing is known of is None."""
     known = OFFICIAL.get((initialisation, size), {})
-    return {word: known.get(word) for word in WORDS}
+    return {name: known.get(name) for name in FIELDS}
 
 
 def how_to_get(config: ConfigDict) -> str:
@@ -112,12 +112,12 @@ def how_to_get(config: ConfigDict) -> str:
         about = f" ({weights.training})" if is_published and weights.training else ""
         return (
             f"no published file belongs to this config{about}: convert one with "
-            "`python -m checkpoints_convert FILE OUT.npz` and give --config.init=OUT.npz"
+            "`jaxdet convert FILE OUT.npz` and give --config.init=OUT.npz"
         )
     options = f"{weights.options} " if weights.options else ""
     out = f"{weights.file.partition('.')[0]}.npz"
     return (
         f"download {weights.file} ({weights.training}) from {weights.source}; then run "
-        f"`python -m checkpoints_convert {options}{weights.file} {out}` and give "
+        f"`jaxdet convert {options}{weights.file} {out}` and give "
         f"--config.init={out}"
     )

@@ -7,7 +7,7 @@ import difflib
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from ml_collections import ConfigDict, config_dict
 
@@ -17,6 +17,8 @@ from jaxdet.config.schema import Key, defaults, keys
 from jaxdet.errors import UserError
 
 COMMANDS = {DetectorConfig: "jaxdet train", PretrainingConfig: "jaxdet pretrain"}
+Value = TypeVar("Value")
+
 TRUTH = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
 
 
@@ -105,6 +107,17 @@ def _filled(known: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
         if isinstance(value, dict) and isinstance(filled[name], dict):
             filled[name] = _filled(value, filled[name])
     return filled
+
+
+def variant(table: Mapping[str, Value], name: str) -> Value:
+    """What a config file's table has for the argument of its get_config().
+
+    Raises:
+        UserError: there is no such variant.
+    """
+    if name not in table:
+        raise UserError(f"there is no variant {name!r}; give one of {', '.join(table)}")
+    return table[name]
 
 
 def config_digest(config: Mapping[str, Any]) -> str:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from jaxdet.benchmark.reference import CERTAINTIES, find, published, published_for, sources
 from jaxdet.config.files import load_config
 from jaxdet.config.keys import INITIALISATIONS
-
-CONFIGS = Path(__file__).resolve().parent.parent.parent / "configs"
 
 RESULTS = pytest.mark.parametrize(
     "result", published(), ids=lambda r: f"{r.system} {r.backbone} {r.initialisation} {r.variant}"
@@ -125,22 +121,22 @@ BENCHMARK = {
 
 @pytest.mark.parametrize("name", BENCHMARK)
 def test_every_config_of_the_benchmark_finds_its_number(name):
-    assert published_for(load_config(CONFIGS / f"{name}.py")).box_ap == BENCHMARK[name]
+    assert published_for(load_config(name)).box_ap == BENCHMARK[name]
 
 
 IMTED = {
-    "imted_faster_s": (48.2, None),
-    "imted_faster_b": (52.9, None),
-    "imted_faster_l": (55.4, None),
-    "imted_mask_s": (48.7, 42.7),
-    "imted_mask_b": (53.3, 46.4),
-    "imted_mask_l": (55.5, 48.1),
+    "imted_faster:s": (48.2, None),
+    "imted_faster:b": (52.9, None),
+    "imted_faster:l": (55.4, None),
+    "imted_mask:s": (48.7, 42.7),
+    "imted_mask:b": (53.3, 46.4),
+    "imted_mask:l": (55.5, 48.1),
 }
 
 
 @pytest.mark.parametrize("name", IMTED)
 def test_every_config_of_imted_finds_its_number(name):
-    result = published_for(load_config(CONFIGS / f"{name}.py"))
+    result = published_for(load_config(name))
     assert (result.system, result.box_ap, result.mask_ap) == ("imTED", *IMTED[name])
 
 
@@ -160,13 +156,13 @@ def test_every_config_of_imted_finds_its_number(name):
     ],
 )
 def test_another_imted_has_no_published_number(change):
-    config = load_config(CONFIGS / "imted_mask_l.py")
+    config = load_config("imted_mask:l")
     config.update_from_flattened_dict(change)
     assert published_for(config) is None
 
 
 def test_configs_of_ablations_find_their_row():
-    config = load_config(CONFIGS / "vitl_mae.py")
+    config = load_config("vitl_mae")
     config.epochs = 50.0
     config.model.vit.global_blocks = ()
     assert published_for(config).box_ap == 50.7
@@ -179,7 +175,7 @@ def test_configs_of_ablations_find_their_row():
 
 
 def test_a_single_scale_finds_its_row():
-    config = load_config(CONFIGS / "vitb_mae.py")
+    config = load_config("vitb_mae")
     config.update_from_flattened_dict({"epochs": 50.0, "model.pyramid.kind": "single"})
     assert published_for(config).box_ap == 48.4
     config.model.vit.relative_position = "none"
@@ -197,7 +193,7 @@ def test_a_single_scale_finds_its_row():
     ],
 )
 def test_another_start_has_no_published_number(name, change):
-    config = load_config(CONFIGS / f"{name}.py")
+    config = load_config(name)
     config.update_from_flattened_dict(change)
     assert published_for(config) is None
 
@@ -215,11 +211,11 @@ def test_another_start_has_no_published_number(name, change):
     ],
 )
 def test_another_model_or_task_has_no_published_number(change):
-    config = load_config(CONFIGS / "vitb_mae.py")
+    config = load_config("vitb_mae")
     config.update_from_flattened_dict(change)
     assert published_for(config) is None
 
 
 @pytest.mark.parametrize("name", ["shapes_tiny", "coco_small"])
 def test_small_configs_have_no_published_number(name):
-    assert published_for(load_config(CONFIGS / f"{name}.py")) is None
+    assert published_for(load_config(name)) is None

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from jaxdet.config.files import load_config
+from jaxdet.config.files import find_config, load_config
 from jaxdet.config.imted import PARTS
 from jaxdet.config.mask_rcnn import check
+from jaxdet.config.old_names import OLD_CONFIGS
 from jaxdet.config.published_weights import how_to_get
 from jaxdet.errors import UserError
 from jaxdet.models.build import StatelessModel, build_detector, parameter_count
-
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
 PARAMETERS = {
     ("faster", "s"): 30.30,
@@ -30,8 +27,7 @@ DROP_PATH = {"s": 0.1, "b": 0.2, "l": 0.3}
 
 @pytest.mark.parametrize(("kind", "size"), PARAMETERS)
 def test_a_config_is_the_published_detector(kind, size):
-    path = CONFIGS / f"imted_{kind}_{size}.py"
-    config = load_config(path)
+    config = load_config(f"imted_{kind}:{size}")
     stateless = StatelessModel(lambda rngs: build_detector(config, 80, rngs))
     count = parameter_count(stateless.abstract[0])
     assert round(count / 1e6, 2) == PARAMETERS[kind, size]
@@ -48,15 +44,15 @@ def test_a_config_is_the_published_detector(kind, size):
     assert config.data.augmentation == "multiscale"
     detector = config.model.detector
     assert (detector.box_loss, detector.box_loss_weight) == ("giou", 10.0)
-    docstring = path.read_text().split('"""')[1]
-    assert "python -m checkpoints_convert --target=imted" in docstring
+    docstring = find_config(f"imted_{kind}").read_text().split('"""')[1]
+    assert "jaxdet convert --target=imted" in docstring
     if size != "s":
         assert config.weights.file in docstring
         assert f"--target=imted {config.weights.file}" in how_to_get(config)
 
 
 def test_the_long_recipe_of_vit_l():
-    config = load_config(CONFIGS / "imted_mask_l_100ep.py")
+    config = load_config("imted_mask:l_100ep")
     assert (config.epochs, config.batch_size, config.model.vit.drop_path) == (100, 8, 0.4)
     assert (config.optim.weight_decay, config.optim.layer_decay) == (0.1, 0.8)
     assert [round(share * 100) for share in config.optim.milestones] == [89, 96]
@@ -64,12 +60,12 @@ def test_the_long_recipe_of_vit_l():
 
 @pytest.mark.parametrize("step", [*PARTS, "pyramid_random"])
 def test_the_ladder_differs_in_its_parts_alone(step):
-    config = load_config(CONFIGS / f"imted_ladder_{step}.py")
+    config = load_config(f"imted_ladder:{step}")
     heads = config.model.heads
     name = step.removesuffix("_random")
     assert {"box": heads.box, "box_features": heads.box_features} == PARTS[name]
     assert config.model.decoder.start == ("random" if name != step else "pretrained")
-    top = load_config(CONFIGS / "imted_ladder_modulated.py")
+    top = load_config("imted_ladder:modulated")
     for each in (config, top):
         each.model.heads.update(**PARTS["modulated"], norm="none")
         each.model.decoder.start = "pretrained"
@@ -77,12 +73,12 @@ def test_the_ladder_differs_in_its_parts_alone(step):
 
 
 def test_the_two_stages_of_few_shot_detection():
-    base = load_config(CONFIGS / "imted_base_b.py")
+    base = load_config("imted_base")
     assert base.epochs == 24
     assert [round(share * 24) for share in base.optim.milestones] == [18, 22]
     assert len(base.few_shot.novel) == 20
     for shots in (10, 30):
-        tuned = load_config(CONFIGS / f"imted_{shots}shot_b.py")
+        tuned = load_config(f"imted_fewshot:{shots}")
         assert tuned.epochs == 108
         assert [round(share * 108) for share in tuned.optim.milestones] == [81, 99]
         assert tuned.optim.decoder_layer_decay == 0.8
@@ -107,7 +103,7 @@ def test_the_two_stages_of_few_shot_detection():
     ],
 )
 def test_a_wrong_value_is_named(name, value):
-    config = load_config(CONFIGS / "imted_mask_b.py")
+    config = load_config("imted_mask:b")
     check(config)
     config.update_from_flattened_dict({name: value})
     with pytest.raises(UserError) as raised:
@@ -117,14 +113,25 @@ def test_a_wrong_value_is_named(name, value):
 
 
 def test_chunks_of_rois_and_two_sources_of_weights_are_refused(tmp_path):
-    config = load_config(CONFIGS / "vitb_mae.py")
+    config = load_config("vitb_mae")
     config.model.heads.roi_chunks = 2
     with pytest.raises(UserError, match=r"roi_chunks=2 must be 1 for a box head with batch norm"):
         check(config)
-    config = load_config(CONFIGS / "imted_10shot_b.py")
+    config = load_config("imted_fewshot:10")
     config.few_shot.base_run = str(tmp_path)
     check(config)
     (tmp_path / "weights.npz").touch()
     config.init = str(tmp_path / "weights.npz")
     with pytest.raises(UserError, match=r"few_shot\.base_run=.* leave one of them out"):
         check(config)
+
+
+@pytest.mark.parametrize("name", ["imted_mask", "imted_faster", "imted_ladder"])
+def test_an_unknown_variant_is_named(name):
+    with pytest.raises(UserError, match=r"there is no variant 'xl'; give one of "):
+        load_config(f"{name}:xl")
+
+
+@pytest.mark.parametrize(("old", "new"), OLD_CONFIGS.items())
+def test_an_old_name_is_the_same_config(old, new):
+    assert load_config(old) == load_config(new)

@@ -341,14 +341,14 @@ def test_a_config_says_where_its_weights_come_from(name):
     assert config.weights.file == PUBLISHED[name]
     sentence, docstring = how_to_get(config), path.read_text().split('"""')[1]
     for text in (sentence, docstring):
-        assert "python -m checkpoints_convert" in text
+        assert "jaxdet convert" in text
         assert config.weights.file is not None or "never published" in " ".join(text.split())
     if config.weights.file is not None:
         assert config.weights.file in docstring
         assert config.weights.source in sentence
         assert config.weights.source.split(",")[0].endswith(config.weights.file)
         options = config.weights.options or ""
-        assert f"checkpoints_convert {options}".strip() in docstring
+        assert f"jaxdet convert {options}".strip() in docstring
 
 
 def test_an_initialisation_may_have_a_name_of_its_own():
@@ -377,5 +377,5 @@ def test_a_missing_file_of_weights_is_explained(config):
     assert message.startswith(
         "config.init='/nowhere/mae.npz' must be a file; download mae_pretrain"
     )
-    assert "python -m checkpoints_convert mae_pretrain_vit_base.pth" in message
+    assert "jaxdet convert mae_pretrain_vit_base.pth" in message
     assert "1600 epochs" in message

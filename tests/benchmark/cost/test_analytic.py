@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -15,13 +14,11 @@ from jaxdet.config.imted import PARTS, imted
 from jaxdet.config.mask_rcnn import benchmark, check, vitdet
 from jaxdet.models.build import StatelessModel, build_detector
 
-CONFIGS = Path(__file__).resolve().parents[3] / "configs"
-
 
 @pytest.mark.parametrize(("name", "expected"), [("vitb_mae", 839.0), ("vitl_mae", 1893.8)])
 def test_the_paper_s_detectors_cost_what_was_counted_for_them(name, expected):
     """839.0 + 0.53 n and 1893.8 + 0.53 n billion multiply-adds for n detections."""
-    config = load_config(CONFIGS / f"{name}.py")
+    config = load_config(name)
     costs = [
         total(forward_cost(config, 80, proposals=1000, masks=masks).values()).multiply_adds
         for masks in (0, 1)

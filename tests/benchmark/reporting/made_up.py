@@ -13,8 +13,6 @@ from jaxdet.config.files import load_config
 from jaxdet.config.values import config_digest
 from jaxdet.data.categories import VOC
 
-CONFIGS = Path(__file__).resolve().parents[3] / "configs"
-
 SHAPES = ("disc", "box", "triangle", "star")
 
 COCO = (*VOC, *(f"category {i}" for i in range(len(VOC), 80)))
@@ -24,7 +22,7 @@ NUMBERS = ("AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "
 
 def config_of(name: str, **keys) -> dict:
     """A config file's config as JSON values; keys are given with __ for dots."""
-    config = load_config(CONFIGS / f"{name}.py")
+    config = load_config(name)
     with config.unlocked():
         for key, value in keys.items():
             *sections, last = key.split("__")

@@ -136,7 +136,9 @@ def test_weights_of_different_files_are_different_groups(write, tmp_path):
 
 def test_few_shot_runs_from_different_base_runs_are_no_seeds(write, tmp_path):
     for seed, base in enumerate(("/runs/base_a", "/runs/base_b", "/elsewhere/base_b")):
-        write(f"run{seed}", "imted_10shot_b", 0.2, seed=seed, few_shot__base_run=base, masks=False)
+        write(
+            f"run{seed}", "imted_fewshot:10", 0.2, seed=seed, few_shot__base_run=base, masks=False
+        )
     (section,) = sections_of(tmp_path)
     assert sorted(len(each.runs) for each in section.groups) == [1, 2]
     assert {each.distinction for each in section.groups} == {

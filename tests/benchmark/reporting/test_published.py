@@ -35,7 +35,7 @@ def test_the_published_number_and_the_difference_stand_beside_ours(write, tmp_pa
 
 
 def test_imted_is_compared_with_its_own_numbers(write):
-    (section,) = sections_of(write("a", "imted_mask_b", 0.5))
+    (section,) = sections_of(write("a", "imted_mask:b", 0.5))
     (group,) = section.groups
     assert (group.published.system, group.published.box_ap) == ("imTED", 53.3)
     assert group.deviations == ()

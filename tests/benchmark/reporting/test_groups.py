@@ -32,9 +32,8 @@ def test_what_an_initialisation_brings_and_the_protocol_tunes_is_no_other_recipe
 
 @pytest.mark.parametrize("kind", ["vitdet", "imted_mask"])
 def test_models_of_different_size_share_a_recipe(write, tmp_path, kind):
-    names = [f"{kind}_{size}" for size in "bl"]
-    if kind == "vitdet":
-        names = [f"{name}_mae" for name in names]
+    form = {"vitdet": "vitdet_{}_mae", "imted_mask": "imted_mask:{}"}[kind]
+    names = [form.format(size) for size in "bl"]
     for name in names:
         write(name, name)
     (section,) = sections_of(tmp_path)

@@ -22,7 +22,7 @@ from jaxdet.benchmark.reporting.runs import Run
 from jaxdet.config.imted import imted
 from jaxdet.config.mask_rcnn import benchmark, quarter_ends, vitdet
 from jaxdet.config.roles import NEUTRAL_KEYS
-from jaxdet.data.categories import VOC
+from jaxdet.data.fewshot import VOC
 
 Words = dict[str, Any]
 Difference = tuple[str, Any, Any]

@@ -28,7 +28,7 @@ from jaxdet.benchmark.reporting.html import LARGEST_PICTURE, small_picture
 from jaxdet.benchmark.reporting.runs import TIDE_ERRORS, Skipped, gather, read_run
 from jaxdet.benchmark.reporting.tables import ap_grid, category_gains, comparisons, complexity_grid
 from jaxdet.config.mask_rcnn import config_digest
-from jaxdet.data.categories import VOC
+from jaxdet.data.fewshot import VOC
 from jaxdet.errors import UserError
 from jaxdet.flags import load_config
 

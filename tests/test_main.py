@@ -126,6 +126,7 @@ def test_help_lists_flags_and_keys(mode, capsys):
     assert stop.value.code == 0
     printed = capsys.readouterr().out
     assert "--workdir" in printed
-    assert ("--detections" in printed) == (mode in (None, "eval"))
-    assert ("--peak-tflops" in printed) == (mode in (None, "plan"))
-    assert "model.vit.width" in printed
+    assert ("--detections FILE" in printed) == (mode in (None, "eval"))
+    assert ("--peak-tflops PEAK" in printed) == (mode in (None, "plan"))
+    assert "config.model.vit: " in printed
+    assert "  width=768 " in printed

@@ -6,7 +6,6 @@ from ml_collections import ConfigDict
 
 from jaxdet.config.mask_rcnn import SHAPES_DETECTOR, VIT_SIZES, benchmark
 from jaxdet.config.published_weights import official_weights
-from jaxdet.data.categories import VOC
 
 DECODERS = {
     "s": {"width": 256, "depth": 4, "heads": 8},
@@ -23,6 +22,37 @@ PARTS = {
 }
 """The ladder of the ablation: a box head of convolutions, MAE's decoder in its place, RoI features
 from the encoder's last map instead of the pyramid, and those modulated by the pyramid."""
+
+VOC = (
+    "person",
+    "bicycle",
+    "car",
+    "motorcycle",
+    "airplane",
+    "bus",
+    "train",
+    "boat",
+    "bird",
+    "cat",
+    "dog",
+    "horse",
+    "sheep",
+    "cow",
+    "bottle",
+    "chair",
+    "couch",
+    "potted plant",
+    "dining table",
+    "tv",
+)
+"""The 20 of COCO's classes that PASCAL VOC has too, novel in COCO's few-shot protocol."""
+
+VOC = (
+    *("person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "boat", "bird", "cat"),
+    *("dog", "horse", "sheep", "cow", "bottle", "chair", "couch", "potted plant", "dining table"),
+    "tv",
+)
+"""The 20 of COCO's classes that PASCAL VOC has too, novel in COCO's few-shot protocol."""
 
 COCO_IMAGES = 118_000
 ENCODER = (r"backbone\.", r"pyramid\.up")

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxdet.data.categories import VOC
+from jaxdet.config.imted import VOC
 from jaxdet.data.coco_annotations import read_ground_truth, read_json
 from jaxdet.data.coco_files import find_coco, write_annotations, writing
 from jaxdet.errors import UserError

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 from jaxdet.benchmark.reporting.recipe_keys import FlatConfig, recipe_part
 from jaxdet.benchmark.reporting.run import Run
+from jaxdet.config.imted import VOC
 from jaxdet.config.mask_rcnn import quarter_ends
-from jaxdet.data.categories import VOC
 
 Recipe = FlatConfig
 """Keys of the config, and what is known of the data and the detections."""

@@ -10,8 +10,8 @@ from jaxdet.benchmark.reporting.gather import gather
 from jaxdet.benchmark.reporting.groups import sections
 from jaxdet.benchmark.reporting.run import TIDE_ERRORS
 from jaxdet.config.files import load_config
+from jaxdet.config.imted import VOC
 from jaxdet.config.values import config_digest
-from jaxdet.data.categories import VOC
 
 SHAPES = ("disc", "box", "triangle", "star")
 

@@ -41,7 +41,7 @@ def errors_of(capsys, *arguments: str) -> str:
             ["--config=configs/coco_small.py", "--config.data.root=/nowhere"],
             "/nowhere: no such folder; set config.data.root",
         ),
-        (["--config=configs/coco_small.py"], "no folder is given for the train data"),
+        (["--config=configs/coco_small.py"], "data; set config.data.root"),
         (
             ["--mode=plan", "--config.model.vit.attention=cudnn", "--config.eval_batch_size=8"],
             "'cudnn' needs an NVIDIA GPU",

@@ -134,7 +134,7 @@ def check(config: ConfigDict) -> None:
     """Raises UserError naming the first key whose value cannot be, and what it must be."""
     check_keys(config, DetectorConfig)
     if config.init is not None and not Path(config.init).is_file():
-        raise UserError(f"config.init={config.init!r} must be a file; {how_to_get(config)}")
+        raise UserError(f"config.init={config.init!r} is not a file; {how_to_get(config)}")
     if config.init is not None and config.initialisation == "random":
         raise UserError(
             "config.init is given but config.initialisation is 'random'; name the pre-training the "

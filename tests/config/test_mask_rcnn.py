@@ -374,8 +374,6 @@ def test_a_missing_file_of_weights_is_explained(config):
     with pytest.raises(UserError) as raised:
         check(config)
     message = str(raised.value)
-    assert message.startswith(
-        "config.init='/nowhere/mae.npz' must be a file; download mae_pretrain"
-    )
+    assert message.startswith("config.init='/nowhere/mae.npz' is not a file; download mae_pretrain")
     assert "jaxdet convert mae_pretrain_vit_base.pth" in message
     assert "1600 epochs" in message

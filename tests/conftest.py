@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 COMMITTED_REFERENCE = REPOSITORY / "tests" / "reference"
@@ -75,3 +77,37 @@ def finished(tmp_path_factory):
 
     experiment = Experiment(get_config(), tmp_path_factory.mktemp("run") / "work")
     return experiment, train(experiment)
+
+
+@pytest.fixture(scope="session")
+def detector(finished):
+    """The detector of the finished run."""
+    from jaxdet.inference.detector import load
+
+    return load(finished[0].workdir, batch=8)
+
+
+@pytest.fixture(scope="session")
+def evaluated(finished):
+    """The finished run's validation images, and what its evaluation found on them, per image."""
+    experiment, _ = finished
+    results = json.loads((experiment.workdir / "detections.json").read_text())
+    dataset = experiment.val_set
+    found = [[r for r in results if r["image_id"] == image_id] for image_id in dataset.image_ids]
+    assert sum(map(len, found)) > len(found)
+    return [dataset[index].image for index in range(len(dataset))], found
+
+
+@pytest.fixture(scope="session")
+def photo(evaluated):
+    return Image.fromarray(evaluated[0][0])
+
+
+@pytest.fixture
+def files(evaluated, tmp_path):
+    """The finished run's validation images as files without loss."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for number, image in enumerate(evaluated[0]):
+        Image.fromarray(image).save(folder / f"{number}.png")
+    return folder

@@ -47,7 +47,7 @@ def errors_of(capsys, *arguments: str) -> str:
             "'cudnn' needs an NVIDIA GPU",
         ),
         (["--mode=plan", "--utilisation=2"], "argument --utilisation: 2 must be above 0"),
-        (["--config.init=/nowhere.npz"], "config.init='/nowhere.npz' must be a file"),
+        (["--config.init=/nowhere.npz"], "config.init='/nowhere.npz' is not a file"),
     ],
 )
 def test_a_mistake_ends_in_one_sentence(arguments, expected, capsys, tmp_path):

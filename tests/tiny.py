@@ -45,3 +45,8 @@ def get_config(initialisation: str = "random") -> ConfigDict:
     )
     check(config)
     return config
+
+
+def without(results, *fields):
+    """Results in COCO's layout without some of their fields."""
+    return [{name: r[name] for name in r if name not in fields} for r in results]

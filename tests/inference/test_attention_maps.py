@@ -1,4 +1,4 @@
-"""Attention and pyramid as arrays and pictures: each weight at its place on the map."""
+"""Attention and pyramid as arrays and drawings: each weight at its place on the map."""
 
 from __future__ import annotations
 
@@ -12,17 +12,11 @@ from jaxdet.inference.attention_maps import (
     draw_features,
     feature_pyramid,
 )
-from jaxdet.inference.detector import load
 from jaxdet.models.vit import partition_windows
 
 
-@pytest.fixture(scope="module")
-def detector(finished):
-    return load(finished[0].workdir, batch=8)
-
-
-def test_the_pyramid_and_the_weights_of_a_picture(detector, finished):
-    """A canvas of 64 pixels in patches of 16; block 0 has windows of two tokens, block 1 none."""
+def test_the_pyramid_and_the_weights_of_an_image(detector, finished):
+    """An input of 64 pixels in patches of 16; block 0 has windows of two tokens, block 1 none."""
     image = finished[0].val_set[0].image
     levels = feature_pyramid(detector, image)
     assert [level.shape for level in levels] == [(side, side, 8) for side in (16, 8, 4, 2, 1)]
@@ -62,15 +56,15 @@ def test_a_class_token_is_not_on_the_map():
 
 
 def test_attention_glows_where_it_is():
-    image_size = np.full((40, 40, 3), 100, np.uint8)
+    pixels = np.full((40, 40, 3), 100, np.uint8)
     attention = np.zeros((4, 4), np.float32)
     attention[3, 3] = 0.2
-    drawn = draw_attention(image_size, attention, 2, (0, 0), side=80)
+    drawn = draw_attention(pixels, attention, 2, (0, 0), side=80)
     assert drawn.shape == (80, 80, 3)
     np.testing.assert_array_equal(drawn[10, 30], [60, 60, 60])
     assert (drawn[70, 70] > [200, 150, 30]).all()
     np.testing.assert_array_equal(drawn[40, 70], [255, 255, 255])
-    assert (draw_attention(image_size, attention, None, (0, 0), side=80)[40, 50] == 60).all()
+    assert (draw_attention(pixels, attention, None, (0, 0), side=80)[40, 50] == 60).all()
     assert drawn[0, 10, 0] > 200
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import jax
 import numpy as np
 
-from jaxdet.inference.detector import load
 from jaxdet.predict import main
 
 
-def test_the_exported_detector_finds_the_same(finished, tmp_path, capsys):
+def test_the_exported_detector_finds_the_same(finished, detector, tmp_path, capsys):
     experiment, _ = finished
     path = tmp_path / "detector.stablehlo"
     assert main([f"--workdir={experiment.workdir}", "--batch=2", f"--export={path}"]) == 0
@@ -17,7 +16,6 @@ def test_the_exported_detector_finds_the_same(finished, tmp_path, capsys):
     exported = jax.export.deserialize(path.read_bytes())
     assert exported.platforms == ("cpu", "cuda", "tpu")
 
-    detector = load(experiment.workdir, batch=8)
     images = [experiment.val_set[index].image for index in (0, 1)]
     prepared = [detector.prepare(image) for image in images]
     found = exported.call(
@@ -40,7 +38,7 @@ def test_the_exported_detector_finds_the_same(finished, tmp_path, capsys):
         np.testing.assert_array_equal(found["labels"][row][valid], prediction.labels)
 
 
-def test_without_flatbuffers_the_mend_is_named(finished, tmp_path, monkeypatch, capsys):
+def test_without_flatbuffers_the_fix_is_named(finished, tmp_path, monkeypatch, capsys):
     def serialize(self):
         raise ImportError("Please install 'flatbuffers'")  # as JAX does
 

@@ -314,7 +314,7 @@ def test_patches_are_resampled_only_when_asked(timm_state, save_torch):
     arrays, report = arrays_of(path, Options(patch=16))
     assert report["config"]["model.vit.patch"] == 16
     kernel = torch.from_numpy(state["patch_embed.proj.weight"])
-    resized = torch.nn.stateless.interpolate(kernel, (16, 16), mode="bicubic")
+    resized = torch.nn.functional.interpolate(kernel, (16, 16), mode="bicubic")
     found = arrays["backbone.patch_embed.kernel"].reshape(16, 16, 3, WIDTH)
     np.testing.assert_allclose(found, resized.numpy().transpose(2, 3, 1, 0), atol=1e-6)
     assert arrays["backbone.pos_embed"].shape == (GRID, GRID, WIDTH)  # 3 x 14 / 16, rounded
@@ -375,7 +375,7 @@ def test_beits_shared_table_is_spread_to_windows_and_globe(timm_state, save_torc
     old = table[:-3].reshape(5, 5, HEADS)
     if kind == "bicubic":
         planes = torch.from_numpy(old.transpose(2, 0, 1).copy())[None]
-        resized = torch.nn.stateless.interpolate(planes, (13, 13), mode="bicubic")[0]
+        resized = torch.nn.functional.interpolate(planes, (13, 13), mode="bicubic")[0]
         np.testing.assert_allclose(found, resized.numpy().transpose(1, 2, 0), atol=1e-6)
     else:
         # Offsets -1, 0 and 1 keep their values, and the furthest stay the furthest.

@@ -82,7 +82,7 @@ def test_relative_position_bias_equals_a_loop_over_pairs(rng):
 def test_resize_embedding_equals_pytorch(rng, grid):
     torch = pytest.importorskip("torch")
     embedding = np.asarray(array(rng, 14, 14, 3))
-    expected = torch.nn.stateless.interpolate(
+    expected = torch.nn.functional.interpolate(
         torch.from_numpy(embedding.transpose(2, 0, 1)[None].copy()),
         size=grid,
         mode="bicubic",
@@ -99,7 +99,7 @@ def test_resize_embedding_at_an_offset_equals_pytorch_s_scale_factor(rng, grid):
     """imTED's rule; PyTorch rounds the size down and samples at the scale it is given."""
     torch = pytest.importorskip("torch")
     embedding = np.asarray(array(rng, 14, 14, 3))
-    expected = torch.nn.stateless.interpolate(
+    expected = torch.nn.functional.interpolate(
         torch.from_numpy(embedding.transpose(2, 0, 1)[None].copy()),
         scale_factor=tuple((side + 0.1) / 14 for side in grid),
         mode="bicubic",
@@ -491,7 +491,7 @@ def test_mlp_activations_equal_pytorch(rng, activation):
         "bias": torch.tensor(np.asarray(mlp.fc2.bias[...])),
     }
     hidden = tensors["fc1"]
-    functions = torch.nn.stateless
+    functions = torch.nn.functional
     if activation == "swiglu":
         gate, hidden = hidden.chunk(2, -1)
         hidden = functions.silu(gate) * hidden

@@ -58,7 +58,9 @@ def resize_bicubic(
     import torch
 
     planes = torch.from_numpy(np.ascontiguousarray(maps.transpose(2, 0, 1)))[None]
-    resized = torch.nn.functional.interpolate(planes, size=size, mode="bicubic", align_corners=False)
+    resized = torch.nn.functional.interpolate(
+        planes, size=size, mode="bicubic", align_corners=False
+    )
     return resized[0].numpy().transpose(1, 2, 0)
 
 

@@ -13,7 +13,7 @@ from jaxdet.inference.attention_maps import (
     feature_pyramid,
 )
 from jaxdet.inference.detector import load
-from jaxdet.models.vit import partition_windows
+from jaxdet.models.windows import partition_windows
 
 
 @pytest.fixture(scope="module")

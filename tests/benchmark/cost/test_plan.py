@@ -10,34 +10,17 @@ import pytest
 from jaxdet.benchmark.complexity import forward_cost, total
 from jaxdet.benchmark.cost.plan import describe_device, largest_batch, make_plan, report
 from jaxdet.benchmark.cost.step import needed_flops
-from jaxdet.config.mask_rcnn import benchmark, check
 from jaxdet.models.build import parameter_count
 from jaxdet.training.experiment import Experiment
 from jaxdet.training.step import abstract_state
+from tests.tiny import get_config
 
 
 def small_config():
-    config = benchmark("tiny", "random", lr=1e-3, weight_decay=0.05, drop_path=0.1, epochs=2.0)
-    config.image_size = 64
-    config.batch_size = config.eval_batch_size = 8
-    config.data.update(max_instances=6, mask_size=28)
-    config.model.vit.update(
-        width=32,
-        depth=4,
-        heads=2,
-        pretrain_grid=4,
-        window=2,
-        global_blocks=(1, 3),
-        out_indices=(0, 1, 2, 3),
-    )
-    config.model.pyramid.update(channels=8, groups=8)
-    config.model.heads.update(
-        rpn_convs=1, box_convs=1, box_conv_dim=8, box_fc_dim=16, mask_convs=1, mask_conv_dim=8
-    )
-    config.model.detector.update(
-        train_pre_nms=30, train_post_nms=20, roi_batch=8, mask_roi_size=7, detections=10
-    )
-    check(config)
+    """The tests' tiny detector in bfloat16, on data that cannot be opened."""
+    config = get_config()
+    config.data.name = "coco"
+    config.model.dtype = "bfloat16"
     return config
 
 
@@ -53,9 +36,7 @@ def test_a_plan_needs_no_data(plan):
 
 
 def test_memory_is_counted_by_kind(plan, tmp_path):
-    config = small_config()
-    config.data.update(name="shapes")
-    experiment = Experiment(config, tmp_path)
+    experiment = Experiment(get_config(), tmp_path)
     state = abstract_state(experiment.stateless, experiment.optimizer)
     in_backbone = parameter_count(state["params"]["backbone"])
     assert plan.step.parameters["backbone"] == in_backbone

@@ -25,7 +25,7 @@ def disagreement(
 
     Args:
         implementation: see `attend`.
-        relative_position: "shared", "decomposed" or "none", see `jaxdet.models.vit.ViT`.
+        relative_position: "shared", "decomposed" or "none", see `VitSettings`.
         side: of the square map of tokens that is attended within.
         sequences: batch size; above 1, the gradient of a shared bias is a sum over it.
 

@@ -10,7 +10,11 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from jaxtyping import install_import_hook
 from PIL import Image
+
+# Shape annotations are checked as these are traced; before the first import of jaxdet.
+install_import_hook(["jaxdet.ops", "jaxdet.models"], "beartype.beartype")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 COMMITTED_REFERENCE = REPOSITORY / "tests" / "reference"
@@ -28,7 +32,10 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 def shared_folder() -> Path | None:
     """The folder of reference material, or None where this machine has none."""
-    folder = Path(os.environ.get("JAXDET_SHARED", REPOSITORY.parent / "shared"))
+    given = os.environ.get("JAXDET_SHARED")
+    folder = Path(given or REPOSITORY.parent / "shared")
+    if given and not (folder / "reference").is_dir():
+        raise FileNotFoundError(f"JAXDET_SHARED={given} must hold a folder named reference")
     return folder if (folder / "reference").is_dir() else None
 
 
@@ -42,16 +49,17 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def reference_file() -> Callable[[str], Path]:
-    """The path of a stored reference by its name: the committed copy, else the full one."""
+    """The path of a stored reference by its name: in JAXDET_SHARED if that is set, else the
+    committed copy, else in the folder `shared` beside the repository."""
+    folders, shared = [COMMITTED_REFERENCE], shared_folder()
+    if shared is not None:
+        folders.insert(0 if "JAXDET_SHARED" in os.environ else 1, shared / "reference")
 
     def find(name: str) -> Path:
-        path = COMMITTED_REFERENCE / name
-        if not path.is_file():
-            folder = shared_folder()
-            if folder is None:
-                pytest.skip(f"{name} is not among the committed references; set JAXDET_SHARED")
-            path = folder / "reference" / name
-        return path
+        for folder in folders:
+            if (folder / name).is_file():
+                return folder / name
+        pytest.skip(f"{name} is not among the committed references; set JAXDET_SHARED")
 
     return find
 

@@ -22,6 +22,7 @@ from jaxdet.errors import UserError
 from jaxdet.main import main as detect
 from jaxdet.models.build import StatelessModel, build_detector
 from jaxdet.models.paths import path_name
+from jaxdet.models.settings import VitSettings
 from jaxdet.models.vit import ViT
 from jaxdet.pretrain import main
 from jaxdet.training import loop
@@ -234,22 +235,19 @@ def test_with_every_patch_seen_the_tokens_are_the_detector_s(finished):
     config = shrink(pretraining())
     weights = read_weights(finished / "weights.npz").arrays
 
+    settings = VitSettings(
+        **config.model.vit,
+        image_size=64,
+        pretrain_grid=8,
+        window=4,
+        global_blocks=(0,),
+        out_indices=(0,),
+        relative_position="none",
+        class_token=True,
+    )
+
     def backbone(rngs):
-        return ViT(
-            **config.model.vit,
-            image_size=64,
-            pretrain_grid=8,
-            window=4,
-            global_blocks=(0,),
-            out_indices=(0,),
-            qkv_bias="qkv",
-            drop_path=0.0,
-            layer_scale=None,
-            relative_position="none",
-            class_token=True,
-            dtype="float32",
-            rngs=rngs,
-        )
+        return ViT(settings, dtype="float32", rngs=rngs)
 
     def filled(stateless, prefix):
         """A model's parameters with those of the file whose names start so, the others zero."""

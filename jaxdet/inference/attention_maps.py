@@ -14,6 +14,7 @@ from functools import partial
 
 import jax
 import numpy as np
+from flax import nnx
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw
 
@@ -37,7 +38,7 @@ def feature_pyramid(detector: Detector, image: Source) -> list[Float[np.ndarray,
 def attention_weights(
     detector: Detector, image: Source, block: int
 ) -> Float[np.ndarray, "windows heads tokens tokens"]:
-    """How much each token of a block attends to each other one, see `jaxdet.models.vit.ViT`.
+    """The attention weights of a block: each token's (third axis) of every token (last axis).
 
     Args:
         block: 0-based position; its windows come row by row.
@@ -59,7 +60,10 @@ def _weights(
 ) -> jax.Array:
     model = stateless.bind(params, stats)
     images = model.normalise(batch["image"], batch["image_hw"])
-    return model.backbone.attention_weights(images, block)
+    model.backbone.blocks[block].attn.record_weights = True
+    _, recorded = nnx.capture(model.backbone, nnx.Intermediate)(images)
+    (weights,) = recorded["blocks"][block]["attn"]["weights"].get_value()
+    return weights
 
 
 def attention_map(

@@ -1,12 +1,10 @@
-"""Softmax attention by the implementation a config names, and what cuDNN's demands of it.
+"""Softmax attention by the implementation a config names, and what cuDNN's needs.
 
 "xla" is the plain computation, which holds the weight of every pair of tokens in memory. "cudnn" is
 the fused kernel of NVIDIA GPUs, which never does.
 """
 
 from __future__ import annotations
-
-from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +14,7 @@ from jaxtyping import Array, Float
 
 from jaxdet.errors import UserError
 from jaxdet.models.position import DecomposedRelativePosition
+from jaxdet.models.settings import VitSettings
 
 
 def attend(
@@ -29,8 +28,8 @@ def attend(
     """softmax(query key / sqrt(channels) + bias) value, per head.
 
     Args:
-        bias: of every pair of tokens, the same for all sequences; None for none.
-        position: where the bias comes from instead, if it depends on the queries.
+        bias: added to the logit of each (query, key) pair, the same for all sequences.
+        position: computes the bias instead where it depends on the queries.
         implementation: "xla" or "cudnn".
     """
     if position is None:
@@ -48,7 +47,7 @@ def attention_weights(
     bias: Float[Array, "heads tokens tokens"] | None,
     position: DecomposedRelativePosition | None,
 ) -> Float[Array, "n heads tokens tokens"]:
-    """What `attend` weighs the values with, to look at: of each query the share of every key.
+    """The weights of `attend`, to look at: each query's (third axis) of every key (last axis).
 
     Args:
         bias, position: as `attend` takes them.
@@ -91,39 +90,41 @@ def position_channels(grid: tuple[int, int], channels: int) -> int:
     return -(-(channels + sum(grid)) // 8) * 8
 
 
-def require_cudnn(
-    channels: int, relative_position: str, sides: Iterable[int], dtype: DTypeLike
-) -> None:
-    """Raises UserError unless cuDNN's attention can train here.
+def require_cudnn(settings: VitSettings, dtype: DTypeLike) -> None:
+    """Raises UserError unless cuDNN's attention can train this ViT on these devices.
 
     The limits are those of `jax.nn.dot_product_attention`.
 
     Args:
-        channels: of a head.
-        relative_position: see `jaxdet.models.vit.ViT`.
-        sides: of the square maps of tokens that are attended within.
         dtype: compute dtype.
     """
-    word, device = "config.model.vit.attention='cudnn'", jax.devices()[0]
+    key, device = "config.model.vit.attention='cudnn'", jax.devices()[0]
+    fix = "or use config.model.vit.attention='xla'"
     if "cuda" not in device.client.platform_version:
         raise UserError(
-            f"{word} needs an NVIDIA GPU and jax runs on {device.platform} here; use 'xla'"
+            f"{key} needs an NVIDIA GPU, and jax runs on {device.platform}: install jax for CUDA, "
+            f"{fix}"
         )
     if jnp.dtype(dtype) != jnp.bfloat16:
-        raise UserError(f"{word} needs config.model.dtype='bfloat16', not '{jnp.dtype(dtype)}'")
+        raise UserError(
+            f"{key} needs config.model.dtype='bfloat16', not '{jnp.dtype(dtype)}': set it, {fix}"
+        )
     most = 256 if float(device.compute_capability) >= 9.0 else 128
-    for side in sides:
-        width = channels
-        if relative_position == "decomposed":
-            width = position_channels((side, side), channels)
-        if width > most or width % 8:
+    position = settings.relative_position
+    for side in sorted({settings.attended_side(block) for block in range(settings.depth)}):
+        channels, tokens = settings.width // settings.heads, f"{side} x {side} tokens"
+        if position == "decomposed":
+            channels = position_channels((side, side), channels)
+        if channels > most or channels % 8:
             raise UserError(
-                f"{word} takes a multiple of 8 channels a head up to {most} on this "
-                f"{device.device_kind}, and attention within {side} x {side} tokens with "
-                f"config.model.vit.relative_position={relative_position!r} has {width}; use 'xla'"
+                f"{key} needs channels per head that are a multiple of 8 and at most {most} on "
+                f"{device.device_kind}; attention within {tokens} with "
+                f"config.model.vit.relative_position={position!r} has {channels}: change "
+                f"config.model.vit.width or heads, {fix}"
             )
-        if relative_position == "shared" and side % 2:
+        if position == "shared" and side % 2:
             raise UserError(
-                f"{word} gives the gradient of a bias for even numbers of tokens alone, and this "
-                f"config attends within {side} x {side}; use 'xla'"
+                f"{key} with config.model.vit.relative_position='shared' needs an even number of "
+                f"tokens in each attention, and a block attends within {tokens}: change "
+                f"config.model.vit.window or image_size, {fix}"
             )

@@ -1,4 +1,4 @@
-"""How what concerns single images runs over a batch: side by side, or in microbatches."""
+"""How functions of single images run over a batch: in parallel, or in microbatches."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from jaxdet.parallel import BATCH_AXIS
 
 
 def per_image(function: Callable[..., Any], mesh: Mesh | None) -> Callable[..., Any]:
-    """`jax.vmap(function)`, in which no device waits for another.
+    """`jax.vmap(function)` without any communication between devices.
 
-    Left to the partitioner, a vectorised `while_loop` asks all devices in each of its rounds
-    whether one of them goes on, and `lax.top_k` collects the whole batch on every device.
+    Left to the partitioner, a vectorised `while_loop` synchronises all devices in each of its
+    iterations, and `lax.top_k` gathers the whole batch on every device.
 
     Args:
         function: of arrays of one image.
@@ -32,7 +32,7 @@ def per_image(function: Callable[..., Any], mesh: Mesh | None) -> Callable[..., 
 def split_microbatches(tree: Any, microbatches: int) -> Any:
     """Arrays [n, ...] as [m, n / m, ...]; microbatch i holds rows i, i + m, ...
 
-    So that a microbatch of a batch spread over devices is spread over all of them.
+    A microbatch of a batch sharded over devices is so itself sharded over all of them.
     """
     return jax.tree.map(
         lambda a: a.reshape(a.shape[0] // microbatches, microbatches, *a.shape[1:]).swapaxes(0, 1),
@@ -46,9 +46,9 @@ def join_microbatches(tree: Any) -> Any:
 
 
 def in_microbatches(function: Callable[..., Any], microbatches: int, *arrays: Any) -> Any:
-    """`function(*arrays)` for a function that treats images apart, one microbatch after the other.
+    """`function(*arrays)` for a function that treats images independently, by microbatches in turn.
 
-    Of each only what goes in and comes out is kept for the gradient; the rest is computed again.
+    Only the inputs and outputs of each are kept for the gradient; the rest is rematerialised.
 
     Args:
         function: of trees of arrays [n, ...], to such trees.
@@ -63,16 +63,15 @@ def in_microbatches(function: Callable[..., Any], microbatches: int, *arrays: An
 
 
 def in_chunks(function: Callable[..., Any], chunks: int, *arrays: Any) -> Any:
-    """`function(*arrays)` for a function that treats the entries of each image apart, one chunk of
-    them after the other.
+    """`function(*arrays)` for a function that treats the entries of each image independently, by
+    chunks of them in turn.
 
-    As with `in_microbatches`, what lies between a chunk's inputs and outputs is computed again for
-    the gradient.
+    As with `in_microbatches`, all between a chunk's inputs and outputs is rematerialised.
 
     Args:
         function: of trees of arrays [n, entries, ...], to such trees.
-        chunks: into how many the second axis is cut; where they do not divide it, zeros fill up the
-            last one.
+        chunks: number of chunks of the second axis; where it does not divide the axis, the last one
+            is zero-padded.
     """
     if chunks == 1:
         return function(*arrays)

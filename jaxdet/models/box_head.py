@@ -49,7 +49,7 @@ class BoxHead(nnx.Module):
         *,
         valid: Bool[Array, " rois"],
         train: bool,
-    ) -> tuple[Float[Array, "rois classes+1"], Float[Array, "rois classes*4"]]:
+    ) -> tuple[Float[Array, "rois classes_and_background"], Float[Array, "rois class_deltas"]]:
         """Logits (background last) and deltas in float32; `valid` RoIs enter batch statistics."""
         for layer in self.convs:
             x = layer(x, train=train, valid=valid)

@@ -4,33 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from dataclasses import fields
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
 from jaxdet.models.attention import require_cudnn
 from jaxdet.models.box_head import BoxHead
 from jaxdet.models.decoder_head import DecoderHead
 from jaxdet.models.mask_head import MaskHead
-from jaxdet.models.mask_rcnn import MaskRCNN, Settings
+from jaxdet.models.mask_rcnn import MaskRCNN
 from jaxdet.models.pyramid import FPN, ImTEDPyramid, SimplePyramid, SingleScale
 from jaxdet.models.roi_features import EncoderRoIs, ModulatedRoIs, PyramidRoIs
 from jaxdet.models.rpn import RPNHead
+from jaxdet.models.settings import Settings, VitSettings
 from jaxdet.models.vit import ViT
 
-if TYPE_CHECKING:
-    from ml_collections import ConfigDict
-
 Tree = dict[Any, Any]
-
-NOT_STRUCTURE = ("absolute_trainable", "relative_start", "relative_trainable")
-"""Words of config.model.vit that say where its parameters start and which of them train."""
-
-DECODER_STRUCTURE = ("width", "depth", "heads", "pretrain_grid")
-"""Words of config.model.decoder that the model is built from."""
 
 
 def build_detector(
@@ -39,23 +33,20 @@ def build_detector(
     """Assembles the detector that a complete config describes, randomly initialised.
 
     Args:
-        mesh: the devices that batches are spread over, if they are.
+        mesh: the devices that batches are sharded over, if they are.
 
     Raises:
         UserError: the config asks for cuDNN's attention where there is none.
     """
     model = config.model
-    if model.vit.attention == "cudnn":
-        vit, grid = model.vit, config.image_size // model.vit.patch
-        sides = [grid if block in vit.global_blocks else vit.window for block in range(vit.depth)]
-        require_cudnn(vit.width // vit.heads, vit.relative_position, sides, model.dtype)
+    vit = vit_settings(config)
+    if vit.attention == "cudnn":
+        require_cudnn(vit, model.dtype)
     part = {"dtype": jnp.dtype(model.dtype), "rngs": rngs}
     settings = Settings(num_classes=num_classes, **model.detector)
     channels = model.pyramid.channels
-    vit = {word: value for word, value in model.vit.items() if word not in NOT_STRUCTURE}
-    backbone = ViT(**vit, image_size=config.image_size, **part)
     return MaskRCNN(
-        backbone=backbone,
+        backbone=ViT(vit, **part),
         pyramid=_pyramid(model, part),
         rpn=RPNHead(
             channels,
@@ -81,6 +72,13 @@ def build_detector(
     )
 
 
+def vit_settings(config: ConfigDict) -> VitSettings:
+    """The structure of a config's ViT; its other keys only say what starts where and trains."""
+    structure = {field.name for field in fields(VitSettings)}
+    keys = {name: value for name, value in config.model.vit.items() if name in structure}
+    return VitSettings(image_size=config.image_size, **keys)
+
+
 def _pyramid(model: ConfigDict, part: dict[str, Any]) -> nnx.Module:
     width, channels = model.vit.width, model.pyramid.channels
     if model.pyramid.kind == "fpn":
@@ -103,7 +101,10 @@ def _box_head(model: ConfigDict, settings: Settings, part: dict[str, Any]) -> nn
         return DecoderHead(
             inputs,
             settings.num_classes,
-            **{word: model.decoder[word] for word in DECODER_STRUCTURE},
+            width=model.decoder.width,
+            depth=model.decoder.depth,
+            heads=model.decoder.heads,
+            pretrain_grid=model.decoder.pretrain_grid,
             resize_offset=model.vit.resize_offset,
             **part,
         )

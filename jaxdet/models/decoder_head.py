@@ -8,9 +8,9 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
+from jaxdet.models.block import plain_blocks
 from jaxdet.models.layers import LayerNorm, torch_default, torch_default_bias
 from jaxdet.models.position import resize_embedding, sincos_embedding
-from jaxdet.models.vit import plain_blocks
 
 
 class DecoderHead(nnx.Module):
@@ -61,12 +61,12 @@ class DecoderHead(nnx.Module):
         *,
         valid: Bool[Array, " rois"],
         train: bool,
-    ) -> tuple[Float[Array, "rois classes+1"], Float[Array, "rois classes*4"]]:
+    ) -> tuple[Float[Array, "rois classes_and_background"], Float[Array, "rois class_deltas"]]:
         """Logits (background last) and deltas in float32; every RoI is treated by itself."""
         position = resize_embedding(self.pos_embed[...], x.shape[1:3], self.resize_offset)
         x = self.embed(self.norm(x))
         x += jax.lax.stop_gradient(position).astype(x.dtype)
         for block in self.blocks:
-            x = block(x, None, None)
+            x = block(x)
         x = self.box_norm(x.mean((1, 2), dtype=jnp.float32))
         return self.logits(x).astype(jnp.float32), self.deltas(x).astype(jnp.float32)

@@ -1,4 +1,4 @@
-"""Layers that the detector's parts share and that Flax does not have in this form.
+"""Layers that several modules share and that Flax does not have in this form.
 
 All arrays are NHWC. Parameters are float32; `dtype` is the compute dtype.
 """
@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Key
 
 gelu = partial(jax.nn.gelu, approximate=False)
 
@@ -20,16 +20,16 @@ c2_xavier = jax.nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
 
 
 def normal(stddev: float) -> jax.nn.initializers.Initializer:
-    """A normal distribution, cut nowhere (as PyTorch's trunc_normal_ in effect is)."""
+    """A normal distribution, not truncated (nor in effect is PyTorch's trunc_normal_)."""
     return jax.nn.initializers.normal(stddev)
 
 
 torch_default = jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-"""What PyTorch gives convolutions and linear layers by itself."""
+"""PyTorch's default for convolutions and linear layers."""
 
 
 def torch_default_bias(fan_in: int) -> jax.nn.initializers.Initializer:
-    """What PyTorch gives the biases of convolutions and linear layers by itself."""
+    """PyTorch's default for the biases of convolutions and linear layers."""
 
     def init(key: Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Array:
         return jax.random.uniform(key, shape, dtype, -1.0, 1.0) / jnp.sqrt(fan_in)
@@ -79,7 +79,9 @@ class BatchNorm(nnx.Module):
         offset = self.bias[...] - mean * factor
         return (x.astype(jnp.float32) * factor + offset).astype(x.dtype)
 
-    def _batch_statistics(self, x: Array, valid: Array | None) -> tuple[Array, Array]:
+    def _batch_statistics(
+        self, x: Float[Array, "n h w c"], valid: Bool[Array, " n"] | None
+    ) -> tuple[Float[Array, " c"], Float[Array, " c"]]:
         x = x.astype(jnp.float32)
         weight = jnp.ones(x.shape[0]) if valid is None else valid.astype(jnp.float32)
         count = weight.sum() * (x.shape[1] * x.shape[2])
@@ -134,10 +136,14 @@ class ConvNorm(nnx.Module):
             self.norm = None
         self.activation = activation
 
-    def __call__(self, x: Array, *, train: bool, valid: Array | None = None) -> Array:
+    def __call__(
+        self, x: Float[Array, "n h w c"], *, train: bool, valid: Bool[Array, " n"] | None = None
+    ) -> Float[Array, "n h w o"]:
         return self.normalise(self.conv(x), train=train, valid=valid)
 
-    def normalise(self, x: Array, *, train: bool, valid: Array | None = None) -> Array:
+    def normalise(
+        self, x: Float[Array, "n h w o"], *, train: bool, valid: Bool[Array, " n"] | None = None
+    ) -> Float[Array, "n h w o"]:
         """What follows the convolution."""
         if isinstance(self.norm, BatchNorm):
             x = self.norm(x, train=train, valid=valid)
@@ -148,7 +154,7 @@ class ConvNorm(nnx.Module):
 
 def head_convs(
     inputs: int, width: int, count: int, *, norm: str, dtype: DTypeLike, rngs: nnx.Rngs
-) -> nnx.List[ConvNorm]:
+) -> nnx.List:
     """The hidden 3 x 3 convolutions of a RoI head, initialised as Detectron2 does."""
     options = {"norm": norm, "activation": True, "kernel_init": c2_msra}
     options |= {"dtype": dtype, "rngs": rngs}
@@ -182,7 +188,7 @@ class Upsample2x(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(outputs))
         self.dtype = dtype
 
-    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n 2h 2w o"]:
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n 2*h 2*w o"]:
         n, h, w, c = x.shape
         kernel = self.kernel[...].astype(self.dtype).reshape(c, -1)
         y = (x.astype(self.dtype) @ kernel).reshape(n, h, w, 2, 2, -1)
@@ -190,7 +196,9 @@ class Upsample2x(nnx.Module):
         return y + self.bias[...].astype(self.dtype)
 
 
-def drop_path(x: Float[Array, "n ..."], rate: float, keys: Array | None) -> Array:
+def drop_path(
+    x: Float[Array, "n *rest"], rate: float, keys: Key[Array, " n"] | None
+) -> Float[Array, "n *rest"]:
     """Stochastic depth: drops a residual branch of an image with probability `rate`.
 
     Args:

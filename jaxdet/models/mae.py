@@ -16,9 +16,11 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
+from jaxdet.models.block import plain_blocks
 from jaxdet.models.layers import LayerNorm, normal
 from jaxdet.models.position import sincos_embedding
-from jaxdet.models.vit import ViT, patchify, plain_blocks
+from jaxdet.models.settings import VitSettings
+from jaxdet.models.vit import ViT, patchify
 
 FROZEN = (r"(encoder|decoder)\.(class_)?pos_embed",)
 """Parameters that are not trained."""
@@ -55,7 +57,7 @@ class Decoder(nnx.Module):
         self.predict = nnx.Linear(width, outputs, **linear)
 
     def __call__(
-        self, x: Float[Array, "n 1 1+visible inputs"], order: Int[Array, "n patches"]
+        self, x: Float[Array, "n 1 tokens inputs"], order: Int[Array, "n patches"]
     ) -> Float[Array, "n patches outputs"]:
         """Predicted pixels of every patch, in float32.
 
@@ -73,7 +75,7 @@ class Decoder(nnx.Module):
         tokens += self.pos_embed[...].reshape(patches, -1).astype(x.dtype)
         x = jnp.concatenate([class_token, tokens], 1)[:, None]
         for block in self.blocks:
-            x = block(x, None, None)
+            x = block(x)
         return self.predict(self.norm(x))[:, 0, 1:].astype(jnp.float32)
 
 
@@ -105,22 +107,18 @@ class MAE(nnx.Module):
     ):
         depth, patch = vit["depth"], vit["patch"]
         grid = image_size // patch
-        self.encoder = ViT(
+        settings = VitSettings(
             **vit,
             image_size=image_size,
             pretrain_grid=grid,
             window=grid,
-            global_blocks=range(depth),
+            global_blocks=tuple(range(depth)),
             out_indices=(depth - 1,),
-            qkv_bias="qkv",
-            drop_path=0.0,
-            layer_scale=None,
             relative_position="none",
             absolute_position="sincos",
             class_token=True,
-            dtype=dtype,
-            rngs=rngs,
         )
+        self.encoder = ViT(settings, dtype=dtype, rngs=rngs)
         self.norm = LayerNorm(vit["width"], dtype=dtype, rngs=rngs)
         self.decoder = Decoder(
             vit["width"], 3 * patch * patch, **decoder, grid=grid, dtype=dtype, rngs=rngs
@@ -159,7 +157,7 @@ class MAE(nnx.Module):
         x = self.encoder.embed(images)
         x = jnp.concatenate([x[:, :, :1], _pick(x[:, 0, 1:], seen)[:, None]], 2)
         for block in self.encoder.blocks:
-            x = block(x, None, None)
+            x = block(x)
         return x
 
     def normalise(self, images: UInt8[Array, "n s s 3"]) -> Float[Array, "n s s 3"]:

@@ -1,4 +1,4 @@
-"""Mask R-CNN on a plain ViT: its parts wired together, for training losses and for detections.
+"""Mask R-CNN on a plain ViT: training losses and detections.
 
 Everything has static shapes. Every padded axis comes with a validity flag, and nothing padded is
 matched, sampled, normalised over, or scored.
@@ -6,6 +6,7 @@ matched, sampled, normalised over, or scored.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
 from jaxdet.models.batching import in_chunks, in_microbatches, per_image
 from jaxdet.models.roi_features import Features, PyramidRoIs
@@ -31,8 +32,8 @@ Batch = dict[str, Array]
 
 
 class Detections(NamedTuple):
-    """Detected objects of a batch, best first; boxes in canvas pixels, masks inside their box (None
-    from a detector without a mask head)."""
+    """Detected objects of a batch, best first; boxes in pixels of the padded image, masks inside
+    their box (None from a detector without a mask head)."""
 
     boxes: Float[Array, "n detections 4"]
     scores: Float[Array, "n detections"]
@@ -59,10 +60,10 @@ class MaskRCNN(nnx.Module):
         pyramid: token maps -> P2 ... P6, or a single map.
         box_features: what the box head sees of a RoI, see `jaxdet.models.roi_features`.
         rpn, box_head, mask_head: see their classes; without a mask head this is Faster R-CNN.
-        roi_chunks: an image's RoIs go through a box head without batch norm in so many chunks, one
-            after the other, see `in_chunks`.
+        roi_chunks: number of chunks in which an image's RoIs go through a box head without batch
+            norm, see `in_chunks`.
         settings: everything that is not learned.
-        mesh: the devices that batches are spread over, if they are.
+        mesh: the devices that batches are sharded over, if they are.
     """
 
     def __init__(
@@ -89,52 +90,29 @@ class MaskRCNN(nnx.Module):
         self.mesh = mesh
 
     def losses(
-        self, batch: Batch, keys: Array, microbatches: int = 1
+        self, batch: Batch, keys: Key[Array, " n"], microbatches: int = 1
     ) -> tuple[dict[str, Array], dict[str, Array]]:
         """Training losses of a batch, each the mean over images of Detectron2's loss of one image.
 
         Args:
             batch: images, boxes, labels, masks and valid as `jaxdet.data.loader` makes them.
             keys: one an image: all its randomness (drop path, sampling).
-            microbatches: computes what treats images apart in so many microbatches in turn, to
-                need less memory. Batch statistics are those of the whole batch all the same, and
-                so are their gradients.
+            microbatches: number of microbatches by which all that treats images independently
+                is computed in turn, to need less memory. Batch statistics, and gradients through
+                them, are still those of the whole batch.
 
         Returns:
-            The losses by name, and counts worth watching.
+            The losses by name, and counts to monitor.
         """
         drop_keys, rpn_keys, roi_keys = jax.vmap(lambda key: jax.random.split(key, 3))(keys).T
-        projected, encoded = in_microbatches(
-            self._project, microbatches, batch["image"], batch["image_hw"], drop_keys
+        features = self._feature_stage(batch, drop_keys, microbatches)
+        rpn_losses, samples, counts = self._rpn_stage(
+            features.pyramid, batch, rpn_keys, roi_keys, microbatches
         )
-        pyramid = self.pyramid.merge(projected, train=True, microbatches=microbatches)
-        features = Features(pyramid, encoded)
-        objects = (batch["boxes"], batch["labels"], batch["valid"])
-        rpn_losses, samples, counts = in_microbatches(
-            self._rpn_stage, microbatches, pyramid, batch["image_hw"], *objects, rpn_keys, roi_keys
-        )
-
-        class_logits, box_deltas = self._classify(
-            features, samples.rois, samples.sampled, train=True, microbatches=microbatches
-        )
-        per_image_losses = {
-            **rpn_losses,
-            **self._per_image(self._box_losses)(class_logits, box_deltas, samples, batch["boxes"]),
-        }
-        if self.mask_head is not None:
-            positives = jax.tree.map(lambda a: a[:, : self._max_foreground()], samples)
-            mask_logits = self._segment(
-                features,
-                positives.rois,
-                positives.foreground,
-                train=True,
-                microbatches=microbatches,
-            )
-            per_image_losses["loss_mask"] = self._per_image(self._mask_loss)(
-                mask_logits, positives, batch["masks"], batch["boxes"]
-            )
+        box_losses = self._box_stage(features, samples, batch, microbatches)
+        mask_losses = self._mask_stage(features, samples, batch, microbatches)
         mean = partial(jax.tree.map, jnp.mean)
-        return mean(per_image_losses), mean(counts)
+        return mean({**rpn_losses, **box_losses, **mask_losses}), mean(counts)
 
     def detect(self, batch: Batch) -> Detections:
         """Detections of a batch of images: threshold, NMS per class, the best of all, masks."""
@@ -154,12 +132,14 @@ class MaskRCNN(nnx.Module):
         of_label = jnp.take_along_axis(logits, labels[:, :, None, None, None], -1)[..., 0]
         return Detections(boxes, scores, labels, valid, jax.nn.sigmoid(of_label))
 
-    def features(self, images: Array, image_hw: Array) -> Features:
-        """What is found in uint8 images; pixels outside `image_hw` count as the mean colour."""
+    def features(self, images: UInt8[Array, "n s s 3"], image_hw: Int[Array, "n 2"]) -> Features:
+        """Features of uint8 images; pixels outside `image_hw` count as the mean colour."""
         projected, encoded = self._project(images, image_hw, None)
         return Features(self.pyramid.merge(projected, train=False), encoded)
 
-    def normalise(self, images: Array, image_hw: Array) -> Float[Array, "n s s 3"]:
+    def normalise(
+        self, images: UInt8[Array, "n s s 3"], image_hw: Int[Array, "n 2"]
+    ) -> Float[Array, "n s s 3"]:
         """uint8 RGB to zero mean and unit variance, zero outside each image's height and width."""
         mean, std = (jnp.asarray(v) for v in (self.settings.pixel_mean, self.settings.pixel_std))
         rows = jnp.arange(images.shape[1]) < image_hw[:, :1]
@@ -167,8 +147,10 @@ class MaskRCNN(nnx.Module):
         inside = (rows[:, :, None] & columns[:, None, :])[..., None]
         return jnp.where(inside, (images.astype(jnp.float32) - mean) / std, 0.0)
 
-    def anchors(self, pyramid: list[Array]) -> list[np.ndarray]:
-        """Anchors of every level, float32 [h * w * shapes, 4]."""
+    def anchors(
+        self, pyramid: Sequence[Float[Array, "n _ _ channels"]]
+    ) -> list[Float[np.ndarray, "anchors 4"]]:
+        """Anchors of every level, in the order of (row, column, size, ratio)."""
         grids = [x.shape[1:3] for x in pyramid]
         s = self.settings
         return pyramid_anchors(grids, s.strides, s.level_anchor_sizes, s.aspect_ratios)
@@ -181,20 +163,58 @@ class MaskRCNN(nnx.Module):
         maps = self.backbone(self.normalise(images, image_hw), keys)
         return self.pyramid.project(maps), maps[-1]
 
-    def _rpn_stage(self, pyramid, image_hw, boxes, labels, valid, rpn_keys, roi_keys):
-        """The RPN's losses, the RoIs sampled from its proposals, and counts, image by image."""
-        objectness, deltas = self.rpn(pyramid)
-        anchors = self.anchors(pyramid)
-        rpn_losses = self._per_image(partial(self._rpn_losses, np.concatenate(anchors)))(
-            jnp.concatenate(objectness, 1), jnp.concatenate(deltas, 1), boxes, valid, rpn_keys
+    def _feature_stage(self, batch: Batch, keys: Array, microbatches: int) -> Features:
+        projected, encoded = in_microbatches(
+            self._project, microbatches, batch["image"], batch["image_hw"], keys
         )
-        proposals = self._propose(objectness, deltas, anchors, image_hw, train=True)
-        samples = self._per_image(self._sample)(proposals, boxes, labels, valid, roi_keys)
-        counts = {
-            "foreground_rois": samples.foreground.sum(-1),
-            "proposals": proposals.valid.sum(-1),
-        }
-        return rpn_losses, samples, counts
+        pyramid = self.pyramid.merge(projected, train=True, microbatches=microbatches)
+        return Features(pyramid, encoded)
+
+    def _rpn_stage(
+        self, pyramid, batch: Batch, rpn_keys: Array, roi_keys: Array, microbatches: int
+    ) -> tuple[dict[str, Array], Samples, dict[str, Array]]:
+        """The RPN's losses, the RoIs sampled from its proposals, and counts, per image."""
+
+        def stage(pyramid, image_hw, boxes, labels, valid, rpn_keys, roi_keys):
+            objectness, deltas = self.rpn(pyramid)
+            anchors = self.anchors(pyramid)
+            rpn_losses = self._per_image(partial(self._rpn_losses, np.concatenate(anchors)))(
+                jnp.concatenate(objectness, 1), jnp.concatenate(deltas, 1), boxes, valid, rpn_keys
+            )
+            proposals = self._propose(objectness, deltas, anchors, image_hw, train=True)
+            samples = self._per_image(self._sample)(proposals, boxes, labels, valid, roi_keys)
+            counts = {
+                "foreground_rois": samples.foreground.sum(-1),
+                "proposals": proposals.valid.sum(-1),
+            }
+            return rpn_losses, samples, counts
+
+        inputs = (batch[name] for name in ("image_hw", "boxes", "labels", "valid"))
+        return in_microbatches(stage, microbatches, pyramid, *inputs, rpn_keys, roi_keys)
+
+    def _box_stage(
+        self, features: Features, samples: Samples, batch: Batch, microbatches: int
+    ) -> dict[str, Array]:
+        """The box head's losses on the sampled RoIs, per image."""
+        class_logits, box_deltas = self._classify(
+            features, samples.rois, samples.sampled, train=True, microbatches=microbatches
+        )
+        return self._per_image(self._box_losses)(class_logits, box_deltas, samples, batch["boxes"])
+
+    def _mask_stage(
+        self, features: Features, samples: Samples, batch: Batch, microbatches: int
+    ) -> dict[str, Array]:
+        """The mask head's loss on the foreground RoIs, per image; none without a mask head."""
+        if self.mask_head is None:
+            return {}
+        positives = jax.tree.map(lambda a: a[:, : self._max_foreground()], samples)
+        mask_logits = self._segment(
+            features, positives.rois, positives.foreground, train=True, microbatches=microbatches
+        )
+        loss = self._per_image(self._mask_loss)(
+            mask_logits, positives, batch["masks"], batch["boxes"]
+        )
+        return {"loss_mask": loss}
 
     def _rpn_losses(self, anchors, objectness, deltas, boxes, valid, key) -> dict[str, Array]:
         s = self.settings
@@ -266,7 +286,7 @@ class MaskRCNN(nnx.Module):
 
     def _classify(
         self, features: Features, rois, valid, *, train: bool, microbatches: int = 1
-    ) -> tuple[Float[Array, "n rois classes+1"], Float[Array, "n rois classes*4"]]:
+    ) -> tuple[Float[Array, "n rois classes_and_background"], Float[Array, "n rois class_deltas"]]:
         kind, size = self.box_features, self.settings.box_roi_size
 
         def describe(features: Features, rois: Array) -> Array:
@@ -293,10 +313,10 @@ class MaskRCNN(nnx.Module):
         microbatches: int,
         chunks: int,
     ) -> Any:
-        """What a head says of RoIs that `describe` gives it, [n, rois, ...].
+        """A head's outputs for RoIs whose features `describe` computes, [n, rois, ...].
 
-        All of a batch's RoIs enter a head with batch norm at once; RoIs that another head treats by
-        themselves stay in their microbatch and in their chunk all the way.
+        A head with batch norm takes all RoIs of the batch at once; for another one, which treats
+        RoIs independently, they stay in their microbatch and in their chunk throughout.
         """
 
         def run(described: Array, valid: Array) -> Any:

@@ -14,7 +14,7 @@ from jaxdet.models.layers import normal
 def absolute_embedding(
     kind: str, *, stored_grid: int, model_grid: int, width: int, rngs: nnx.Rngs
 ) -> nnx.Param | None:
-    """The absolute position embedding at its start, [grid, grid, width], or None for none.
+    """The initial absolute position embedding, [grid, grid, width], or None for none.
 
     Args:
         kind: "pretrained" and "random" are normal with standard deviation .02 (the former is then
@@ -117,8 +117,8 @@ class DecomposedRelativePosition(nnx.Module):
         query: Float[Array, "n tokens heads channels"],
         key: Float[Array, "n tokens heads channels"],
     ) -> tuple[
-        Float[Array, "n tokens heads channels+rows+columns"],
-        Float[Array, "n tokens heads channels+rows+columns"],
+        Float[Array, "n tokens heads extended"],
+        Float[Array, "n tokens heads extended"],
     ]:
         """Queries and keys whose product is that of the scaled ones plus the bias.
 

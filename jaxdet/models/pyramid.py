@@ -25,11 +25,11 @@ from jaxdet.models.layers import (
 lecun = jax.nn.initializers.lecun_normal()
 
 transposed_default = jax.nn.initializers.variance_scaling(1 / 3, "fan_out", "uniform")
-"""What PyTorch gives transposed convolutions, whose outputs it counts as their fan-in."""
+"""PyTorch's default for transposed convolutions, whose outputs it counts as their fan-in."""
 
 
-class TapScaling(nnx.Module):
-    """Brings four taps of one scale to strides 1/4, 1/2, 1 and 2 times the patch.
+class FeatureScaling(nnx.Module):
+    """Brings four maps of one scale to strides 1/4, 1/2, 1 and 2 times the patch.
 
     The modules of XCiT as arXiv 2111.11429 uses them: two transposed convolutions with GroupNorm
     and GELU between; one transposed convolution; nothing; 2 x 2 max-pooling.
@@ -51,33 +51,33 @@ class TapScaling(nnx.Module):
 class FPN(nnx.Module):
     """Feature pyramid with batch norm after every convolution, and P6 as P5 subsampled.
 
-    Detectron2's FPN with `norm="SyncBN"` and LastLevelMaxPool, on `TapScaling`'s four maps.
+    Detectron2's FPN with `norm="SyncBN"` and LastLevelMaxPool, on `FeatureScaling`'s four maps.
     """
 
     def __init__(self, width: int, channels: int, *, groups: int, dtype: DTypeLike, rngs: nnx.Rngs):
         options = {"norm": "batch", "activation": False, "kernel_init": c2_xavier}
         options |= {"dtype": dtype, "rngs": rngs}
-        self.scaling = TapScaling(width, groups=groups, dtype=dtype, rngs=rngs)
+        self.scaling = FeatureScaling(width, groups=groups, dtype=dtype, rngs=rngs)
         self.lateral = nnx.List([ConvNorm(width, channels, 1, **options) for _ in range(4)])
         self.output = nnx.List([ConvNorm(channels, channels, 3, **options) for _ in range(4)])
 
     def project(
         self, maps: Sequence[Float[Array, "n g g width"]]
-    ) -> list[Float[Array, "n h w channels"]]:
-        """The scaled maps after the lateral convolutions: all that treats images apart."""
+    ) -> list[Float[Array, "n _ _ channels"]]:
+        """The scaled maps after the lateral convolutions: all that treats images independently."""
         maps = self.scaling(maps)
         return [lateral.conv(x) for lateral, x in zip(self.lateral, maps, strict=True)]
 
     def merge(
         self,
-        projected: Sequence[Float[Array, "n h w channels"]],
+        projected: Sequence[Float[Array, "n _ _ channels"]],
         *,
         train: bool,
         microbatches: int = 1,
-    ) -> list[Float[Array, "n h w channels"]]:
+    ) -> list[Float[Array, "n _ _ channels"]]:
         """P2 ... P6, strides 1/4, 1/2, 1, 2 and 4 times the patch.
 
-        Batch norms lie all along the way: none of it can be computed in microbatches.
+        There are batch norms throughout: none of it can be computed in microbatches.
         """
         merged = [
             lateral.normalise(x, train=train)
@@ -109,8 +109,8 @@ class SimplePyramid(nnx.Module):
 
     def project(
         self, maps: Sequence[Float[Array, "n g g width"]]
-    ) -> list[Float[Array, "n h w channels"]]:
-        """P2 ... P6, strides 1/4, 1/2, 1, 2 and 4 times the patch; only the last tap is used."""
+    ) -> list[Float[Array, "n _ _ channels"]]:
+        """P2 ... P6, strides 1/4, 1/2, 1, 2 and 4 times the patch; only the last map is used."""
         last = maps[-1]
         finest = self.up4_second(gelu(self.up4_norm(self.up4_first(last))))
         maps = [finest, self.up2(last), last, nnx.max_pool(last, (2, 2), strides=(2, 2))]
@@ -141,7 +141,7 @@ class SingleScale(nnx.Module):
     def project(
         self, maps: Sequence[Float[Array, "n g g width"]]
     ) -> list[Float[Array, "n g g channels"]]:
-        """The map after the first convolution: all that treats images apart."""
+        """The map after the first convolution: all that treats images independently."""
         return [self.lateral.conv(maps[-1])]
 
     def merge(
@@ -151,7 +151,7 @@ class SingleScale(nnx.Module):
         train: bool,
         microbatches: int = 1,
     ) -> list[Float[Array, "n g g channels"]]:
-        """The only level. Batch norms lie all along the way, so microbatches change nothing."""
+        """The only level. There are batch norms throughout, so microbatches change nothing."""
         (x,) = projected
         return [self.output(self.lateral.normalise(x, train=train), train=train)]
 
@@ -160,7 +160,7 @@ class ImTEDPyramid(nnx.Module):
     """P2 ... P6 from one map, without a top-down path, as imTED's code makes them.
 
     `SimplePyramid` with full width up to the 1 x 1 convolutions, a batch norm between the two
-    transposed ones, and LayerNorms of epsilon 1e-5. It takes the first tap: the published ViT-L
+    transposed ones, and LayerNorms of epsilon 1e-5. It takes the first map: the published ViT-L
     configs make the pyramid from the middle of the transformer (block 11 of 0 ... 23).
     """
 
@@ -176,7 +176,7 @@ class ImTEDPyramid(nnx.Module):
         self.lateral = nnx.List([ConvNorm(width, channels, 1, **options) for _ in range(4)])
         self.output = nnx.List([ConvNorm(channels, channels, 3, **options) for _ in range(4)])
 
-    def project(self, maps: Sequence[Float[Array, "n g g width"]]) -> list[Float[Array, "n h w _"]]:
+    def project(self, maps: Sequence[Float[Array, "n g g width"]]) -> list[Float[Array, "n _ _ _"]]:
         """The finest level up to its batch norm, and P3 ... P5 complete."""
         x = maps[0]
         maps = [self.up2(x), x, nnx.max_pool(x, (2, 2), strides=(2, 2))]
@@ -186,8 +186,8 @@ class ImTEDPyramid(nnx.Module):
         ]
 
     def merge(
-        self, projected: Sequence[Float[Array, "n h w _"]], *, train: bool, microbatches: int = 1
-    ) -> list[Float[Array, "n h w channels"]]:
+        self, projected: Sequence[Float[Array, "n _ _ _"]], *, train: bool, microbatches: int = 1
+    ) -> list[Float[Array, "n _ _ channels"]]:
         """P2 ... P6, strides 1/4, 1/2, 1, 2 and 4 times the patch.
 
         Args:
@@ -205,7 +205,7 @@ class ImTEDPyramid(nnx.Module):
         return self.output[level](self.lateral[level](x, train=False), train=False)
 
 
-def upsample_nearest(x: Float[Array, "n h w c"]) -> Float[Array, "n 2h 2w c"]:
+def upsample_nearest(x: Float[Array, "n h w c"]) -> Float[Array, "n 2*h 2*w c"]:
     """Doubles a map's sides by repeating every pixel."""
     n, h, w, c = x.shape
     x = jnp.broadcast_to(x[:, :, None, :, None], (n, h, 2, w, 2, c))

@@ -22,7 +22,7 @@ class Features(NamedTuple):
     """What RoIs are pooled from: P2 ... P6 [..., h, w, channels] or the only level, and the
     transformer's last map."""
 
-    pyramid: list[Float[Array, "*n h w channels"]]
+    pyramid: list[Float[Array, "*n _ _ channels"]]
     encoded: Float[Array, "*n g g width"]
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxdet.models.layers import conv, normal
@@ -30,8 +30,8 @@ class RPNHead(nnx.Module):
         self.deltas = conv(channels, num_anchors * 4, 1, **options)
 
     def __call__(
-        self, pyramid: Sequence[Float[Array, "n h w c"]]
-    ) -> tuple[list[Float[Array, "n anchors"]], list[Float[Array, "n anchors 4"]]]:
+        self, pyramid: Sequence[Float[Array, "n _ _ c"]]
+    ) -> tuple[list[Float[Array, "n _"]], list[Float[Array, "n _ 4"]]]:
         """Objectness logits and box deltas per level, anchors in (row, column, shape) order."""
         objectness, deltas = [], []
         for x in pyramid:
@@ -44,7 +44,7 @@ class RPNHead(nnx.Module):
 
 
 class Proposals(NamedTuple):
-    """Candidate boxes of one image, best first, in canvas pixels."""
+    """Candidate boxes of one image, best first, in pixels of the padded image."""
 
     boxes: Float[Array, "proposals 4"]
     scores: Float[Array, " proposals"]
@@ -52,11 +52,11 @@ class Proposals(NamedTuple):
 
 
 def propose(
-    objectness: Sequence[Float[Array, " anchors"]],
-    deltas: Sequence[Float[Array, "anchors 4"]],
+    objectness: Sequence[Float[Array, " _"]],
+    deltas: Sequence[Float[Array, "_ 4"]],
     image_hw: Int[Array, "2"],
     *,
-    anchors: Sequence[Float[Array, "anchors 4"]],
+    anchors: Sequence[Float[ArrayLike, "_ 4"]],
     pre_nms: int,
     post_nms: int,
     nms_threshold: float,

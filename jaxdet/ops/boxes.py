@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 
 import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Num
 
 BoxWeights = tuple[float, float, float, float]
@@ -17,12 +19,14 @@ MAX_LOG_SCALE = math.log(1000.0 / 16)
 """Cap on predicted log width and height changes, so that exp() of them stays sane."""
 
 
-def area(boxes: Float[Array, "*batch 4"]) -> Float[Array, "*batch"]:
-    """Areas in square pixels."""
+def area(
+    boxes: Float[ArrayLike, "*batch 4"],
+) -> Float[Array, "*batch"] | Float[np.ndarray, "*batch"]:
+    """Areas in square pixels; computed by NumPy, and so when tracing, for NumPy's arrays."""
     return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
 
 
-def iou(a: Float[Array, "n 4"], b: Float[Array, "m 4"]) -> Float[Array, "n m"]:
+def iou(a: Float[ArrayLike, "n 4"], b: Float[ArrayLike, "m 4"]) -> Float[Array, "n m"]:
     """Intersection over union of every box of `a` with every box of `b`; 0 where they are apart."""
     top_left = jnp.maximum(a[:, None, :2], b[None, :, :2])
     bottom_right = jnp.minimum(a[:, None, 2:], b[None, :, 2:])
@@ -33,7 +37,9 @@ def iou(a: Float[Array, "n 4"], b: Float[Array, "m 4"]) -> Float[Array, "n m"]:
     return jnp.where(apart, 0.0, intersection / jnp.where(apart, 1.0, union))
 
 
-def giou(a: Float[Array, "*batch 4"], b: Float[Array, "*batch 4"]) -> Float[Array, "*batch"]:
+def giou(
+    a: Float[ArrayLike, "*batch 4"], b: Float[ArrayLike, "*batch 4"]
+) -> Float[Array, "*batch"]:
     """Generalised IoU of boxes pair by pair (Rezatofighi et al., 2019), in -1 ... 1.
 
     The IoU less the share of the smallest enclosing box that neither covers. Areas count as at
@@ -47,25 +53,28 @@ def giou(a: Float[Array, "*batch 4"], b: Float[Array, "*batch 4"]) -> Float[Arra
     return intersection / union - (enclosing - union) / enclosing
 
 
-def clip(boxes: Float[Array, "*batch 4"], hw: Num[Array, " 2"]) -> Float[Array, "*batch 4"]:
-    """Boxes cut to an image of `hw` = (height, width) pixels."""
-    height, width = hw[0], hw[1]
+def clip(boxes: Float[ArrayLike, "*batch 4"], hw: Num[ArrayLike, " 2"]) -> Float[Array, "*batch 4"]:
+    """Boxes clipped to an image of `hw` = (height, width) pixels."""
+    boxes, height, width = jnp.asarray(boxes), hw[0], hw[1]
     return jnp.clip(boxes, 0.0, jnp.stack([width, height, width, height]).astype(boxes.dtype))
 
 
-def is_nonempty(boxes: Float[Array, "*batch 4"]) -> Bool[Array, "*batch"]:
+def is_nonempty(boxes: Float[ArrayLike, "*batch 4"]) -> Bool[Array, "*batch"]:
     """Whether boxes have both width and height above zero."""
+    boxes = jnp.asarray(boxes)
     return (boxes[..., 2] > boxes[..., 0]) & (boxes[..., 3] > boxes[..., 1])
 
 
-def _centers_and_sizes(boxes: Float[Array, "*batch 4"]) -> tuple[Array, Array]:
+def _centers_and_sizes(
+    boxes: Float[ArrayLike, "*batch 4"],
+) -> tuple[Float[Array, "*batch 2"], Float[Array, "*batch 2"]]:
     boxes = jnp.asarray(boxes, jnp.float32)
     sizes = boxes[..., 2:] - boxes[..., :2]
     return boxes[..., :2] + 0.5 * sizes, sizes
 
 
 def encode(
-    source: Float[Array, "*batch 4"], target: Float[Array, "*batch 4"], weights: BoxWeights
+    source: Float[ArrayLike, "*batch 4"], target: Float[ArrayLike, "*batch 4"], weights: BoxWeights
 ) -> Float[Array, "*batch 4"]:
     """Regression targets (dx, dy, dw, dh) that move `source` boxes onto `target` boxes.
 
@@ -81,7 +90,7 @@ def encode(
 
 
 def decode(
-    deltas: Float[Array, "*batch 4"], boxes: Float[Array, "*#batch 4"], weights: BoxWeights
+    deltas: Float[ArrayLike, "*batch 4"], boxes: Float[ArrayLike, "*#batch 4"], weights: BoxWeights
 ) -> Float[Array, "*batch 4"]:
     """Boxes moved by predicted deltas: the inverse of `encode`, in float32.
 

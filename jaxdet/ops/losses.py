@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from jaxdet.ops.boxes import BoxWeights, decode, encode, giou
 
@@ -16,11 +17,11 @@ RPN_BOX_WEIGHTS: BoxWeights = (1.0, 1.0, 1.0, 1.0)
 
 
 def rpn_losses(
-    objectness: Float[Array, " anchors"],
-    deltas: Float[Array, "anchors 4"],
-    anchors: Float[Array, "anchors 4"],
-    labels: Int[Array, " anchors"],
-    matched_gt_boxes: Float[Array, "anchors 4"],
+    objectness: Float[ArrayLike, " anchors"],
+    deltas: Float[ArrayLike, "anchors 4"],
+    anchors: Float[ArrayLike, "anchors 4"],
+    labels: Int[ArrayLike, " anchors"],
+    matched_gt_boxes: Float[ArrayLike, "anchors 4"],
     batch_size_per_image: int,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Objectness and box loss of the region proposal network (Ren et al., 2015, equation 1).
@@ -47,9 +48,9 @@ def rpn_losses(
 
 
 def classification_loss(
-    logits: Float[Array, "rois classes_and_background"],
-    labels: Int[Array, " rois"],
-    sampled: Bool[Array, " rois"],
+    logits: Float[ArrayLike, "rois classes_and_background"],
+    labels: Int[ArrayLike, " rois"],
+    sampled: Bool[ArrayLike, " rois"],
 ) -> Float[Array, ""]:
     """Cross-entropy, mean over the sampled RoIs; 0 without any."""
     log_probabilities = jax.nn.log_softmax(logits.astype(jnp.float32))
@@ -58,11 +59,11 @@ def classification_loss(
 
 
 def box_loss(
-    deltas: Float[Array, "rois classes*4"],
-    labels: Int[Array, " rois"],
-    rois: Float[Array, "rois 4"],
-    matched_gt_boxes: Float[Array, "rois 4"],
-    sampled: Bool[Array, " rois"],
+    deltas: Float[ArrayLike, "rois class_deltas"],
+    labels: Int[ArrayLike, " rois"],
+    rois: Float[ArrayLike, "rois 4"],
+    matched_gt_boxes: Float[ArrayLike, "rois 4"],
+    sampled: Bool[ArrayLike, " rois"],
     weights: BoxWeights,
 ) -> Float[Array, ""]:
     """L1 of the deltas of the true class over foreground RoIs, divided by the sampled RoIs.
@@ -76,11 +77,11 @@ def box_loss(
 
 
 def giou_box_loss(
-    deltas: Float[Array, "rois classes*4"],
-    labels: Int[Array, " rois"],
-    rois: Float[Array, "rois 4"],
-    matched_gt_boxes: Float[Array, "rois 4"],
-    sampled: Bool[Array, " rois"],
+    deltas: Float[ArrayLike, "rois class_deltas"],
+    labels: Int[ArrayLike, " rois"],
+    rois: Float[ArrayLike, "rois 4"],
+    matched_gt_boxes: Float[ArrayLike, "rois 4"],
+    sampled: Bool[ArrayLike, " rois"],
     weights: BoxWeights,
 ) -> Float[Array, ""]:
     """1 - GIoU of the true class's decoded box over foreground RoIs, divided by the sampled RoIs.
@@ -96,10 +97,10 @@ def giou_box_loss(
 
 
 def mask_loss(
-    logits: Float[Array, "rois height width classes"],
-    labels: Int[Array, " rois"],
-    targets: Float[Array, "rois height width"] | Bool[Array, "rois height width"],
-    foreground: Bool[Array, " rois"],
+    logits: Float[ArrayLike, "rois height width classes"],
+    labels: Int[ArrayLike, " rois"],
+    targets: Float[ArrayLike, "rois height width"] | Bool[ArrayLike, "rois height width"],
+    foreground: Bool[ArrayLike, " rois"],
 ) -> Float[Array, ""]:
     """Binary cross-entropy of the true class's mask (Mask R-CNN, He et al., 2017, section 3).
 
@@ -110,16 +111,18 @@ def mask_loss(
     return jnp.sum(per_roi, where=foreground) / _at_least_one(foreground)
 
 
-def _binary_cross_entropy(logits: Float[Array, "*shape"], targets: Array) -> Float[Array, "*shape"]:
+def _binary_cross_entropy(
+    logits: Float[ArrayLike, "*shape"], targets: Shaped[ArrayLike, "*shape"]
+) -> Float[Array, "*shape"]:
     logits = logits.astype(jnp.float32)
     return jax.nn.softplus(logits) - logits * targets
 
 
 def _box_l1(
-    deltas: Float[Array, "boxes 4"],
-    source: Float[Array, "boxes 4"],
-    target: Float[Array, "boxes 4"],
-    where: Bool[Array, " boxes"],
+    deltas: Float[ArrayLike, "boxes 4"],
+    source: Float[ArrayLike, "boxes 4"],
+    target: Float[ArrayLike, "boxes 4"],
+    where: Bool[ArrayLike, " boxes"],
     weights: BoxWeights,
 ) -> Float[Array, ""]:
     # The targets of padding are not finite: none may reach the sum or its gradient.
@@ -128,18 +131,18 @@ def _box_l1(
 
 
 def _foreground_deltas(
-    deltas: Float[Array, "rois classes*4"],
-    labels: Int[Array, " rois"],
-    sampled: Bool[Array, " rois"],
+    deltas: Float[ArrayLike, "rois class_deltas"],
+    labels: Int[ArrayLike, " rois"],
+    sampled: Bool[ArrayLike, " rois"],
 ) -> tuple[Float[Array, "rois 4"], Bool[Array, " rois"]]:
     """Each RoI's deltas of its class, and which RoIs are sampled and have one."""
-    deltas = deltas.reshape(deltas.shape[0], -1, 4)
-    is_foreground = sampled & (labels < deltas.shape[1])
+    deltas = jnp.asarray(deltas).reshape(deltas.shape[0], -1, 4)
+    is_foreground = jnp.asarray(sampled) & (labels < deltas.shape[1])
     return _of_class(jnp.moveaxis(deltas, 1, -1), labels), is_foreground
 
 
 def _of_class(
-    values: Float[Array, "rois ... classes"], labels: Int[Array, " rois"]
+    values: Float[ArrayLike, "rois ... classes"], labels: Int[ArrayLike, " rois"]
 ) -> Float[Array, "rois ..."]:
     """Each RoI's entry of its class, 0 for labels beyond the last class.
 
@@ -150,5 +153,5 @@ def _of_class(
     return jnp.sum(values, axis=-1, where=is_class)
 
 
-def _at_least_one(counted: Bool[Array, " n"]) -> Float[Array, ""]:
+def _at_least_one(counted: Bool[ArrayLike, " n"]) -> Float[Array, ""]:
     return jnp.maximum(jnp.sum(counted), 1).astype(jnp.float32)

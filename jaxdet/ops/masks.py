@@ -1,23 +1,24 @@
-"""Masks between the frames of boxes."""
+"""Masks resampled from one box to another."""
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 
 def mask_targets(
-    gt_masks: UInt8[Array, "objects crop crop"],
-    gt_boxes: Float[Array, "objects 4"],
-    roi_boxes: Float[Array, "rois 4"],
-    matched: Int[Array, " rois"],
+    gt_masks: UInt8[ArrayLike, "objects crop crop"],
+    gt_boxes: Float[ArrayLike, "objects 4"],
+    roi_boxes: Float[ArrayLike, "rois 4"],
+    matched: Int[ArrayLike, " rois"],
     out: int = 28,
 ) -> Bool[Array, "rois out out"]:
-    """What the mask head shall predict: each RoI's view of the object it is matched with.
+    """Targets of the mask head: each RoI's view of the object it is matched with.
 
     The ground truth comes as crops to its boxes (Mask R-CNN's mini-masks). Bilinear between the
-    centers of their pixels, zero outside the box, and true from .5 up.
+    centers of their pixels, zero outside the box, and thresholded at .5.
 
     Args:
         gt_masks: 0/1, each object's mask inside its box.

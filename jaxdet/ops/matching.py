@@ -1,4 +1,4 @@
-"""Which ground truth a box answers for, and which boxes a loss looks at.
+"""Which ground truth a box is matched with, and which boxes are sampled for a loss.
 
 Labels are int8: 1 = positive, 0 = negative, -1 = ignored.
 """
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Int8, Int32, PRNGKeyArray, UInt32
 
 from jaxdet.ops import boxes as box_ops
@@ -18,22 +19,35 @@ NO_MATCH = -1.0
 
 
 def match(
-    iou: Float[Array, "objects boxes"],
-    gt_valid: Bool[Array, " objects"],
+    iou: Float[ArrayLike, "objects boxes"],
+    gt_valid: Bool[ArrayLike, " objects"],
     thresholds: Sequence[float],
     labels: Sequence[int],
     allow_low_quality: bool = False,
 ) -> tuple[Int32[Array, " boxes"], Int8[Array, " boxes"]]:
     """Assigns every box the ground truth it overlaps most, as Detectron2's Matcher does.
 
+    An RPN's rule, IoUs from .7 positive and below .3 negative, on three objects and five anchors::
+
+        iou = [[0.85, 0.40, 0.10, 0.05, 0.00],   object 0
+               [0.20, 0.50, 0.25, 0.00, 0.00],   object 1
+               [0.00, 0.00, 0.00, 0.00, 0.00]]   object 2, which no anchor touches
+        match(iou, valid, thresholds=(0.3, 0.7), labels=(0, -1, 1), allow_low_quality=True)
+        matched = [0, 1, 1, 0, 0]
+        labels = [1, 1, 0, 0, 0]
+
+    The best IoU of each anchor, .85 .50 .25 .05 0, alone would label them 1 -1 0 0 0. But anchor 1
+    is the best that object 1 has, and so it becomes positive. Were its IoU with object 0 .60 and
+    not .40, it would still, and be matched with object 0. An IoU of 0 is nobody's best.
+
     Args:
         iou: overlap of every ground-truth box with every box.
         gt_valid: False for padded ground truth, which is never matched.
-        thresholds: ascending IoUs that part the boxes into len(thresholds) + 1 ranges; a box on a
+        thresholds: ascending IoUs that split the boxes into len(thresholds) + 1 ranges; a box on a
             threshold belongs to the upper range.
         labels: label of the boxes in each range.
-        allow_low_quality: also make positive every box that no other box surpasses in overlap with
-            some ground truth, ties included (Faster R-CNN, section 3.1.2, rule i). The matched
+        allow_low_quality: also label positive every box that no other box exceeds in IoU with some
+            ground truth, ties included (Faster R-CNN, section 3.1.2, rule i). The matched
             index stays the most overlapping ground truth.
 
     Returns:
@@ -49,9 +63,9 @@ def match(
 
 
 def match_boxes(
-    gt_boxes: Float[Array, "objects 4"],
-    gt_valid: Bool[Array, " objects"],
-    boxes: Float[Array, "boxes 4"],
+    gt_boxes: Float[ArrayLike, "objects 4"],
+    gt_valid: Bool[ArrayLike, " objects"],
+    boxes: Float[ArrayLike, "boxes 4"],
     thresholds: Sequence[float],
     labels: Sequence[int],
     allow_low_quality: bool = False,
@@ -100,7 +114,7 @@ def _label(
 
 def sample(
     key: PRNGKeyArray,
-    labels: Int[Array, " boxes"],
+    labels: Int[ArrayLike, " boxes"],
     num_samples: int,
     positive_fraction: float,
 ) -> Int8[Array, " boxes"]:
@@ -109,35 +123,36 @@ def sample(
     Takes at most int(num_samples * positive_fraction) positives and fills up with negatives
     (Fast R-CNN, section 2.3; Detectron2's subsample_labels). Boxes labelled -1 are never taken.
     """
+    labels = jnp.asarray(labels)
     positive_key, negative_key = jax.random.split(key)
-    positive = _draw(positive_key, labels == 1, int(num_samples * positive_fraction))
-    negative = _draw(negative_key, labels == 0, num_samples - jnp.sum(positive))
+    positive = _choose(positive_key, labels == 1, int(num_samples * positive_fraction))
+    negative = _choose(negative_key, labels == 0, num_samples - jnp.sum(positive))
     return jnp.where(positive, 1, jnp.where(negative, 0, -1)).astype(jnp.int8)
 
 
 def sample_indices(
     key: PRNGKeyArray,
-    labels: Int[Array, " boxes"],
+    labels: Int[ArrayLike, " boxes"],
     num_samples: int,
     positive_fraction: float,
 ) -> tuple[Int32[Array, " samples"], Bool[Array, " samples"], Bool[Array, " samples"]]:
-    """The same draw as `sample`, as `num_samples` slots.
+    """The sample that `sample` takes, as the indices of `num_samples` boxes.
 
     Returns:
-        Per slot the index of the box (0 in unused slots), whether the slot is used, and whether
-        it holds a positive. Positives come first, then negatives, then unused slots.
+        Of each entry the index of its box (0 in unused ones), whether it is used, and whether its
+        box is positive. Positives come first, then negatives, then unused entries.
     """
     labels = sample(key, labels, num_samples, positive_fraction)
     num_positives = jnp.sum(labels == 1)
     num_sampled = jnp.sum(labels >= 0)
     order = jnp.argsort(labels, descending=True, stable=True)[:num_samples].astype(jnp.int32)
     order = jnp.pad(order, (0, num_samples - order.shape[0]))
-    slot = jnp.arange(num_samples)
-    is_sampled = slot < num_sampled
-    return jnp.where(is_sampled, order, 0), is_sampled, slot < num_positives
+    entry = jnp.arange(num_samples)
+    is_sampled = entry < num_sampled
+    return jnp.where(is_sampled, order, 0), is_sampled, entry < num_positives
 
 
-def _draw(
+def _choose(
     key: PRNGKeyArray, candidates: Bool[Array, " boxes"], count: int | Int[Array, ""]
 ) -> Bool[Array, " boxes"]:
     """Marks `count` of the candidates at random, or all of them where they are fewer.

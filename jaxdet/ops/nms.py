@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxdet.ops import boxes as box_ops
 
 
 def nms(
-    boxes: Float[Array, "n 4"],
-    scores: Float[Array, " n"],
-    valid: Bool[Array, " n"],
+    boxes: Float[ArrayLike, "n 4"],
+    scores: Float[ArrayLike, " n"],
+    valid: Bool[ArrayLike, " n"],
     iou_threshold: float,
-    groups: Int[Array, " n"] | None = None,
+    groups: Int[ArrayLike, " n"] | None = None,
 ) -> Bool[Array, " n"]:
     """Marks the boxes that greedy non-maximum suppression keeps, as torchvision's nms does.
 
@@ -32,6 +33,7 @@ def nms(
     Returns:
         Whether to keep each box, in the order of the input.
     """
+    boxes, valid = jnp.asarray(boxes), jnp.asarray(valid)
     order = jnp.argsort(scores, descending=True, stable=True)
     sorted_boxes = boxes[order]
     rank = jnp.arange(order.shape[0])
@@ -82,16 +84,16 @@ def suppress_to_fixed_point(
 
 
 def soft_nms(
-    boxes: Float[Array, "n 4"],
-    scores: Float[Array, " n"],
-    valid: Bool[Array, " n"],
+    boxes: Float[ArrayLike, "n 4"],
+    scores: Float[ArrayLike, " n"],
+    valid: Bool[ArrayLike, " n"],
     *,
     count: int,
     method: str,
     iou_threshold: float,
     sigma: float,
     min_score: float,
-    groups: Int[Array, " n"] | None = None,
+    groups: Int[ArrayLike, " n"] | None = None,
 ) -> tuple[Int[Array, " count"], Float[Array, " count"], Bool[Array, " count"]]:
     """The best boxes by soft non-maximum suppression (Bodla et al., arXiv 1704.04503).
 

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Int32
 
 OVERHANG = 1.25
@@ -49,13 +50,13 @@ class _Regions(NamedTuple):
 
 
 def roi_align(
-    features: Sequence[Float[Array, "_ _ channels"]],
-    boxes: Float[Array, "rois 4"],
+    features: Sequence[Float[ArrayLike, "_ _ channels"]],
+    boxes: Float[ArrayLike, "rois 4"],
     *,
     strides: Sequence[int],
     output_size: int,
     sampling_ratio: int,
-    canonical_size: float = 224,
+    canonical_size: float = 224.0,
     canonical_level: int = 4,
 ) -> Float[Array, "rois output_size output_size channels"]:
     """Pools every box to output_size x output_size bins on the pyramid level that fits its size.
@@ -103,9 +104,9 @@ def roi_align(
 
 
 def assign_levels(
-    boxes: Float[Array, "*batch 4"],
+    boxes: Float[ArrayLike, "*batch 4"],
     strides: Sequence[int],
-    canonical_size: float = 224,
+    canonical_size: float = 224.0,
     canonical_level: int = 4,
 ) -> Int32[Array, "*batch"]:
     """The pyramid level of each box, as an index into `strides` (FPN, Lin et al., equation 1).

@@ -13,6 +13,7 @@ from checkpoints_convert.reading import read
 from checkpoints_convert.relative_position import resize_table
 from jaxdet.models.build import StatelessModel
 from jaxdet.models.position import RelativePositionBias
+from jaxdet.models.settings import VitSettings
 from jaxdet.models.vit import ViT
 from jaxdet.weights.load import load_params
 
@@ -40,27 +41,22 @@ def case(request, reference, reference_file):
     arrays.pop("backbone.rel_pos_window.table", None)
     keys = converted.report["config"]
     is_beit = keys["model.vit.layer_scale"]
-    stateless = StatelessModel(
-        lambda rngs: ViT(
-            width=WIDTH,
-            depth=DEPTH,
-            heads=HEADS,
-            mlp_ratio=keys["model.vit.mlp_ratio"],
-            patch=16,
-            image_size=64,
-            pretrain_grid=GRID,
-            window=GRID,
-            global_blocks=range(DEPTH),
-            out_indices=range(DEPTH),
-            qkv_bias=keys["model.vit.qkv_bias"],
-            drop_path=0.0,
-            layer_scale=0.0 if is_beit else None,
-            relative_position="shared" if is_beit else "none",
-            absolute_position="none" if is_beit else "pretrained",
-            dtype=jnp.float32,
-            rngs=rngs,
-        )
+    settings = VitSettings(
+        width=WIDTH,
+        depth=DEPTH,
+        heads=HEADS,
+        mlp_ratio=keys["model.vit.mlp_ratio"],
+        image_size=64,
+        pretrain_grid=GRID,
+        window=GRID,
+        global_blocks=tuple(range(DEPTH)),
+        out_indices=tuple(range(DEPTH)),
+        qkv_bias=keys["model.vit.qkv_bias"],
+        layer_scale=0.0 if is_beit else None,
+        relative_position="shared" if is_beit else "none",
+        absolute_position="none" if is_beit else "pretrained",
     )
+    stateless = StatelessModel(lambda rngs: ViT(settings, dtype="float32", rngs=rngs))
     abstract = {"backbone": stateless.abstract[0]}
     assert {*arrays} == {f"backbone.{name}" for name in names(abstract["backbone"])}
     loaded, _ = load_params(source.path, arrays, abstract, {})

@@ -12,7 +12,7 @@ from jaxdet.inference.attention_maps import (
     draw_features,
     feature_pyramid,
 )
-from jaxdet.models.vit import partition_windows
+from jaxdet.models.windows import partition_windows
 
 
 def test_the_pyramid_and_the_weights_of_an_image(detector, finished):

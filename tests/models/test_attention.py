@@ -13,6 +13,7 @@ from benchmarks.attention_agreement import disagreement
 from jaxdet.errors import UserError
 from jaxdet.models.attention import attend, attend_with_position_channels, require_cudnn
 from jaxdet.models.position import DecomposedRelativePosition
+from jaxdet.models.settings import VitSettings
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(3, 4), (5, 5)])
@@ -87,28 +88,42 @@ def a100(monkeypatch):
     return device
 
 
+def vit(head_width: int, relative_position: str, window: int, grid: int | None = None):
+    """A ViT with windowed blocks, and a global one on a grid of tokens where there is one."""
+    return VitSettings(
+        width=2 * head_width,
+        heads=2,
+        depth=2,
+        window=window,
+        image_size=16 * (grid or window),
+        global_blocks=(1,) if grid else (),
+        out_indices=(1,),
+        relative_position=relative_position,
+    )
+
+
 @pytest.mark.parametrize(
-    ("arguments", "expected"),
+    ("settings", "dtype", "expected"),
     [
-        ((64, "shared", (14,), jnp.float32), "needs config.model.dtype='bfloat16', not 'float32'"),
-        ((60, "none", (14,), jnp.bfloat16), "a multiple of 8 channels a head up to 128"),
-        ((64, "decomposed", (14, 64), jnp.bfloat16), "attention within 64 x 64 tokens .* has 192"),
-        ((64, "shared", (7,), jnp.bfloat16), "even numbers of tokens alone.* within 7 x 7"),
+        (vit(64, "shared", 14), "float32", "needs config.model.dtype='bfloat16', not 'float32'"),
+        (vit(60, "none", 14), "bfloat16", "a multiple of 8 and at most 128 on NVIDIA A100"),
+        (vit(64, "decomposed", 14, 64), "bfloat16", "attention within 64 x 64 tokens .* has 192"),
+        (vit(64, "shared", 7), "bfloat16", "an even number of tokens .* within 7 x 7 tokens"),
     ],
 )
-def test_what_cudnn_cannot_do_is_said(a100, arguments, expected):
+def test_cudnn_errors_state_the_rule(a100, settings, dtype, expected):
     with pytest.raises(UserError, match=expected):
-        require_cudnn(*arguments)
+        require_cudnn(settings, dtype)
 
 
 def test_cudnn_is_accepted_where_it_can_train(a100):
-    require_cudnn(64, "shared", (14, 64), jnp.bfloat16)
-    require_cudnn(64, "decomposed", (14,), jnp.bfloat16)
+    require_cudnn(vit(64, "shared", 14, 64), "bfloat16")
+    require_cudnn(vit(64, "decomposed", 14), "bfloat16")
     a100.compute_capability = "9.0"
-    require_cudnn(64, "decomposed", (14, 64), jnp.bfloat16)
+    require_cudnn(vit(64, "decomposed", 14, 64), "bfloat16")
 
 
 @pytest.mark.skipif(jax.default_backend() == "gpu", reason="there is a GPU")
 def test_cudnn_is_refused_without_a_gpu():
-    with pytest.raises(UserError, match=r"'cudnn' needs an NVIDIA GPU and jax runs on cpu here"):
-        require_cudnn(64, "shared", (14,), jnp.bfloat16)
+    with pytest.raises(UserError, match=r"'cudnn' needs an NVIDIA GPU, and jax runs on cpu"):
+        require_cudnn(vit(64, "shared", 14), "bfloat16")

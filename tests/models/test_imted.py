@@ -39,7 +39,7 @@ def reference_config():
 
 @pytest.fixture(scope="module")
 def case(reference, reference_file):
-    """(functional, params, stats, reference outputs) of the stored detector."""
+    """(stateless model, params, stats, reference outputs) of the stored detector."""
     pytest.importorskip("torch")
     converted = convert(read(reference_file("imted_tiny.pth")), Options()).arrays
     arrays = {path: tensor.read() for path, tensor in converted.items()}
@@ -174,6 +174,6 @@ def test_chunks_give_the_same_values_and_gradients(chunks):
     np.testing.assert_allclose(gradient, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_the_pyramid_s_tap_of_vit_l_is_the_published_one():
+def test_the_pyramid_s_block_of_vit_l_is_the_published_one():
     assert imted("l", drop_path=0.3, masks=True).model.vit.out_indices == (11, 23)
     assert imted("b", drop_path=0.2, masks=True).model.vit.out_indices == (11,)

@@ -285,7 +285,7 @@ def test_drop_path_drops_whole_samples_and_keeps_the_mean():
     kept = y[:, 0, 0] > 0
     np.testing.assert_allclose(y[kept], x[kept] / (1 - rate), rtol=1e-6)
     assert not y[~kept].any()
-    # Five standard deviations of the mean of so many draws.
+    # Five standard deviations of the mean of so many samples.
     assert abs(kept.mean() - (1 - rate)) < 5 * np.sqrt(rate * (1 - rate) / samples)
     np.testing.assert_array_equal(y, drop_path(x, rate, keys(0)))
     assert (y != drop_path(x, rate, keys(1))).any()

@@ -14,13 +14,16 @@ import pytest
 from jax.sharding import Mesh
 
 from jaxdet import parallel
-from jaxdet.config.mask_rcnn import benchmark, check
+from jaxdet.config.mask_rcnn import check
+from jaxdet.models.batching import BATCH_AXIS
 from jaxdet.models.build import StatelessModel, build_detector
-from jaxdet.models.mask_rcnn import MaskRCNN, Settings
+from jaxdet.models.mask_rcnn import MaskRCNN
 from jaxdet.models.paths import path_name
 from jaxdet.models.rpn import Proposals
+from jaxdet.models.settings import Settings
 from jaxdet.ops.boxes import iou
 from jaxdet.training.step import gradient_function
+from tests.tiny import get_config
 
 IMAGE_SIZE, BATCH, MAX_INSTANCES, CROP, CLASSES = 64, 8, 4, 28, 3
 DETECTIONS = 12
@@ -30,22 +33,11 @@ OBJECTS = np.array([2, 1, 0, 4, 3, 1, 2, 0])
 
 
 def tiny_config(norm: str = "batch"):
-    config = benchmark("b", "random", lr=1e-3, weight_decay=0.1, drop_path=0.2, epochs=1.0)
+    """The tests' tiny detector, narrower and with more proposals, and one of its variants."""
+    config = get_config()
     config.image_size = IMAGE_SIZE
-    config.model.dtype = "float32"
-    config.model.vit.update(
-        width=16,
-        depth=4,
-        heads=2,
-        pretrain_grid=4,
-        window=3,
-        global_blocks=(1, 3),
-        out_indices=(0, 1, 2, 3),
-    )
-    config.model.pyramid.update(channels=8, groups=4)
-    config.model.heads.update(
-        rpn_convs=1, box_convs=1, box_conv_dim=8, box_fc_dim=16, mask_convs=1, mask_conv_dim=8
-    )
+    config.model.vit.update(width=16, window=3, drop_path=0.2)
+    config.model.pyramid.groups = 4
     config.model.detector.update(
         anchor_sizes=(8.0, 16.0, 24.0, 32.0, 64.0),
         rpn_batch=32,
@@ -54,6 +46,7 @@ def tiny_config(norm: str = "batch"):
         test_pre_nms=60,
         test_post_nms=40,
         roi_batch=24,
+        mask_roi_size=14,
         sampling_ratio=2,
         canonical_size=32.0,
         detections=DETECTIONS,
@@ -86,7 +79,7 @@ def _as_imted(config) -> None:
     config.model.detector.update(box_loss="giou", box_loss_weight=10.0)
 
 
-def tiny_functional(norm: str = "batch", mesh: Mesh | None = None) -> StatelessModel:
+def tiny_stateless(norm: str = "batch", mesh: Mesh | None = None) -> StatelessModel:
     config = tiny_config(norm)
     return StatelessModel(lambda rngs: build_detector(config, CLASSES, rngs, mesh))
 
@@ -110,7 +103,7 @@ class Detector:
     """One set of parameters, and the two computations every test calls, compiled once."""
 
     def __init__(self):
-        stateless = tiny_functional()
+        stateless = tiny_stateless()
         self.params, self.stats = initial(stateless)
         self.losses = jax.jit(gradient_function(stateless))
         self.detect = jax.jit(
@@ -225,9 +218,9 @@ def test_chance_follows_from_the_key(detector, batch):
 
 
 def spread_gradients(batch, *, devices: int, accumulate: int, norm: str):
-    """Gradients, metrics and statistics of a batch over so many devices, in so many parts."""
-    mesh = Mesh(np.array(jax.devices()[:devices]), (parallel.BATCH_AXIS,))
-    stateless = tiny_functional(norm, mesh)
+    """Gradients, metrics and statistics of a batch over devices, accumulated in microbatches."""
+    mesh = Mesh(np.array(jax.devices()[:devices]), (BATCH_AXIS,))
+    stateless = tiny_stateless(norm, mesh)
     whole, split = parallel.replicated(mesh), parallel.batch_sharding(mesh)
     compute = jax.jit(gradient_function(stateless, accumulate=accumulate), out_shardings=whole)
     arguments = (
@@ -251,45 +244,35 @@ def assert_same_step(one, two, rtol: float = 1e-5):
     jax.tree.map(assert_close, one[0], two[0])
 
 
-@pytest.fixture(scope="module")
-def whole_step(batch):
-    """The batch at once on one device, for each norm."""
-    return {
-        norm: spread_gradients(batch, devices=1, accumulate=1, norm=norm)
-        for norm in ("batch", "layer", "imted")
-    }
-
-
-@pytest.mark.parametrize(
-    ("norm", "devices", "accumulate"),
-    [
-        *((norm, *layout) for norm in ("batch", "layer") for layout in ((8, 1), (1, 8))),
-        ("imted", 2, 4),
-    ],
-)
-def test_how_a_batch_is_laid_out_changes_nothing(batch, whole_step, norm, devices, accumulate):
-    found = spread_gradients(batch, devices=devices, accumulate=accumulate, norm=norm)
-    assert_same_step(found, whole_step[norm])
-
-
-@pytest.fixture(scope="module")
-def large_step():
-    """The paper's 64 images, eight on each of eight devices."""
-    batch = random_batch(objects=np.resize(OBJECTS, 64))
-    return batch, spread_gradients(batch, devices=8, accumulate=1, norm="batch")
-
-
-@pytest.mark.parametrize(("devices", "accumulate"), [(8, 8), (1, 64)])
-def test_the_paper_s_batch_is_the_same_on_few_devices(large_step, devices, accumulate):
-    batch, expected = large_step
+@pytest.mark.parametrize(("devices", "accumulate"), [(8, 1), (1, 8)])
+def test_how_a_batch_is_laid_out_changes_nothing(detector, batch, devices, accumulate):
     found = spread_gradients(batch, devices=devices, accumulate=accumulate, norm="batch")
-    assert_same_step(found, expected)
+    assert_same_step(found, detector.train(batch))
 
 
-def test_statistics_of_parts_go_from_part_to_part(detector, batch):
-    """The cheaper rule: each part normalised by itself, losses and gradients averaged."""
+@pytest.mark.parametrize("norm", ["layer", "imted"])
+def test_layout_changes_nothing_for_heads_in_microbatches(batch, norm):
+    found, whole = (
+        spread_gradients(batch, devices=devices, accumulate=accumulate, norm=norm)
+        for devices, accumulate in ((2, 4), (1, 1))
+    )
+    assert_same_step(found, whole)
+
+
+def test_the_paper_s_batch_is_the_same_on_few_devices():
+    """64 images: one at a time on each of eight devices, and on a single one."""
+    batch = random_batch(objects=np.resize(OBJECTS, 64))
+    many, single = (
+        spread_gradients(batch, devices=devices, accumulate=64 // devices, norm="batch")
+        for devices in (8, 1)
+    )
+    assert_same_step(many, single)
+
+
+def test_statistics_of_microbatches_go_from_one_to_the_next(detector, batch):
+    """The cheaper rule: each microbatch normalised by itself, losses and gradients averaged."""
     per_microbatch = gradient_function(
-        tiny_functional(), accumulate=2, batch_statistics="microbatch"
+        tiny_stateless(), accumulate=2, batch_statistics="microbatch"
     )
     found = jax.device_get(
         jax.jit(per_microbatch)(detector.params, detector.stats, batch, image_keys(0))
@@ -436,19 +419,19 @@ def test_sampling_is_random_and_takes_few_foreground():
     proposals = Proposals(boxes, jnp.zeros(40), jnp.ones(40, bool))
     stub = SimpleNamespace(settings=Settings(num_classes=80, roi_batch=16, roi_positive=0.25))
     objects, labels, valid = boxes[:10], jnp.arange(10), jnp.ones(10, bool)
-    draws = set()
+    samplings = set()
     for seed in range(3):
         key = jax.random.key(seed)
         samples = MaskRCNN._sample(stub, proposals, objects, labels, valid, key)
         np.testing.assert_array_equal(samples.foreground, np.arange(16) < 4)
         assert samples.sampled.all()
-        draws.add(samples.rois.tobytes())
-    assert len(draws) == 3
+        samplings.add(samples.rois.tobytes())
+    assert len(samplings) == 3
 
 
 def test_normalisation():
     stub = SimpleNamespace(
-        settings=Settings(num_classes=1, pixel_mean=(10, 20, 30), pixel_std=(1, 2, 4))
+        settings=Settings(num_classes=1, pixel_mean=(10.0, 20.0, 30.0), pixel_std=(1.0, 2.0, 4.0))
     )
     images = np.full((2, 4, 4, 3), (13, 26, 42), np.uint8)
     normalised = MaskRCNN.normalise(stub, jnp.asarray(images), jnp.array([[4, 4], [2, 3]]))
@@ -487,7 +470,7 @@ def test_selection_agrees_with_reference(reference, padding):
         jnp.asarray(stored["image_size"]),
     )
     assert valid.all()
-    np.testing.assert_allclose(found, stored["det_boxes"], atol=1e-3)
+    np.testing.assert_allclose(found, stored["det_boxes"], atol=2e-5)  # measured: 8e-6
     np.testing.assert_allclose(scores, stored["det_scores"], atol=1e-5)
     np.testing.assert_array_equal(labels, stored["det_classes"])
 
@@ -500,8 +483,8 @@ def test_selection_by_soft_suppression(reference):
     )
     proposals = Proposals(boxes, jnp.zeros(len(boxes)), jnp.ones(len(boxes), bool))
 
-    def select(**words):
-        settings = Settings(num_classes=logits.shape[1] - 1, detections=30, **words)
+    def select(**changes):
+        settings = Settings(num_classes=logits.shape[1] - 1, detections=30, **changes)
         stub = SimpleNamespace(settings=settings)
         return jax.device_get(MaskRCNN._select(stub, proposals, logits, deltas, hw))
 
@@ -518,7 +501,7 @@ def test_selection_by_soft_suppression(reference):
 
 def test_a_single_scale_learns_in_every_part():
     """Without a pyramid: all anchors and RoIs on the transformer's last map."""
-    stateless = tiny_functional("single")
+    stateless = tiny_stateless("single")
     params, stats = initial(stateless)
     assert params["rpn"]["objectness"]["kernel"].shape[-1] == 5 * 3
     batch = random_batch(objects=[2, 1])

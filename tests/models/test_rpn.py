@@ -22,7 +22,7 @@ def test_proposals_agree_with_reference(reference, image):
         [jnp.asarray(stored[f"logits_p{level}"][image]) for level in LEVELS],
         [jnp.asarray(stored[f"deltas_p{level}"][image]) for level in LEVELS],
         jnp.asarray(stored["image_sizes"][image]),
-        anchors=pyramid_anchors(grids, STRIDES, (32, 64, 128, 256, 512), (0.5, 1.0, 2.0)),
+        anchors=pyramid_anchors(grids, STRIDES, (32.0, 64.0, 128.0, 256.0, 512.0), (0.5, 1.0, 2.0)),
         pre_nms=int(stored["pre_nms_topk"]),
         post_nms=int(stored["post_nms_topk"]),
         nms_threshold=float(stored["nms_thresh"]),
@@ -33,7 +33,7 @@ def test_proposals_agree_with_reference(reference, image):
 
 
 def test_unusable_proposals_are_not_valid():
-    """Outside the image, not finite, or suppressed: the slots that are left come last."""
+    """Outside the image, not finite, or suppressed: the unused entries come last."""
     anchors = np.array([(0, 0, 8, 8), (1, 0, 8, 8), (20, 20, 28, 28), (0, 8, 8, 16)], np.float32)
     deltas = np.zeros((4, 4), np.float32)
     deltas[3, 0] = np.nan

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from jaxdet.models.block import Attention, Block, Mlp
 from jaxdet.models.build import StatelessModel
 from jaxdet.models.position import (
     DecomposedRelativePosition,
@@ -18,7 +19,9 @@ from jaxdet.models.position import (
     resize_embedding,
     sincos_embedding,
 )
-from jaxdet.models.vit import Attention, Block, Mlp, ViT, merge_windows, partition_windows
+from jaxdet.models.settings import BlockSettings, VitSettings
+from jaxdet.models.vit import ViT
+from jaxdet.models.windows import merge_windows, partition_windows
 from tests.models.residuals import residual_bytes
 
 WIDTH, HEADS = 8, 2
@@ -128,11 +131,9 @@ def softmax_attention(x, kernel, qkv_bias, proj_kernel, proj_bias, bias):
 def test_attention_equals_the_formula(rng, qkv_bias):
     attention = randomise(
         Attention(
-            WIDTH,
-            HEADS,
-            qkv_bias,
+            BlockSettings(width=WIDTH, heads=HEADS, qkv_bias=qkv_bias),
             decomposed_grid=None,
-            proj_std=0.02,
+            out_std=0.02,
             dtype=jnp.float32,
             rngs=nnx.Rngs(0),
         ),
@@ -162,21 +163,25 @@ def test_attention_equals_the_formula(rng, qkv_bias):
     assert abs(attention(x) - found).max() > 1e-3
 
 
-def new_block(**changes) -> Block:
-    options = {
-        "width": WIDTH,
-        "heads": HEADS,
-        "depth_index": 1,
-        "window": None,
-        "decomposed_grid": None,
-        "mlp_ratio": 2.0,
-        "qkv_bias": "qkv",
-        "drop_path": 0.0,
-        "layer_scale": None,
-        "dtype": jnp.float32,
-        **changes,
-    }
-    return Block(**options, rngs=nnx.Rngs(0))
+def new_block(window=None, decomposed_grid=None, depth_index=1, **changes) -> Block:
+    settings = BlockSettings(**{"width": WIDTH, "heads": HEADS, "mlp_ratio": 2.0, **changes})
+    return Block(
+        settings,
+        depth_index=depth_index,
+        window=window,
+        decomposed_grid=decomposed_grid,
+        dtype=jnp.float32,
+        rngs=nnx.Rngs(0),
+    )
+
+
+def recorded_weights(module: Block | ViT, attention: Attention, x, *inputs) -> jax.Array:
+    """The attention weights that a module within another records in a call of that."""
+    attention.record_weights = True
+    _, recorded = nnx.capture(module, nnx.Intermediate)(x, *inputs)
+    attention.record_weights = False
+    ((weights,),) = jax.tree.leaves(recorded, is_leaf=lambda leaf: isinstance(leaf, tuple))
+    return weights
 
 
 def test_a_windowed_block_sees_its_window_and_a_global_one_everything(rng):
@@ -209,7 +214,7 @@ def test_attention_weights_are_those_that_the_values_are_weighed_with(
     x = array(rng, 2, 5, 5, WIDTH)
     tokens = block.norm1(x)
     tokens = tokens.reshape(2, 25, WIDTH) if window is None else partition_windows(tokens, window)
-    weights = block.attention_weights(x, bias)
+    weights = recorded_weights(block, block.attn, x, bias)
     np.testing.assert_allclose(weights.sum(-1), 1, atol=1e-5)
     assert weights.std() > 0.3 * weights.mean()
 
@@ -287,14 +292,10 @@ def a_vit(**changes) -> StatelessModel:
         "window": 3,
         "global_blocks": (1, 3),
         "out_indices": (0, 1, 2, 3),
-        "qkv_bias": "qkv",
-        "drop_path": 0.0,
-        "layer_scale": None,
-        "relative_position": "shared",
-        "dtype": jnp.float32,
         **changes,
     }
-    return StatelessModel(lambda rngs: ViT(**options, rngs=rngs))
+    settings = VitSettings(**options)
+    return StatelessModel(lambda rngs: ViT(settings, dtype=jnp.float32, rngs=rngs))
 
 
 def random_params(stateless: StatelessModel, rng: np.random.Generator):
@@ -325,7 +326,7 @@ def test_drop_path_rises_from_zero(rng):
     np.testing.assert_allclose(rates, [0.0, 1 / 6, 2 / 6, 0.5])
 
 
-def test_taps_follow_the_blocks_asked_for(rng):
+def test_maps_are_of_the_blocks_asked_for(rng):
     stateless = a_vit(depth=8, out_indices=(1, 3, 5, 7), layer_scale=0.1)
     params, images = random_params(stateless, rng), array(rng, 1, 20, 20, 3)
 
@@ -346,13 +347,16 @@ def test_taps_follow_the_blocks_asked_for(rng):
     for block in range(8):
         found = maps(jnp.eye(8)[block])
         changes = [bool((x != y).any()) for x, y in zip(found, nothing, strict=True)]
-        assert changes == [block <= tap for tap in (1, 3, 5, 7)]
+        assert changes == [block <= index for index in (1, 3, 5, 7)]
 
 
+@pytest.mark.parametrize("remat", ["none", "block"])
 @pytest.mark.parametrize("relative_position", ["shared", "decomposed"])
-def test_attention_weights_are_of_the_block_asked_for(rng, relative_position):
-    """Those that a block by itself has of what the blocks before it made."""
-    stateless = a_vit(depth=3, out_indices=(0, 1, 2), relative_position=relative_position)
+def test_only_the_block_asked_for_records_its_weights(rng, relative_position, remat):
+    """Those that it has by itself of what the blocks before it made."""
+    stateless = a_vit(
+        depth=3, out_indices=(0, 1, 2), relative_position=relative_position, remat=remat
+    )
     vit = stateless.bind(random_params(stateless, rng), {})
     images = array(rng, 2, 20, 20, 3)
     maps = vit(images)
@@ -360,10 +364,16 @@ def test_attention_weights_are_of_the_block_asked_for(rng, relative_position):
         block = vit.blocks[i]
         table = vit.rel_pos_global if block.window is None else vit.rel_pos_window
         bias = None if table is None else table()
-        expected = block.attention_weights(maps[i - 1], bias)
-        np.testing.assert_allclose(vit.attention_weights(images, i), expected, atol=1e-6)
-    with pytest.raises(IndexError):
-        vit.attention_weights(images, 3)
+        expected = recorded_weights(block, block.attn, maps[i - 1], bias)
+        found = recorded_weights(vit, block.attn, images)
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_nothing_is_recorded_where_nobody_looks(rng):
+    vit = (stateless := a_vit()).bind(random_params(stateless, rng), {})
+    maps, recorded = nnx.capture(vit, nnx.Intermediate)(array(rng, 2, 20, 20, 3))
+    assert len(maps) == 4
+    assert not jax.tree.leaves(recorded)
 
 
 def test_patches_are_a_strided_convolution(rng):
@@ -426,7 +436,7 @@ def test_bias_tables_exist_where_blocks_use_them():
 
     assert tables() == {"rel_pos_window", "rel_pos_global"}
     assert tables(global_blocks=()) == {"rel_pos_window"}
-    assert tables(global_blocks=range(4)) == {"rel_pos_global"}
+    assert tables(global_blocks=(0, 1, 2, 3)) == {"rel_pos_global"}
     assert tables(relative_position="none") == set()
 
 
@@ -462,8 +472,8 @@ def test_sincos_embedding_is_the_formula():
     for row in range(3):
         for column in range(3):
             expected = [
-                function(place / 10000 ** (i / 2))
-                for place in (column, row)
+                function(position / 10000 ** (i / 2))
+                for position in (column, row)
                 for function in (math.sin, math.cos)
                 for i in range(2)
             ]
@@ -475,9 +485,7 @@ def test_mlp_activations_equal_pytorch(rng, activation):
     torch = pytest.importorskip("torch")
     mlp = randomise(
         Mlp(
-            WIDTH,
-            4 * WIDTH,
-            activation=activation,
+            BlockSettings(width=WIDTH, heads=HEADS, activation=activation),
             out_std=0.02,
             dtype=jnp.float32,
             rngs=nnx.Rngs(0),

@@ -6,12 +6,12 @@ import pytest
 from jaxdet.ops.anchors import pyramid_anchors
 
 STRIDES = (4, 8, 16, 32, 64)
-SIZES = (32, 64, 128, 256, 512)
+SIZES = (32.0, 64.0, 128.0, 256.0, 512.0)
 
 
 def test_agrees_with_reference_exactly(reference):
     stored = reference("anchors.npz")
-    height, width = stored["image_size"]
+    height, width = stored["image_size"].tolist()
     grids = [(-(-height // stride), -(-width // stride)) for stride in STRIDES]
     levels = pyramid_anchors(grids, STRIDES, SIZES, (0.5, 1.0, 2.0))
     for number, anchors in enumerate(levels, start=2):
@@ -20,7 +20,7 @@ def test_agrees_with_reference_exactly(reference):
 
 
 def test_locations_run_by_row_then_column_then_shape():
-    (anchors,) = pyramid_anchors([(2, 3)], [16], [32], [0.5, 2.0])
+    (anchors,) = pyramid_anchors([(2, 3)], [16], [32.0], [0.5, 2.0])
     centers = ((anchors[:, :2] + anchors[:, 2:]) / 2).reshape(2, 3, 2, 2)
     np.testing.assert_array_equal(centers[1, 2], [[32, 16], [32, 16]])
     wide, tall = (anchors[:2, 2:] - anchors[:2, :2]) / 32
@@ -30,7 +30,7 @@ def test_locations_run_by_row_then_column_then_shape():
 
 def test_levels_must_agree():
     with pytest.raises(ValueError, match="zip"):
-        pyramid_anchors([(2, 3)], [16, 32], [32, 64], [1.0])
+        pyramid_anchors([(2, 3)], [16, 32], [32.0, 64.0], [1.0])
 
 
 def test_a_level_of_several_sizes_has_them_one_after_the_other_at_each_location():

@@ -16,7 +16,7 @@ ROI_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 def rpn_inputs(stored, image):
     """One image of the stored network outputs, levels joined: the arguments of rpn_losses."""
     grids = [(24, 32), (12, 16), (6, 8), (3, 4), (2, 2)]
-    anchors = pyramid_anchors(grids, STRIDES, (32, 64, 128, 256, 512), (0.5, 1.0, 2.0))
+    anchors = pyramid_anchors(grids, STRIDES, (32.0, 64.0, 128.0, 256.0, 512.0), (0.5, 1.0, 2.0))
     return (
         np.concatenate([stored[f"logits_p{level}"][image] for level in LEVELS]),
         np.concatenate([stored[f"deltas_p{level}"][image] for level in LEVELS]),

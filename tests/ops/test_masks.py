@@ -38,18 +38,19 @@ def test_targets_agree_with_reference(reference, objects):
     stored = reference("masks.npz")
     targets = masks.mask_targets(*objects, stored["boxes"], np.arange(len(stored["boxes"])))
     assert targets.shape == stored["targets_28"].shape
-    assert mean_iou(targets, stored["targets_28"]) >= 0.97
+    assert mean_iou(targets, stored["targets_28"]) >= 0.985  # measured: .9856
 
 
-@pytest.mark.parametrize("out", [14, 28, 56])
-def test_targets_in_shifted_boxes_agree_with_pycocotools(reference, objects, out):
+# Measured: .9735, .9857 and .9891.
+@pytest.mark.parametrize(("out", "least"), [(14, 0.973), (28, 0.985), (56, 0.989)])
+def test_targets_in_shifted_boxes_agree_with_pycocotools(reference, objects, out, least):
     polygons = reference("masks.npz")["polygons"]
     random = np.random.default_rng(0)
     matched = np.arange(36) % len(polygons)
     rois = objects[1][matched] + random.normal(0, 6, (36, 4)).astype(np.float32)
     targets = masks.mask_targets(*objects, rois, matched, out)
     expected = [rasterise(polygons[m], roi, out) for m, roi in zip(matched, rois, strict=True)]
-    assert mean_iou(targets, np.stack(expected)) >= 0.97
+    assert mean_iou(targets, np.stack(expected)) >= least
 
 
 def test_target_in_the_object_box_at_full_resolution_is_the_crop(objects):

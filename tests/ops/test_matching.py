@@ -16,14 +16,14 @@ sample = jax.jit(matching.sample, static_argnums=(2, 3))
 sample_indices = jax.jit(matching.sample_indices, static_argnums=(2, 3))
 
 
-def random_boxes(random, *shape, canvas=200.0):
-    corner = random.uniform(0, 0.8 * canvas, (*shape, 2))
-    size = random.uniform(0.02 * canvas, 0.4 * canvas, (*shape, 2))
+def random_boxes(random, *shape, image_size=200.0):
+    corner = random.uniform(0, 0.8 * image_size, (*shape, 2))
+    size = random.uniform(0.02 * image_size, 0.4 * image_size, (*shape, 2))
     return np.concatenate([corner, corner + size], -1).astype(np.float32)
 
 
 def with_padding(gt_boxes, boxes):
-    """The ground truth among padded slots, one of zeros and one that equals a box."""
+    """The ground truth among padding, one box of zeros and one that equals a box."""
     padded = np.concatenate([np.zeros((1, 4)), boxes[:1], gt_boxes, np.zeros((3, 4))])
     valid = np.zeros(len(padded), bool)
     valid[2:-3] = True
@@ -77,14 +77,22 @@ def test_low_quality_matches_include_ties_and_keep_the_best_match():
     np.testing.assert_array_equal(matched, [1, 0, 0, 0])
 
 
+@pytest.mark.parametrize(("other_iou", "expected"), [(0.4, 1), (0.6, 0)])
+def test_the_example_in_the_docstring(other_iou, expected):
+    iou = np.array([[0.85, other_iou, 0.1, 0.05, 0], [0.2, 0.5, 0.25, 0, 0], [0] * 5], np.float32)
+    matched, labels = matching.match(iou, np.ones(3, bool), **RPN)
+    np.testing.assert_array_equal(matched, [0, expected, 1, 0, 0])
+    np.testing.assert_array_equal(labels, [1, 1, 0, 0, 0])
+
+
 @pytest.mark.parametrize("rule", [RPN, ROI])
-@pytest.mark.parametrize("slots", [0, 4])
-def test_image_without_objects_is_all_negative(rule, slots):
+@pytest.mark.parametrize("padding", [0, 4])
+def test_image_without_objects_is_all_negative(rule, padding):
     boxes = random_boxes(np.random.default_rng(0), 30)
-    gt_boxes, valid = boxes[:slots], np.zeros(slots, bool)
+    gt_boxes, valid = boxes[:padding], np.zeros(padding, bool)
     _, labels = matching.match_boxes(gt_boxes, valid, boxes, **rule)
     np.testing.assert_array_equal(labels, np.zeros(30))
-    if slots:
+    if padding:
         _, labels = matching.match(box_ops.iou(gt_boxes, boxes), valid, **rule)
         np.testing.assert_array_equal(labels, np.zeros(30))
 
@@ -120,9 +128,9 @@ def test_sample_counts(positives, negatives, expected):
             np.asarray(a) for a in sample_indices(key, labels, 64, 0.25)
         )
         assert indices.shape == is_sampled.shape == is_positive.shape == (64,)
-        slots = np.arange(64)
-        np.testing.assert_array_equal(is_positive, slots < expected[0])
-        np.testing.assert_array_equal(is_sampled, slots < sum(expected))
+        entry = np.arange(64)
+        np.testing.assert_array_equal(is_positive, entry < expected[0])
+        np.testing.assert_array_equal(is_sampled, entry < sum(expected))
         used = indices[is_sampled]
         assert set(used) == set(np.flatnonzero(sampled >= 0))
         assert len(set(used)) == len(used)
@@ -130,7 +138,7 @@ def test_sample_counts(positives, negatives, expected):
         assert (indices[~is_sampled] == 0).all()
 
 
-def test_fewer_boxes_than_slots():
+def test_fewer_boxes_than_samples():
     labels = np.array([0, 1, -1], np.int8)
     indices, is_sampled, is_positive = sample_indices(jax.random.key(0), labels, 8, 0.5)
     np.testing.assert_array_equal(indices, [1, 0, 0, 0, 0, 0, 0, 0])
@@ -138,11 +146,11 @@ def test_fewer_boxes_than_slots():
     np.testing.assert_array_equal(is_positive, np.arange(8) < 1)
 
 
-def test_draws_are_uniform_and_vary_with_the_key():
+def test_samples_are_uniform_and_vary_with_the_key():
     labels = np.repeat([1, 0], 20).astype(np.int8)
     keys = jax.random.split(jax.random.key(0), 4000)
     sampled = np.asarray(jax.vmap(lambda key: sample(key, labels, 10, 0.5))(keys))
-    # 5 of 20 each: a share of 1/4 with a standard deviation of .0068 over 4000 draws.
+    # 5 of 20 each: a share of 1/4 with a standard deviation of .0068 over 4000 samples.
     np.testing.assert_allclose((sampled >= 0).mean(0), 0.25, atol=0.035)
     assert len(np.unique(sampled, axis=0)) > 3900
 

@@ -147,11 +147,11 @@ def soft_greedy(boxes, scores, valid, groups, *, method, iou_threshold, sigma, m
     return kept
 
 
-def soft(boxes, scores, valid, groups, **words):
+def soft(boxes, scores, valid, groups, **options):
     """`soft_nms` of host arrays."""
     groups = None if groups is None else jnp.asarray(groups)
     return jax.device_get(
-        soft_nms(*map(jnp.asarray, (boxes, scores, valid)), groups=groups, **words)
+        soft_nms(*map(jnp.asarray, (boxes, scores, valid)), groups=groups, **options)
     )
 
 

@@ -44,20 +44,20 @@ def naive_roi_align(features, boxes, levels, strides, size, ratio):
     return np.stack(pooled)
 
 
-def random_pyramid(canvas, channels, images=None, strides=STRIDES):
+def random_pyramid(image_size, channels, images=None, strides=STRIDES):
     random = np.random.default_rng(0)
     batch = () if images is None else (images,)
     return [
-        random.normal(size=(*batch, canvas // s, canvas // s, channels)).astype(np.float32)
+        random.normal(size=(*batch, image_size // s, image_size // s, channels)).astype(np.float32)
         for s in strides
     ]
 
 
-def random_boxes(canvas, *shape):
+def random_boxes(image_size, *shape):
     random = np.random.default_rng(1)
-    corner = random.uniform(0, 0.9 * canvas, (*shape, 2))
-    size = np.exp(random.uniform(0, np.log(canvas), (*shape, 2)))
-    return np.concatenate([corner, np.minimum(corner + size, canvas)], -1).astype(np.float32)
+    corner = random.uniform(0, 0.9 * image_size, (*shape, 2))
+    size = np.exp(random.uniform(0, np.log(image_size), (*shape, 2)))
+    return np.concatenate([corner, np.minimum(corner + size, image_size)], -1).astype(np.float32)
 
 
 @sampling
@@ -118,7 +118,7 @@ EXTREME_BOXES = np.array(
 
 @sampling
 @sizes
-def test_extreme_boxes_on_the_full_canvas(size, ratio):
+def test_extreme_boxes_on_a_full_size_image(size, ratio):
     features = random_pyramid(1024, 3)
     levels = np.asarray(assign_levels(EXTREME_BOXES, STRIDES))
     pooled = roi_align(
@@ -129,8 +129,8 @@ def test_extreme_boxes_on_the_full_canvas(size, ratio):
 
 
 @sampling
-@pytest.mark.parametrize("canonical_size", [28, 224])
-def test_random_boxes_on_a_small_canvas(ratio, canonical_size):
+@pytest.mark.parametrize("canonical_size", [28.0, 224.0])
+def test_random_boxes_on_a_small_image(ratio, canonical_size):
     features, boxes = random_pyramid(128, 4), random_boxes(128, 60)
     boxes[-1] = (0, 0, 128, 128)
     rule = {"strides": STRIDES, "canonical_size": canonical_size}
@@ -158,7 +158,7 @@ def test_levels_change_at_halves_of_the_canonical_size():
     np.testing.assert_array_equal(assign_levels(boxes, STRIDES), [0, 0, 1, 1, 2, 2, 3, 3])
     shrunk = boxes / 8
     np.testing.assert_array_equal(
-        assign_levels(shrunk, STRIDES, canonical_size=28), [0, 0, 1, 1, 2, 2, 3, 3]
+        assign_levels(shrunk, STRIDES, canonical_size=28.0), [0, 0, 1, 1, 2, 2, 3, 3]
     )
 
 

@@ -37,6 +37,7 @@ from jaxdet.benchmark.cost.step import compile_step, full_batch, resized_config
 from jaxdet.config.files import load_config
 from jaxdet.config.mask_rcnn import check
 from jaxdet.errors import UserError
+from jaxdet.flags import Parser, run_main
 from jaxdet.models.build import StatelessModel, build_detector
 from jaxdet.training.optim import build_optimizer
 from jaxdet.training.step import initial_state
@@ -54,31 +55,28 @@ POSITIONS = ("shared", "decomposed", "none")
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    return run_main(measure)
+
+
+def measure() -> None:
+    parser = Parser("benchmarks/gpu.py", __doc__)
     parser.add_argument("--config", type=Path, default=Path("configs/vitb_mae.py"))
     parser.add_argument("--most", type=int, default=64, help="largest batch to try")
     parser.add_argument("--steps", type=int, default=20, help="timed steps of each measurement")
     parser.add_argument("--smoke", action="store_true", help="try the script itself, anywhere")
-    parser.add_argument("--task", help=argparse.SUPPRESS)
+    parser.add_argument("--task", type=json.loads, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.smoke:
         options.config, options.most, options.steps = Path("configs/shapes_tiny.py"), 2, 2
     if options.task:
-        task = json.loads(options.task)
-        try:
-            print(json.dumps(TASKS[task.pop("name")](options, **task)))
-        except UserError as error:
-            print(error, file=sys.stderr)
-            return 2
-        return 0
+        print(json.dumps(TASKS[options.task.pop("name")](options, **options.task)))
+        return
 
     device = run(options, "device")
     if isinstance(device, str):
-        print(f"error: {device}", file=sys.stderr)
-        return 2
+        raise UserError(device)
     if device["platform"] != "gpu" and not options.smoke:
-        print("error: jax finds no GPU here; --smoke tries the script without", file=sys.stderr)
-        return 2
+        raise UserError("jax finds no GPU here; --smoke tries the script without")
     agreement = {position: run(options, "agreement", position=position) for position in POSITIONS}
     ways = WAYS if not options.smoke else WAYS[:1] + WAYS[2:3]
     measured = {}
@@ -103,7 +101,6 @@ def main() -> int:
         target = Path(__file__).parent / "gpu.md"
         target.write_text("\n".join(lines), encoding="utf-8")
         print(f"written to {target}")
-    return 0
 
 
 def run(options: argparse.Namespace, name: str, **arguments: Any) -> Any:
@@ -120,7 +117,7 @@ def run(options: argparse.Namespace, name: str, **arguments: Any) -> Any:
     if "RESOURCE_EXHAUSTED" in done.stderr:
         return "out of memory"
     said = done.stderr.strip().splitlines()
-    return said[-1] if said else f"ended with status {done.returncode}"
+    return said[-1].removeprefix("error: ") if said else f"ended with status {done.returncode}"
 
 
 def device_task(options: argparse.Namespace) -> dict[str, Any]:

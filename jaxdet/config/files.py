@@ -51,8 +51,10 @@ def shipped_names() -> list[str]:
 
 
 def config_stem(name: str) -> str:
-    """What runs of a config are called by default: "mini/mae" and "configs/mae.py" are "mae"."""
-    return Path(name.partition(":")[0]).name.removesuffix(".py")
+    """What runs of a config are called by default: "mini/mae" is "mae", "own:b" is "own_b"."""
+    file, colon, argument = name.partition(":")
+    stem = Path(file).name.removesuffix(".py")
+    return f"{stem}_{argument}" if colon else stem
 
 
 def load_config(name: str | Path) -> ConfigDict:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import ClosedJaxpr
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -18,7 +21,8 @@ from jaxdet.training.optim import build_optimizer, frozen_parameters
 from jaxdet.training.step import abstract_state, make_train_step
 
 
-class CompiledStep(NamedTuple):
+@dataclass(frozen=True)
+class CompiledStep:
     """A compiled training step. All bytes are of one device.
 
     Attributes:
@@ -27,16 +31,23 @@ class CompiledStep(NamedTuple):
         batch_bytes: of one batch as the loader makes it.
         total_bytes: most memory in use at once: what goes in, temporary memory, and what comes out
             beside the state, whose memory is used again.
-        cost: see `xla_cost`.
         compiled: the program itself.
+        jaxpr: what it was compiled from.
+        devices: how many share it.
     """
 
     parameters: dict[str, int]
     state_bytes: dict[str, int]
     batch_bytes: int
     total_bytes: int
-    cost: XlaCost
     compiled: jax.stages.Compiled
+    jaxpr: ClosedJaxpr
+    devices: int
+
+    @cached_property
+    def cost(self) -> XlaCost:
+        """XLA's own counts, of one device."""
+        return xla_cost(self.compiled, self.jaxpr, self.devices)
 
 
 def resized_config(config: ConfigDict, batch_size: int) -> ConfigDict:
@@ -64,7 +75,8 @@ def compile_step(config: ConfigDict, num_classes: int, mesh: Mesh) -> CompiledSt
         frozen=frozen_parameters(config),
         sharding=config.sharding,
     )
-    compiled = step.lower(state, batch, key).compile()
+    traced = step.trace(state, batch, key)
+    compiled = traced.lower().compile()
     memory = compiled.memory_analysis()
     return CompiledStep(
         parameters={name: parameter_count(part) for name, part in state["params"].items()},
@@ -77,8 +89,9 @@ def compile_step(config: ConfigDict, num_classes: int, mesh: Mesh) -> CompiledSt
         + memory.temp_size_in_bytes
         + memory.output_size_in_bytes
         - memory.alias_size_in_bytes,
-        cost=xla_cost(compiled, jax.make_jaxpr(step)(state, batch, key), mesh.size),
         compiled=compiled,
+        jaxpr=traced.jaxpr,
+        devices=mesh.size,
     )
 
 

@@ -9,7 +9,6 @@ from jaxdet.benchmark.cost.analytic import forward_cost, needed_flops, total
 from jaxdet.benchmark.cost.plan import count_classes, largest_batch, make_plan, report
 from jaxdet.models.build import parameter_count
 from jaxdet.training.experiment import Experiment
-from jaxdet.training.step import abstract_state
 from tests.tiny import get_config
 
 
@@ -32,8 +31,8 @@ def test_a_plan_needs_no_data(tmp_path):
 
 
 def test_memory_is_counted_by_kind(plan, experiment):
-    state = abstract_state(experiment.stateless, experiment.optimizer)
-    parts = {name: parameter_count(part) for name, part in state["params"].items()}
+    params, _ = experiment.stateless.abstract
+    parts = {name: parameter_count(part) for name, part in params.items()}
     assert plan.step.parameters == parts
 
     count = sum(parts.values())

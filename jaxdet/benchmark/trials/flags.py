@@ -134,7 +134,7 @@ def label_of(options: argparse.Namespace, initialisation: str) -> str:
     """What folders of trials begin with: the size and the initialisation, or the config's name."""
     if options.config is None:
         return f"vit{options.size}_{initialisation}"
-    return config_stem(options.config)
+    return config_stem(options.config.partition(":")[0])
 
 
 def speed_of(options: argparse.Namespace, config: ConfigDict, data: Data) -> Speed:

@@ -63,11 +63,14 @@ class Parser(argparse.ArgumentParser):
         return spelt
 
 
-def run_main(command: Callable[[], int | None]) -> int:
+def run_main(command: Callable[[], int | None], *, resumes: bool = False) -> int:
     """Runs a command and returns its exit status: the one way in which every command ends.
 
     What the command returns is its status (None: 0). An error of the user's is one line on stderr
     and status 2, a run stopped by SIGTERM 143, by Ctrl-C 130.
+
+    Args:
+        resumes: whether the same command resumes what was interrupted.
     """
     try:
         return command() or 0
@@ -78,7 +81,8 @@ def run_main(command: Callable[[], int | None]) -> int:
         print(stop, file=sys.stderr)
         return 128 + signal.SIGTERM
     except KeyboardInterrupt:
-        print("interrupted; the same command resumes where it stopped", file=sys.stderr)
+        hint = "; the same command resumes where it stopped" if resumes else ""
+        print(f"interrupted{hint}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # as in `| head`: whoever read is satisfied
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 what Python flushes at exit

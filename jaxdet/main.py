@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None, mode: str | None = None) -> int
     Args:
         mode: one of MODES where the command is `jaxdet <mode>`; None where --mode says it.
     """
-    return run_main(lambda: _run(arguments, mode))
+    return run_main(lambda: _run(arguments, mode), resumes=True)
 
 
 def parser_for(mode: str | None) -> Parser:

@@ -20,7 +20,7 @@ DEFAULT_CONFIG = "mini/pretrain"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
-    return run_main(lambda: _run(arguments))
+    return run_main(lambda: _run(arguments), resumes=True)
 
 
 def _run(arguments: Sequence[str] | None) -> None:

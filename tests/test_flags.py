@@ -78,7 +78,7 @@ def test_numbers_out_of_range_are_refused(parser, kind, bad):
         (None, 0, ""),
         (UserError("x must be 1"), 2, "error: x must be 1\n"),
         (PreemptedError("saved"), 143, "saved\n"),
-        (KeyboardInterrupt(), 130, "interrupted; the same command resumes where it stopped\n"),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
     ],
 )
 def test_every_command_ends_in_one_way(error, status, printed, capsys):
@@ -92,3 +92,11 @@ def test_every_command_ends_in_one_way(error, status, printed, capsys):
 
 def test_a_command_s_own_status_is_kept():
     assert run_main(lambda: 1) == 1
+
+
+def test_what_resumes_says_so(capsys):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    assert run_main(interrupt, resumes=True) == 130
+    assert "the same command resumes where it stopped" in capsys.readouterr().err

@@ -115,7 +115,7 @@ VARIANTS = {"attention": attention, "scales": scales, "position": position}
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
-    return run_main(lambda: _run(arguments))
+    return run_main(lambda: _run(arguments), resumes=True)
 
 
 def _run(arguments: list[str] | None) -> None:

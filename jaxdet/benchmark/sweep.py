@@ -59,7 +59,7 @@ SUMMARY = "sweep.json"
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
-    return run_main(lambda: _run(arguments))
+    return run_main(lambda: _run(arguments), resumes=True)
 
 
 def _run(arguments: list[str] | None) -> None:

@@ -320,7 +320,7 @@ def _write_metadata(
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
-    return run_main(lambda: _run(arguments))
+    return run_main(lambda: _run(arguments), resumes=True)
 
 
 def _run(arguments: list[str] | None) -> None:

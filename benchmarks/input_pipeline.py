@@ -49,8 +49,8 @@ def main() -> None:
     costs: dict[str, list[float]] = {name: [] for name in speeds}
     settings = ({"threads": 0}, {"threads": 2}, {"workers": 1}, {"workers": 2})
     for _ in range(REPETITIONS):
-        for name, words in zip(speeds, settings, strict=True):
-            speed, cost = loader_speed(dataset, **words)
+        for name, options in zip(speeds, settings, strict=True):
+            speed, cost = loader_speed(dataset, **options)
             speeds[name].append(speed)
             costs[name].append(cost)
     worker_ratios = [
@@ -122,9 +122,9 @@ def batch_size(dataset: CocoDataset) -> float:
     return sum(array.nbytes for array in next(batches).values()) / 1e9
 
 
-def loader_speed(dataset: CocoDataset, **words: int) -> tuple[float, float]:
+def loader_speed(dataset: CocoDataset, **options: int) -> tuple[float, float]:
     """Images per second by the clock, and CPU seconds per image over all processes."""
-    batches = train_batches(dataset, **batch_settings(BATCH), **words)
+    batches = train_batches(dataset, **batch_settings(BATCH), **options)
     for _ in range(3):  # start-up, and what was made ahead of time
         next(batches)
     before, started = tree_cpu_time(), time.perf_counter()

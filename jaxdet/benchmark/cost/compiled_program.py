@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -14,16 +14,11 @@ class XlaCost(NamedTuple):
 
     Attributes:
         flops: floating-point operations; two for a multiply-add.
-        bytes_accessed: read and written by its kernels; of a loop, those of one round.
         temporary_bytes: most memory in use beside arguments and results.
-        argument_bytes, output_bytes: of the arrays that go in and come out.
     """
 
     flops: float
-    bytes_accessed: float
     temporary_bytes: int
-    argument_bytes: int
-    output_bytes: int
 
 
 def xla_cost(compiled: jax.stages.Compiled, jaxpr: ClosedJaxpr, devices: int = 1) -> XlaCost:
@@ -39,20 +34,10 @@ def xla_cost(compiled: jax.stages.Compiled, jaxpr: ClosedJaxpr, devices: int = 1
             is inside `jax.shard_map`, where it is one device's already; of a loop around
             `jax.shard_map`, what is inside that is counted `devices` times too low.
     """
-    analysis, memory = compiled.cost_analysis(), compiled.memory_analysis()
     return XlaCost(
-        flops=analysis["flops"] + _uncounted_flops(jaxpr, devices),
-        bytes_accessed=analysis["bytes accessed"],
-        temporary_bytes=memory.temp_size_in_bytes,
-        argument_bytes=memory.argument_size_in_bytes,
-        output_bytes=memory.output_size_in_bytes,
+        flops=compiled.cost_analysis()["flops"] + _uncounted_flops(jaxpr, devices),
+        temporary_bytes=compiled.memory_analysis().temp_size_in_bytes,
     )
-
-
-def cost_of(function: Callable[..., Any], *arguments: Any) -> XlaCost:
-    """Compiles a function for arguments (arrays, or their shapes) and returns its cost."""
-    compiled = jax.jit(function).lower(*arguments).compile()
-    return xla_cost(compiled, jax.make_jaxpr(function)(*arguments))
 
 
 def _uncounted_flops(jaxpr: ClosedJaxpr, devices: int) -> float:

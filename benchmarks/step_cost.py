@@ -85,11 +85,9 @@ def measure(config: ConfigDict, runs: int) -> list[Part]:
 
     image = (batch["image"], batch["image_hw"])
     objects = (batch["boxes"], batch["labels"], batch["valid"])
-    out_indices = run("backbone", lambda m, *a: m.backbone(m.normalise(*a)), *image)
-    pyramid = run(
-        "pyramid", lambda m, x: m.pyramid.merge(m.pyramid.project(x), train=True), out_indices
-    )
-    maps = Features(pyramid, out_indices[-1])
+    tokens = run("backbone", lambda m, *a: m.backbone(m.normalise(*a)), *image)
+    pyramid = run("pyramid", lambda m, x: m.pyramid.merge(m.pyramid.project(x), train=True), tokens)
+    maps = Features(pyramid, tokens[-1])
     objectness, deltas = run("RPN head", lambda m, x: m.rpn(x), pyramid)
     run("RPN matching and losses", rpn_losses, pyramid, objectness, deltas, *objects, keys)
     proposals = run("proposals", propose, pyramid, objectness, deltas, batch["image_hw"])

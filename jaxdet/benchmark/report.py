@@ -1,9 +1,9 @@
 """Gathers finished runs into one page to show: report.html, and its tables as report.md.
 
-    python -m jaxdet.benchmark.report runs/vitb_mae runs/vitb_random --out=report
-    python -m jaxdet.benchmark.report runs
+    jaxdet report runs/vitb_mae runs/vitb_random --out=report
+    jaxdet report runs
 
-RUNS are workdirs of `python -m jaxdet.main`, or folders that hold some. The page needs no other
+RUNS are workdirs of `jaxdet train`, or folders that hold some. The page needs no other
 file and no network. Runs of different recipes, or whose validation data differ in the number of
 images, in the categories or in the names of the annotation files given, never stand in one table;
 runs that differ in the seed alone are one row. What is unfinished or damaged is named and left out.

@@ -1,15 +1,15 @@
 """Tunes an initialisation as arXiv 2111.11429 tuned each of its five, and trains it to the end.
 
-    python -m jaxdet.benchmark.sweep --init=mae --size=b --weights=/weights/mae_vitb.npz \
+    jaxdet sweep --init=mae --size=b --weights=/weights/mae_vitb.npz \\
         --data=/data/coco --workdir=runs/sweep_mae_b
-    python -m jaxdet.benchmark.sweep --init=mae --size=l --weights=/weights/mae_vitl.npz \
+    jaxdet sweep --init=mae --size=l --weights=/weights/mae_vitl.npz \\
         --data=/data/coco --workdir=runs/sweep_mae_l --from=runs/sweep_mae_b
-    python -m jaxdet.benchmark.sweep --init=my_mae --size=b --weights=/weights/my_mae.npz ...
+    jaxdet sweep --init=my_mae --size=b --weights=/weights/my_mae.npz ...
 
 First a grid of learning rate and weight decay at drop path 0 on the short schedule, made larger
 while its best point lies on its border; then drop path on the middle one; then runs of three
 lengths. A larger model takes learning rate and weight decay from ViT-B's sweep (--from). Before
-anything starts, it prints the trials and what they cost. Each trial is a run of jaxdet.main in a
+anything starts, it prints the trials and what they cost. Each trial is a run of `jaxdet train` in a
 folder of its own; the same command resumes where it stopped.
 """
 

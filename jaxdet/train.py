@@ -22,8 +22,8 @@ from jaxdet.models.build import Tree
 from jaxdet.training.experiment import Experiment
 from jaxdet.training.loop import Evaluated, Task, fit
 from jaxdet.training.step import State
+from jaxdet.training.transfer import start_from_base_run
 from jaxdet.weights.load import initialise
-from jaxdet.weights.transfer import start_from_base_run
 
 
 def train(experiment: Experiment) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from jaxdet.flags import config_of
+from jaxdet.config.command_line import config_of
 from jaxdet.main import main
 
 

@@ -115,6 +115,11 @@ def test_an_earlier_name_of_a_config_is_read_with_a_note(capsys):
     assert "--config=imted_mask:b" in capsys.readouterr().err
 
 
+def test_today_s_name_of_a_config_is_read_without_a_note(capsys):
+    assert config_of(["--config=imted_mask:b"]).model.heads.mask
+    assert capsys.readouterr().err == ""
+
+
 def test_the_default_config_is_the_tiny_one_on_shapes():
     assert config_of([]).data.name == "shapes"
 

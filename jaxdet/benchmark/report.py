@@ -20,7 +20,6 @@ from jaxdet.benchmark.reporting.groups import sections
 from jaxdet.benchmark.reporting.html import page
 from jaxdet.benchmark.reporting.markdown import markdown
 from jaxdet.benchmark.reporting.run import SkippedRun
-from jaxdet.errors import UserError
 from jaxdet.files import atomic_write
 from jaxdet.flags import Parser, run_main
 
@@ -37,10 +36,6 @@ def write_report(runs: Sequence[Path], out: Path) -> tuple[Path, Path, list[Skip
     found, skipped = gather(runs)
     ordered = sections(found)
     contents = {"report.html": page(ordered, skipped), "report.md": markdown(ordered, skipped)}
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{out} cannot be made ({error}); give another --out") from error
     for name, content in contents.items():
         with atomic_write(out / name) as partial:
             partial.write_text(content, encoding="utf-8", errors="replace")

@@ -62,7 +62,9 @@ def start_from_pretraining(config: ConfigDict) -> None:
 
 def _name_weights(config: ConfigDict) -> None:
     config.init = "runs/mini/pretrain/weights.npz"
-    config.weights.update({name: None for name, value in config.weights.items() if value is not None})
+    config.weights.update(
+        {name: None for name, value in config.weights.items() if value is not None}
+    )
     config.weights.source = (
         "python -m jaxdet.pretrain --config=configs/mini/pretrain.py --workdir=runs/mini/pretrain"
     )

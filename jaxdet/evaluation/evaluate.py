@@ -201,7 +201,6 @@ def _evaluate_converted(experiment: Experiment) -> Metrics:
     evaluation = Evaluator(experiment)(params, stats)
     sha256 = digest(params, stats)
     if parallel.is_main():
-        _make(experiment.workdir)
         write_json(experiment.workdir / "init.json", origin, indent=2)
         model = EvaluatedModel(
             kind="converted detector",
@@ -240,13 +239,5 @@ def evaluate_detections(experiment: Experiment, path: Path) -> Metrics:
     model = EvaluatedModel(
         kind="file of detections", path=path, sha256=sha256, config=experiment.plain_config
     )
-    _make(experiment.workdir)
     report(experiment, model, Evaluation(metrics, results, seconds))
     return metrics
-
-
-def _make(workdir: Path) -> None:
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{workdir} cannot be made ({error}); give another --workdir") from error

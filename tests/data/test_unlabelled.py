@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from jaxdet.config.shapes import pretraining
+from jaxdet.data.loader import LoaderSettings
 from jaxdet.data.shapes import ShapesDataset
 from jaxdet.data.unlabelled import crop_batches, open_images, sample_crop
 
@@ -62,16 +63,17 @@ def test_batches_from_a_folder_resume_where_they_were(tmp_path):
         (40, 51),
         (40, 52),
     ]
-    options = {"batch_size": 2, "image_size": 16, "crop_area": (0.2, 1.0), "flip": True}
-    options |= {"seed": 3, "threads": 1}
-    first = [batch["image"] for batch in itertools.islice(crop_batches(images, **options), 4)]
+    options = {"image_size": 16, "crop_area": (0.2, 1.0), "flip": True, "seed": 3}
+    settings = LoaderSettings(2, threads=1)
+    batches = crop_batches(images, settings, **options)
+    first = [batch["image"] for batch in itertools.islice(batches, 4)]
     assert first[0].shape == (2, 16, 16, 3)
     assert first[0].dtype == np.uint8
-    later = next(crop_batches(images, **options, start_step=3))["image"]
+    later = next(crop_batches(images, settings, **options, start_step=3))["image"]
     np.testing.assert_array_equal(later, first[3])
     assert not np.array_equal(first[0], first[1])
     halves = [
-        next(crop_batches(images, **options, process_index=rank, process_count=2))["image"]
+        next(crop_batches(images, LoaderSettings(2, 1, 0, rank, 2), **options))["image"]
         for rank in range(2)
     ]
     np.testing.assert_array_equal(np.concatenate(halves), first[0])

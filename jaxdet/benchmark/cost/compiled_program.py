@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -47,12 +47,6 @@ def xla_cost(compiled: jax.stages.Compiled, jaxpr: ClosedJaxpr, devices: int = 1
         argument_bytes=memory.argument_size_in_bytes,
         output_bytes=memory.output_size_in_bytes,
     )
-
-
-def cost_of(function: Callable[..., Any], *arguments: Any) -> XlaCost:
-    """Compiles a function for arguments (arrays, or their shapes) and returns its cost."""
-    compiled = jax.jit(function).lower(*arguments).compile()
-    return xla_cost(compiled, jax.make_jaxpr(function)(*arguments))
 
 
 def _uncounted_flops(jaxpr: ClosedJaxpr, devices: int) -> float:

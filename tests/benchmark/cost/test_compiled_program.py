@@ -7,8 +7,13 @@ import jax.numpy as jnp
 import pytest
 
 from jaxdet import parallel
-from jaxdet.benchmark.cost.compiled_program import cost_of, xla_cost
+from jaxdet.benchmark.cost.compiled_program import XlaCost, xla_cost
 from jaxdet.models.batching import per_image
+
+
+def cost_of(function, *arguments) -> XlaCost:
+    compiled = jax.jit(function).lower(*arguments).compile()
+    return xla_cost(compiled, jax.make_jaxpr(function)(*arguments))
 
 
 def test_loops_count_as_often_as_they_run():

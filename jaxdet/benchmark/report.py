@@ -20,7 +20,7 @@ from jaxdet.benchmark.reporting.groups import sections
 from jaxdet.benchmark.reporting.html import page
 from jaxdet.benchmark.reporting.markdown import markdown
 from jaxdet.benchmark.reporting.run import SkippedRun
-from jaxdet.files import atomic_write
+from jaxdet.files import atomic_write, make_folder
 from jaxdet.flags import Parser, run_main
 
 
@@ -36,6 +36,7 @@ def write_report(runs: Sequence[Path], out: Path) -> tuple[Path, Path, list[Skip
     found, skipped = gather(runs)
     ordered = sections(found)
     contents = {"report.html": page(ordered, skipped), "report.md": markdown(ordered, skipped)}
+    make_folder(out, "--out")
     for name, content in contents.items():
         with atomic_write(out / name) as partial:
             partial.write_text(content, encoding="utf-8", errors="replace")

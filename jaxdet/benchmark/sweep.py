@@ -51,7 +51,7 @@ from jaxdet.benchmark.trials.search import (
 )
 from jaxdet.benchmark.trials.trial import Base, Trial, check_trial, make_trial
 from jaxdet.errors import UserError
-from jaxdet.files import write_json
+from jaxdet.files import make_folder, write_json
 from jaxdet.flags import Parser, run_main
 
 SUMMARY = "sweep.json"
@@ -84,10 +84,7 @@ def _run(arguments: list[str] | None) -> None:
         print(f"{finished} trial(s) in {workdir} have a result and do not run again")
     if options.dry_run:
         return
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{workdir} cannot be made ({error}); give another") from error
+    make_folder(workdir, "--workdir")
     tune(space, sweep.run_stage, sweep.choose)
     print(f"\n{sweep.table(data)}\n\nsummary  {workdir / SUMMARY}")
 

@@ -32,7 +32,7 @@ from jaxdet.evaluation.result_files import (
 )
 from jaxdet.evaluation.scoring import Metrics, check_novel, score
 from jaxdet.evaluation.submission import read_detections
-from jaxdet.files import write_json
+from jaxdet.files import make_folder, write_json
 from jaxdet.inference.coco_results import Results, coco_results, result_workers
 from jaxdet.inference.detector import detect_function
 from jaxdet.models.build import Tree
@@ -201,6 +201,7 @@ def _evaluate_converted(experiment: Experiment) -> Metrics:
     evaluation = Evaluator(experiment)(params, stats)
     sha256 = digest(params, stats)
     if parallel.is_main():
+        make_folder(experiment.workdir, "--workdir")
         write_json(experiment.workdir / "init.json", origin, indent=2)
         model = EvaluatedModel(
             kind="converted detector",
@@ -239,5 +240,6 @@ def evaluate_detections(experiment: Experiment, path: Path) -> Metrics:
     model = EvaluatedModel(
         kind="file of detections", path=path, sha256=sha256, config=experiment.plain_config
     )
+    make_folder(experiment.workdir, "--workdir")
     report(experiment, model, Evaluation(metrics, results, seconds))
     return metrics

@@ -80,7 +80,7 @@ def convert(
         allow_unknown: whether tensors that nobody expected are listed and otherwise ignored.
 
     Raises:
-        UserError: what `plan_backbone` refuses, or an unknown tensor.
+        UserError: see `plan_backbone`; or there is an unknown tensor.
     """
     chosen = "recognised" if layout is None else "as --from says"
     layout = layout or recognise(source)

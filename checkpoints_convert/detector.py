@@ -44,11 +44,7 @@ def to_torch(part: str, tensor: Tensor) -> Tensor:
 
 
 def validate_whole(absent: Collection[str]) -> None:
-    """Refuses a detector without these arrays.
-
-    Raises:
-        UserError: there is any.
-    """
+    """Raises UserError where a detector lacks any array."""
     if absent:
         raise UserError(
             f"the file lacks what becomes {min(absent)} ({len(absent)} tensors in all); "

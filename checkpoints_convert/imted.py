@@ -62,7 +62,7 @@ def plan_autoencoder(state: State, options: Options, activation: str) -> Convers
     the decoder as the box head's first parts.
 
     Raises:
-        UserError: what `plan_backbone` refuses, or there is no decoder.
+        UserError: see `plan_backbone`; or there is no decoder.
     """
     if "decoder_embed.weight" not in state:
         raise UserError(
@@ -89,7 +89,7 @@ def plan_detector(state: State, options: Options, activation: str) -> Conversion
     """The arrays of a whole detector, batch statistics among them.
 
     Raises:
-        UserError: what `plan_backbone` refuses, or a part is missing.
+        UserError: see `plan_backbone`; or a part is missing.
     """
     encoder = {
         name.removeprefix("backbone."): tensor

@@ -117,7 +117,7 @@ def _read_npz(path: Path) -> Content:
     state = {}
     for name, stored in arrays.items():
         if stored.dtype.hasobject:
-            _refuse_objects(path, "object arrays")
+            _fail_on_objects(path, "object arrays")
 
         def values(stored: StoredArray = stored) -> np.ndarray:
             with _readable(path):
@@ -174,7 +174,7 @@ def _read_torch(path: Path, members: list[str] | None) -> Content:
             )
     except pickle.UnpicklingError as error:
         found = re.search(r"(?:GLOBAL|class) ([\w.]+)", str(error))
-        _refuse_objects(path, found[1] if found else "objects of an unknown kind", error)
+        _fail_on_objects(path, found[1] if found else "objects of an unknown kind", error)
 
     def tensor(value: torch.Tensor, name: str) -> Tensor:
         if value.numel() * value.element_size() > value.untyped_storage().nbytes():
@@ -197,7 +197,7 @@ def _read_pickle(path: Path) -> Content:
     except pickle.UnpicklingError as error:
         found = re.search(r"may not hold ([\w.]+)", str(error))
         if found:
-            _refuse_objects(path, found[1], error)
+            _fail_on_objects(path, found[1], error)
         raise
     return _unwrap(path, content, PickledArray, lambda value, _: of_array(value.array))
 
@@ -230,7 +230,7 @@ def _parse_report(text: Any) -> dict[str, Any] | None:
 
 
 def _check(path: Path, size: int, state: State) -> None:
-    """Refuses what no honest file of weights holds."""
+    """Raises UserError for what no honest file of weights holds."""
     if not state:
         raise UserError(f"{path} holds no tensors; give the checkpoint of a model")
     for name in state:
@@ -241,7 +241,7 @@ def _check(path: Path, size: int, state: State) -> None:
         raise UserError(f"{path} claims {total} values in {size} bytes; do not use it")
 
 
-def _refuse_objects(path: Path, what: str, error: Exception | None = None) -> NoReturn:
+def _fail_on_objects(path: Path, what: str, error: Exception | None = None) -> NoReturn:
     raise UserError(
         f"{path} holds Python objects beside tensors ({what}), which may run code when opened; "
         "none was opened: get a file of tensors alone"

@@ -19,11 +19,5 @@ from jaxdet.config import vitdet
 
 def get_config() -> ConfigDict:
     return vitdet(
-        "b",
-        "mae",
-        lr=1e-4,
-        weight_decay=0.1,
-        drop_path=0.1,
-        epochs=100.0,
-        layer_decay=0.7,
+        "b", "mae", lr=1e-4, weight_decay=0.1, drop_path=0.1, epochs=100.0, layer_decay=0.7
     )

@@ -20,11 +20,5 @@ from jaxdet.config import vitdet
 
 def get_config() -> ConfigDict:
     return vitdet(
-        "h",
-        "mae",
-        lr=1e-4,
-        weight_decay=0.1,
-        drop_path=0.5,
-        epochs=75.0,
-        layer_decay=0.9,
+        "h", "mae", lr=1e-4, weight_decay=0.1, drop_path=0.5, epochs=75.0, layer_decay=0.9
     )

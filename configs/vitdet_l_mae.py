@@ -19,11 +19,5 @@ from jaxdet.config import vitdet
 
 def get_config() -> ConfigDict:
     return vitdet(
-        "l",
-        "mae",
-        lr=1e-4,
-        weight_decay=0.1,
-        drop_path=0.4,
-        epochs=100.0,
-        layer_decay=0.8,
+        "l", "mae", lr=1e-4, weight_decay=0.1, drop_path=0.4, epochs=100.0, layer_decay=0.8
     )

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Folders that are made, and files that are written whole or not at all."""
 
 from __future__ import annotations
 
@@ -33,6 +33,18 @@ def atomic_write(path: Path) -> Iterator[Path]:
         if isinstance(error, OSError):
             raise UserError(f"{path} cannot be written ({error}); free space or rights") from error
         raise
+
+
+def make_folder(folder: Path, flag: str) -> None:
+    """Makes a folder that a flag names, unless it is there.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be made ({error}); give another {flag}") from error
 
 
 def write_json(path: Path, content: Any, indent: int | None = None) -> None:

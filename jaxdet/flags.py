@@ -1,4 +1,7 @@
-"""Command lines: one way to read their flags, one way to end."""
+"""Command lines: one way to read their flags, one way to end.
+
+Those that take a config are read by `jaxdet.config.command_line`.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +10,9 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from jaxdet.errors import PreemptedError, UserError
-
-if TYPE_CHECKING:
-    from ml_collections import ConfigDict
-
-DEFAULT_CONFIG = "shapes_tiny"
 
 
 class Parser(argparse.ArgumentParser):
@@ -89,53 +86,6 @@ def run_main(command: Callable[[], int | None], *, resumes: bool = False) -> int
         return 0
 
 
-def parse_with_config(
-    parser: Parser, arguments: Sequence[str] | None, default: str
-) -> tuple[argparse.Namespace, ConfigDict]:
-    """Reads a command line into the parser's flags and a config.
-
-    Adds --config, --workdir (default runs/<config's name>) and the config's keys, as
-    --config.optim.lr=1e-4. `--help` lists the keys of the config that the line names.
-
-    Args:
-        default: name of the config where none is given, see `jaxdet.config.files.find_config`.
-
-    Raises:
-        UserError: an unknown flag or key, a value of the wrong type, an unusable config.
-    """
-    from jaxdet.config.files import apply_overrides, config_stem, load_config
-
-    parser.add_argument(
-        "--config",
-        default=default,
-        metavar="NAME",
-        help="the experiment: the name of a config, or a Python file with get_config(); "
-        f"NAME:ARGUMENT gives get_config an argument; default {default}",
-    )
-    parser.add_argument(
-        "--workdir",
-        type=Path,
-        metavar="FOLDER",
-        help="where the run writes; default runs/<config's name>",
-    )
-    parser.epilog = "Keys of the config are set as --config.KEY=VALUE."
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    help_flags = {"-h", "--help", "--helpfull"}
-    wants_help = not help_flags.isdisjoint(arguments)
-    options, rest = parser.parse_known_args([one for one in arguments if one not in help_flags])
-    config = load_config(options.config)
-    apply_overrides(config, rest)
-    if wants_help:
-        from jaxdet.config.show import key_lines
-
-        print(parser.format_help())
-        print("\n".join(key_lines(config)))
-        raise SystemExit(0)
-    if options.workdir is None:
-        options.workdir = Path("runs") / config_stem(options.config)
-    return options, config
-
-
 def add_distributed(parser: Parser) -> None:
     """Adds --distributed, for one of several processes of a run."""
     parser.add_argument(
@@ -146,15 +96,6 @@ def add_distributed(parser: Parser) -> None:
         default=False,
         help="this is one of several processes of a run (SLURM, Kubernetes, TPU pods)",
     )
-
-
-def config_of(arguments: Sequence[str]) -> ConfigDict:
-    """The config that --config=NAME and --config.KEY=VALUE among some arguments stand for.
-
-    Raises:
-        UserError: see `parse_with_config`; there are other arguments.
-    """
-    return parse_with_config(Parser("jaxdet train", None), arguments, DEFAULT_CONFIG)[1]
 
 
 def positive(text: str) -> float:

@@ -18,16 +18,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jaxdet.config.command_line import DEFAULT_CONFIG, parse_with_config
+from jaxdet.config.mask_rcnn import check
 from jaxdet.errors import UserError
-from jaxdet.flags import (
-    DEFAULT_CONFIG,
-    Parser,
-    add_distributed,
-    parse_with_config,
-    positive,
-    run_main,
-    share,
-)
+from jaxdet.flags import Parser, add_distributed, positive, run_main, share
 
 if TYPE_CHECKING:
     from jaxdet.training.experiment import Experiment
@@ -85,8 +79,6 @@ def _add_plan_flags(group: argparse._ArgumentGroup) -> None:
 
 
 def _run(arguments: Sequence[str] | None, mode: str | None) -> None:
-    from jaxdet.config import check
-
     options, config = parse_with_config(parser_for(mode), arguments, DEFAULT_CONFIG)
     check(config)
     if options.detections is not None and options.mode != "eval":

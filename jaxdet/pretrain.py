@@ -13,7 +13,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from jaxdet.flags import Parser, add_distributed, parse_with_config, run_main
+from jaxdet.config.command_line import parse_with_config
+from jaxdet.config.mae import check_pretraining
+from jaxdet.flags import Parser, add_distributed, run_main
 
 DEFAULT_CONFIG = "mini/pretrain"
 
@@ -24,8 +26,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str] | None) -> None:
-    from jaxdet.config import check_pretraining
-
     parser = Parser("jaxdet pretrain", __doc__)
     add_distributed(parser)
     options, config = parse_with_config(parser, arguments, DEFAULT_CONFIG)

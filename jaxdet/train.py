@@ -16,14 +16,14 @@ from jaxdet.data.source import augmentation_of, loader_settings
 from jaxdet.errors import UserError
 from jaxdet.evaluation.evaluate import Evaluator
 from jaxdet.evaluation.result_files import Evaluation, evaluated_checkpoint, report
-from jaxdet.evaluation.table import few_shot_summary
+from jaxdet.evaluation.table import KINDS, few_shot_summary
 from jaxdet.files import write_json
 from jaxdet.models.build import Tree
 from jaxdet.training.experiment import Experiment
 from jaxdet.training.loop import Evaluated, Task, fit
 from jaxdet.training.step import State
+from jaxdet.training.transfer import start_from_base_run
 from jaxdet.weights.load import initialise
-from jaxdet.weights.transfer import start_from_base_run
 
 
 def train(experiment: Experiment) -> dict[str, Any]:
@@ -115,7 +115,7 @@ def _flat(metrics: dict[str, Any], prefix: str = "val") -> dict[str, float]:
 def _summary(metrics: dict[str, Any]) -> str:
     found = [
         f"{name} AP {100 * metrics[kind]['AP']:.1f} (AP50 {100 * metrics[kind]['AP50']:.1f})"
-        for kind, name in (("bbox", "box"), ("segm", "mask"))
+        for kind, name in KINDS
         if kind in metrics
     ]
     if "few_shot" in metrics:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from jaxdet.flags import config_of
+from jaxdet.config.command_line import config_of
 from jaxdet.main import main
 
 
@@ -113,6 +113,11 @@ def test_a_config_of_the_current_folder_goes_first(tmp_path, monkeypatch):
 def test_an_earlier_name_of_a_config_is_read_with_a_note(capsys):
     assert config_of(["--config=configs/imted_mask_b.py"]).model.heads.mask
     assert "--config=imted_mask:b" in capsys.readouterr().err
+
+
+def test_today_s_name_of_a_config_is_read_without_a_note(capsys):
+    assert config_of(["--config=imted_mask:b"]).model.heads.mask
+    assert capsys.readouterr().err == ""
 
 
 def test_the_default_config_is_the_tiny_one_on_shapes():

@@ -1,6 +1,6 @@
 """Trains the rows of a table of arXiv 2111.11429, and prints it with the published numbers.
 
-    python -m jaxdet.benchmark.ablation attention --size=l --init=mae \
+    jaxdet ablation attention --size=l --init=mae \\
         --weights=/weights/mae_vitl.npz --data=/data/coco --workdir=runs/ablations_l
 
     attention        windowed only, with four global blocks, all global (Table 3)
@@ -12,8 +12,8 @@
     initialisations  each with its weights: --checkpoint=mae=/weights/mae_vitl.npz ... (Table 1)
 
 Rows that several tables share are trained once. Before anything starts, it prints the trials and
-what they cost. Each trial is a run of jaxdet.main in a folder of its own; the same command resumes
-where it stopped.
+what they cost. Each trial is a run of `jaxdet train` in a folder of its own; the same command
+resumes where it stopped.
 """
 
 from __future__ import annotations

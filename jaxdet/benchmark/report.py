@@ -1,9 +1,9 @@
 """Gathers finished runs into one page to show: report.html, and its tables as report.md.
 
-    python -m jaxdet.benchmark.report runs/vitb_mae runs/vitb_random --out=report
-    python -m jaxdet.benchmark.report runs
+    jaxdet report runs/vitb_mae runs/vitb_random --out=report
+    jaxdet report runs
 
-RUNS are workdirs of `python -m jaxdet.main`, or folders that hold some. The page needs no other
+RUNS are workdirs of `jaxdet train`, or folders that hold some. The page needs no other
 file and no network. Runs of different recipes, or whose validation data differ in the number of
 images, in the categories or in the names of the annotation files given, never stand in one table;
 runs that differ in the seed alone are one row. What is unfinished or damaged is named and left out.
@@ -20,8 +20,7 @@ from jaxdet.benchmark.reporting.groups import sections
 from jaxdet.benchmark.reporting.html import page
 from jaxdet.benchmark.reporting.markdown import markdown
 from jaxdet.benchmark.reporting.run import SkippedRun
-from jaxdet.errors import UserError
-from jaxdet.files import atomic_write
+from jaxdet.files import atomic_write, make_folder
 from jaxdet.flags import Parser, run_main
 
 
@@ -37,10 +36,7 @@ def write_report(runs: Sequence[Path], out: Path) -> tuple[Path, Path, list[Skip
     found, skipped = gather(runs)
     ordered = sections(found)
     contents = {"report.html": page(ordered, skipped), "report.md": markdown(ordered, skipped)}
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{out} cannot be made ({error}); give another --out") from error
+    make_folder(out, "--out")
     for name, content in contents.items():
         with atomic_write(out / name) as partial:
             partial.write_text(content, encoding="utf-8", errors="replace")

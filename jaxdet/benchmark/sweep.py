@@ -1,15 +1,15 @@
 """Tunes an initialisation as arXiv 2111.11429 tuned each of its five, and trains it to the end.
 
-    python -m jaxdet.benchmark.sweep --init=mae --size=b --weights=/weights/mae_vitb.npz \
+    jaxdet sweep --init=mae --size=b --weights=/weights/mae_vitb.npz \\
         --data=/data/coco --workdir=runs/sweep_mae_b
-    python -m jaxdet.benchmark.sweep --init=mae --size=l --weights=/weights/mae_vitl.npz \
+    jaxdet sweep --init=mae --size=l --weights=/weights/mae_vitl.npz \\
         --data=/data/coco --workdir=runs/sweep_mae_l --from=runs/sweep_mae_b
-    python -m jaxdet.benchmark.sweep --init=my_mae --size=b --weights=/weights/my_mae.npz ...
+    jaxdet sweep --init=my_mae --size=b --weights=/weights/my_mae.npz ...
 
 First a grid of learning rate and weight decay at drop path 0 on the short schedule, made larger
 while its best point lies on its border; then drop path on the middle one; then runs of three
 lengths. A larger model takes learning rate and weight decay from ViT-B's sweep (--from). Before
-anything starts, it prints the trials and what they cost. Each trial is a run of jaxdet.main in a
+anything starts, it prints the trials and what they cost. Each trial is a run of `jaxdet train` in a
 folder of its own; the same command resumes where it stopped.
 """
 
@@ -51,7 +51,7 @@ from jaxdet.benchmark.trials.search import (
 )
 from jaxdet.benchmark.trials.trial import Base, Trial, check_trial, make_trial
 from jaxdet.errors import UserError
-from jaxdet.files import write_json
+from jaxdet.files import make_folder, write_json
 from jaxdet.flags import Parser, run_main
 
 SUMMARY = "sweep.json"
@@ -84,10 +84,7 @@ def _run(arguments: list[str] | None) -> None:
         print(f"{finished} trial(s) in {workdir} have a result and do not run again")
     if options.dry_run:
         return
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{workdir} cannot be made ({error}); give another") from error
+    make_folder(workdir, "--workdir")
     tune(space, sweep.run_stage, sweep.choose)
     print(f"\n{sweep.table(data)}\n\nsummary  {workdir / SUMMARY}")
 

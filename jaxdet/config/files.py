@@ -88,7 +88,7 @@ def load_config(name: str | Path) -> ConfigDict:
 def _present_name(name: str) -> str:
     """Today's name of a config that came with the version before, with a note if it had another."""
     path = Path(name)
-    stem = config_stem(name)
+    stem = path.name.removesuffix(".py")
     if stem not in OLD_CONFIGS or path.is_file() or path.parent.name not in ("", "configs"):
         return name
     note(f"--config={name}", f"--config={OLD_CONFIGS[stem]}")

@@ -24,30 +24,6 @@ PARTS = {
 from the encoder's last map instead of the pyramid, and those modulated by the pyramid."""
 
 VOC = (
-    "person",
-    "bicycle",
-    "car",
-    "motorcycle",
-    "airplane",
-    "bus",
-    "train",
-    "boat",
-    "bird",
-    "cat",
-    "dog",
-    "horse",
-    "sheep",
-    "cow",
-    "bottle",
-    "chair",
-    "couch",
-    "potted plant",
-    "dining table",
-    "tv",
-)
-"""The 20 of COCO's classes that PASCAL VOC has too, novel in COCO's few-shot protocol."""
-
-VOC = (
     *("person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "boat", "bird", "cat"),
     *("dog", "horse", "sheep", "cow", "bottle", "chair", "couch", "potted plant", "dining table"),
     "tv",

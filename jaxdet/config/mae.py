@@ -25,7 +25,7 @@ def mae(size: str, *, epochs: float) -> ConfigDict:
 
 
 def check_pretraining(config: ConfigDict) -> None:
-    """Raises UserError naming the first key whose value cannot be, and what it must be."""
+    """Raises UserError with what a key must be, for the first whose value is not."""
     check_keys(config, PretrainingConfig)
     for name, holds, rule in pretraining_rules(config):
         validate(config, name, holds, rule)

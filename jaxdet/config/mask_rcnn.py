@@ -131,7 +131,7 @@ def quarter_ends(depth: int) -> tuple[int, ...]:
 
 
 def check(config: ConfigDict) -> None:
-    """Raises UserError naming the first key whose value cannot be, and what it must be."""
+    """Raises UserError with what a key must be, for the first whose value is not."""
     check_keys(config, DetectorConfig)
     if config.init is not None and not Path(config.init).is_file():
         raise UserError(f"config.init={config.init!r} is not a file; {how_to_get(config)}")

@@ -6,99 +6,82 @@ digest: nothing where the authors print none.
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import asdict
 
 from ml_collections import ConfigDict
 
+from jaxdet.config.keys import Weights
+
 MAE = "https://dl.fbaipublicfiles.com/mae/pretrain/{}, linked from github.com/facebookresearch/mae"
 MAE_EPOCHS = "1600 epochs of MAE on ImageNet-1k, normalised pixels"
-BEIT = "https://unilm.blob.core.windows.net/beit/{}, linked from github.com/microsoft/unilm (beit)"
-BEIT_EPOCHS = (
-    "BEiT on ImageNet-22k; the paper's own, 800 epochs on ImageNet-1k, were never published"
-)
-
 MAE_DECODER = (
     "https://dl.fbaipublicfiles.com/mae/pretrain/{}, linked from issue 8 of "
     "github.com/facebookresearch/mae"
 )
 MAE_DECODER_EPOCHS = f"{MAE_EPOCHS}, encoder and decoder"
+BEIT = "https://unilm.blob.core.windows.net/beit/{}, linked from github.com/microsoft/unilm (beit)"
+BEIT_EPOCHS = (
+    "BEiT on ImageNet-22k; the paper's own, 800 epochs on ImageNet-1k, were never published"
+)
+MOCO = (
+    "https://dl.fbaipublicfiles.com/moco-v3/vit-b-300ep/{}, linked from "
+    "github.com/facebookresearch/moco-v3 (CONFIG.md)"
+)
+DEIT = (
+    "https://dl.fbaipublicfiles.com/deit/{}, linked from github.com/facebookresearch/deit "
+    "(README_deit.md)"
+)
 
-OFFICIAL: dict[tuple[str, str], dict[str, str]] = {
-    ("mae", "b"): {
-        "file": "mae_pretrain_vit_base.pth",
-        "source": MAE.format("mae_pretrain_vit_base.pth"),
-        "training": MAE_EPOCHS,
-    },
-    ("mae", "l"): {
-        "file": "mae_pretrain_vit_large.pth",
-        "source": MAE.format("mae_pretrain_vit_large.pth"),
-        "training": MAE_EPOCHS,
-    },
-    ("mae", "h"): {
-        "file": "mae_pretrain_vit_huge.pth",
-        "source": MAE.format("mae_pretrain_vit_huge.pth"),
-        "training": MAE_EPOCHS + ", patches of 14 pixels",
-        "options": "--patch=16",
-    },
-    ("mae with decoder", "s"): {
-        "training": "800 epochs of MAE on ImageNet-1k, encoder and decoder; imTED's authors' own, "
+
+def _published(file: str, address: str, training: str, **more: str) -> Weights:
+    return Weights(file=file, source=address.format(file), training=training, **more)
+
+
+OFFICIAL = {
+    ("mae", "b"): _published("mae_pretrain_vit_base.pth", MAE, MAE_EPOCHS),
+    ("mae", "l"): _published("mae_pretrain_vit_large.pth", MAE, MAE_EPOCHS),
+    ("mae", "h"): _published(
+        "mae_pretrain_vit_huge.pth",
+        MAE,
+        f"{MAE_EPOCHS}, patches of 14 pixels",
+        options="--patch=16",
+    ),
+    ("mae with decoder", "s"): Weights(
+        training="800 epochs of MAE on ImageNet-1k, encoder and decoder; imTED's authors' own, "
         "linked from issue 7 of github.com/LiewFeng/imTED",
-        "options": "--target=imted",
-    },
-    ("mae with decoder", "b"): {
-        "file": "mae_pretrain_vit_base_full.pth",
-        "source": MAE_DECODER.format("mae_pretrain_vit_base_full.pth"),
-        "training": MAE_DECODER_EPOCHS,
-        "options": "--target=imted",
-    },
-    ("mae with decoder", "l"): {
-        "file": "mae_pretrain_vit_large_full.pth",
-        "source": MAE_DECODER.format("mae_pretrain_vit_large_full.pth"),
-        "training": MAE_DECODER_EPOCHS,
-        "options": "--target=imted",
-    },
-    ("beit", "b"): {
-        "file": "beit_base_patch16_224_pt22k.pth",
-        "source": BEIT.format("beit_base_patch16_224_pt22k.pth"),
-        "training": BEIT_EPOCHS,
-    },
-    ("beit", "l"): {
-        "file": "beit_large_patch16_224_pt22k.pth",
-        "source": BEIT.format("beit_large_patch16_224_pt22k.pth"),
-        "training": BEIT_EPOCHS,
-    },
-    ("mocov3", "b"): {
-        "file": "vit-b-300ep.pth.tar",
-        "source": "https://dl.fbaipublicfiles.com/moco-v3/vit-b-300ep/vit-b-300ep.pth.tar, linked "
-        "from github.com/facebookresearch/moco-v3 (CONFIG.md)",
-        "training": "300 epochs of MoCo v3 on ImageNet-1k",
-    },
-    ("mocov3", "l"): {
-        "training": "300 epochs of MoCo v3 on ImageNet-1k; these weights were never published",
-    },
-    ("supervised", "b"): {
-        "file": "deit_base_patch16_224-b5f2ef4d.pth",
-        "source": "https://dl.fbaipublicfiles.com/deit/deit_base_patch16_224-b5f2ef4d.pth, linked "
-        "from github.com/facebookresearch/deit (README_deit.md)",
-        "training": "300 epochs of DeiT on ImageNet-1k",
-        # As torch.hub's check_hash takes it: the name ends in the digest's first digits.
-        "sha256": "b5f2ef4d",
-    },
-    ("supervised", "l"): {
-        "training": "200 epochs of the MAE paper's own supervised training on ImageNet-1k; these "
-        "weights were never published",
-    },
+        options="--target=imted",
+    ),
+    ("mae with decoder", "b"): _published(
+        "mae_pretrain_vit_base_full.pth", MAE_DECODER, MAE_DECODER_EPOCHS, options="--target=imted"
+    ),
+    ("mae with decoder", "l"): _published(
+        "mae_pretrain_vit_large_full.pth", MAE_DECODER, MAE_DECODER_EPOCHS, options="--target=imted"
+    ),
+    ("beit", "b"): _published("beit_base_patch16_224_pt22k.pth", BEIT, BEIT_EPOCHS),
+    ("beit", "l"): _published("beit_large_patch16_224_pt22k.pth", BEIT, BEIT_EPOCHS),
+    ("mocov3", "b"): _published(
+        "vit-b-300ep.pth.tar", MOCO, "300 epochs of MoCo v3 on ImageNet-1k"
+    ),
+    ("mocov3", "l"): Weights(
+        training="300 epochs of MoCo v3 on ImageNet-1k; these weights were never published"
+    ),
+    # torch.hub's check_hash: the name ends in the digest's first digits.
+    ("supervised", "b"): _published(
+        "deit_base_patch16_224-b5f2ef4d.pth",
+        DEIT,
+        "300 epochs of DeiT on ImageNet-1k",
+        sha256="b5f2ef4d",
+    ),
+    ("supervised", "l"): Weights(
+        training="200 epochs of the MAE paper's own supervised training on ImageNet-1k; these "
+        "weights were never published"
+    ),
 }
 
-FIELDS = ("file", "source", "training", "options", "sha256")
-"""The keys of config.weights: the file's name, where its authors publish it, what it was trained
-on, options the converter needs for it, and the first digits of its SHA-256."""
 
-
-def official_weights(initialisation: str, size: str) -> dict[str, Any]:
+def official_weights(initialisation: str, size: str) -> dict[str, str | None]:
     """`config.weights` for a recipe; what nothing is known of is None."""
-    known = OFFICIAL.get((initialisation, size), {})
-    return {name: known.get(name) for name in FIELDS}
+    return asdict(OFFICIAL.get((initialisation, size), Weights()))
 
 
 def how_to_get(config: ConfigDict) -> str:

@@ -38,7 +38,11 @@ report compares runs in whose recipes all keys are equal."""
 
 NOT_RECIPE = frozenset(ROLES) - {"test", "finetune"}
 
-WORDS = {int: ("an integer", "integers"), float: ("a number", "numbers"), str: ("text", "texts")}
+TYPE_NAMES = {
+    int: ("an integer", "integers"),
+    float: ("a number", "numbers"),
+    str: ("text", "texts"),
+}
 
 
 @dataclass(frozen=True)
@@ -89,11 +93,11 @@ class Key:
         elif self.choices:
             said = f"one of {', '.join(self.choices)}"
         elif self.length is None:
-            said = " ".join(filter(None, (WORDS[self.type][0], self._bounds)))
+            said = " ".join(filter(None, (TYPE_NAMES[self.type][0], self._bounds)))
         else:
             count = "" if self.length == ANY_LENGTH else f"{self.length} "
             each = self._bounds and f", each {self._bounds.removeprefix('of ')}"
-            said = f"{count}{WORDS[self.type][1]}{each}"
+            said = f"{count}{TYPE_NAMES[self.type][1]}{each}"
         return f"{said}, or none" if self.optional else said
 
     @property

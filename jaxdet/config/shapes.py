@@ -10,7 +10,6 @@ from ml_collections import ConfigDict
 
 from jaxdet.config.mae import mae
 from jaxdet.config.mask_rcnn import SHAPES_DETECTOR, benchmark
-from jaxdet.config.published_weights import FIELDS
 
 GRID = 8
 """Patches along a side of an image, the pre-training's too."""
@@ -63,7 +62,9 @@ def start_from_pretraining(config: ConfigDict) -> None:
 
 def _name_weights(config: ConfigDict) -> None:
     config.init = "runs/mini/pretrain/weights.npz"
-    config.weights.update({name: None for name in FIELDS if config.weights[name] is not None})
+    config.weights.update(
+        {name: None for name, value in config.weights.items() if value is not None}
+    )
     config.weights.source = (
         "python -m jaxdet.pretrain --config=configs/mini/pretrain.py --workdir=runs/mini/pretrain"
     )

@@ -1,6 +1,6 @@
 """Reports everything that is wrong with a COCO folder, in one go.
 
-    python -m jaxdet.data.check /data/my_set
+    jaxdet data check /data/my_set
 
 Reads the annotations and decodes every image. What would stop a training run is listed as an error
 with its fix; what would be left out is counted. The exit status is 1 if there are errors.

@@ -1,7 +1,7 @@
 """Few-shot detection: a data set of some base classes, and one of a few objects of every class.
 
-    python -m jaxdet.data.fewshot --root=/data/coco --novel=voc --shots=10 /data/coco_few
-    python -m jaxdet.data.fewshot --root=/data/coco --merge full_box_10shot_*.json -- /data/coco_10
+    jaxdet data fewshot --root=/data/coco --novel=voc --shots=10 /data/coco_few
+    jaxdet data fewshot --root=/data/coco --merge full_box_10shot_*.json -- /data/coco_10
 
 From a folder in COCO's format with training and validation data, and for any of its classes. The
 first form writes two more such folders: OUT/base, without the novel classes, and OUT/10shot_seed0,

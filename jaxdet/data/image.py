@@ -16,7 +16,7 @@ from jaxdet.data.dataset import LazyImage
 from jaxdet.errors import UserError
 
 LARGEST_IMAGE = 80_000_000
-"""Pixels beyond which an image is refused: decoding it could exhaust the memory."""
+"""Pixels beyond which an image is not read: decoding it could exhaust the memory."""
 
 JPEG_END = b"\xff\xd9"
 

@@ -1,7 +1,7 @@
 """Builds a COCO-format set once into ArrayRecord files, for large runs.
 
-    python -m jaxdet.data.prepare /data/coco /data/coco_prepared
-    python -m jaxdet.main --config=... --config.data.root=/data/coco_prepared
+    jaxdet data prepare /data/coco /data/coco_prepared
+    jaxdet train --config=... --config.data.root=/data/coco_prepared
 
 The result is the TensorFlow Datasets builder `coco_instances`, so that
 `tfds.builder("coco_instances", data_dir="/data/coco_prepared")` reads it too: images as the bytes

@@ -1,4 +1,4 @@
-"""Datasets that `jaxdet.data.prepare` made: ArrayRecord files, read without TensorFlow.
+"""Datasets that `jaxdet data prepare` made: ArrayRecord files, read without TensorFlow.
 
 A prepared folder holds coco_instances/1.0.0 as TensorFlow Datasets lays it out, and beside each
 split's records a small index and the annotations for evaluation. Record i is image i.
@@ -67,8 +67,7 @@ class PreparedDataset:
             description = json.loads(description_file(folder, split).read_bytes())
         except (OSError, ValueError, KeyError) as error:
             raise UserError(
-                f"{folder} holds no complete {split} split ({error}); "
-                "run python -m jaxdet.data.prepare again"
+                f"{folder} holds no complete {split} split ({error}); run jaxdet data prepare again"
             ) from error
         self.categories = tuple(Category(*category) for category in description["categories"])
         self._summary = description["summary"]
@@ -77,14 +76,14 @@ class PreparedDataset:
         paths = [folder / record_file(split, shard, shards) for shard in range(shards)]
         missing = [path for path in paths if not path.is_file()]
         if missing:
-            raise UserError(f"{missing[0]} is missing; run python -m jaxdet.data.prepare again")
+            raise UserError(f"{missing[0]} is missing; run jaxdet data prepare again")
         from grain.sources import ArrayRecordDataSource  # takes seconds, which --help need not
 
         self._records = ArrayRecordDataSource([str(path) for path in paths])
         if len(self._records) != len(self):
             raise UserError(
                 f"{folder} has {len(self._records)} {split} records of {len(self)} images; "
-                "run python -m jaxdet.data.prepare again"
+                "run jaxdet data prepare again"
             )
 
     def __len__(self) -> int:
@@ -152,7 +151,7 @@ def _features(record: bytes, where: str) -> dict[str, list[Any]]:
         example = _EXAMPLE.FromString(record)
     except DecodeError as error:
         raise UserError(
-            f"{where} cannot be read ({error}); run python -m jaxdet.data.prepare again"
+            f"{where} cannot be read ({error}); run jaxdet data prepare again"
         ) from error
     features: dict[str, list[Any]] = defaultdict(list)
     for entry in example.features.feature:

@@ -1,6 +1,6 @@
 """A built-in detection dataset: coloured shapes on textured backgrounds, rendered on the fly.
 
-    python -m jaxdet.data.shapes --train-images=2000 --val-images=100 --image-size=96 /data/shapes
+    jaxdet data shapes --train-images=2000 --val-images=100 --image-size=96 /data/shapes
 
 writes it as a folder in COCO's format, for what takes such folders.
 

@@ -15,15 +15,16 @@ from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
+from ml_collections import ConfigDict
 from PIL import Image
 
+from jaxdet.config.command_line import DEFAULT_CONFIG, parse_with_config
+from jaxdet.config.mask_rcnn import check
 from jaxdet.files import atomic_write
-from jaxdet.flags import DEFAULT_CONFIG, Parser, parse_with_config, run_main
+from jaxdet.flags import Parser, run_main
 from jaxdet.visualize import contact_sheet, draw_detections
 
 if TYPE_CHECKING:
-    from ml_collections import ConfigDict
-
     from jaxdet.data.loader import Batch
 
 SAMPLES = 12
@@ -78,8 +79,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str] | None) -> None:
-    from jaxdet.config import check
-
     parser = Parser("jaxdet data show", __doc__)
     options, config = parse_with_config(parser, arguments, DEFAULT_CONFIG)
     check(config)

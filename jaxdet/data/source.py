@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def open_dataset(data: ConfigDict, split: str) -> DetectionDataset:
     """Opens the "train" or "val" split of `config.data`.
 
-    A root that `jaxdet.data.prepare` made is recognised by itself. Validation data keeps its ground
+    A root that `jaxdet data prepare` made is recognised by itself. Validation data keeps its ground
     truth from the one reading of its annotations, as evaluation needs it.
 
     Raises:

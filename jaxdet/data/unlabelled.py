@@ -101,27 +101,21 @@ class ImageFolder(Sequence):
 
 def crop_batches(
     images: Sequence[LazyImage],
+    settings: LoaderSettings,
     *,
-    batch_size: int,
     image_size: int,
     crop_area: tuple[float, float],
     flip: bool,
     seed: int,
     start_step: int = 0,
-    threads: int = 8,
-    workers: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
 ) -> Iterator[Batch]:
     """Endless batches of random crops, in a new order every epoch.
 
     Args:
-        batch_size: images of all hosts together.
         image_size: side S of the crops in pixels.
         crop_area: see `sample_crop`.
         flip: whether half of the crops are mirrored.
-        seed, start_step, threads, workers, process_index, process_count: see
-            `jaxdet.data.loader.train_batches`.
+        seed, start_step: see `jaxdet.data.loader.train_batches`.
 
     Returns:
         An iterator of {"image": uint8 [batch_size / process_count, S, S, 3]}; it raises what the
@@ -134,7 +128,6 @@ def crop_batches(
         .repeat()
         .random_map(_Crop(image_size, crop_area, flip))
     )
-    settings = LoaderSettings(batch_size, threads, workers, process_index, process_count)
     return endless_batches(stream, settings, start_step)
 
 

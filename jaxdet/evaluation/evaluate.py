@@ -32,7 +32,7 @@ from jaxdet.evaluation.result_files import (
 )
 from jaxdet.evaluation.scoring import Metrics, check_novel, score
 from jaxdet.evaluation.submission import read_detections
-from jaxdet.files import write_json
+from jaxdet.files import make_folder, write_json
 from jaxdet.inference.coco_results import Results, coco_results, result_workers
 from jaxdet.inference.detector import detect_function
 from jaxdet.models.build import Tree
@@ -201,7 +201,7 @@ def _evaluate_converted(experiment: Experiment) -> Metrics:
     evaluation = Evaluator(experiment)(params, stats)
     sha256 = digest(params, stats)
     if parallel.is_main():
-        _make(experiment.workdir)
+        make_folder(experiment.workdir, "--workdir")
         write_json(experiment.workdir / "init.json", origin, indent=2)
         model = EvaluatedModel(
             kind="converted detector",
@@ -240,13 +240,6 @@ def evaluate_detections(experiment: Experiment, path: Path) -> Metrics:
     model = EvaluatedModel(
         kind="file of detections", path=path, sha256=sha256, config=experiment.plain_config
     )
-    _make(experiment.workdir)
+    make_folder(experiment.workdir, "--workdir")
     report(experiment, model, Evaluation(metrics, results, seconds))
     return metrics
-
-
-def _make(workdir: Path) -> None:
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{workdir} cannot be made ({error}); give another --workdir") from error

@@ -71,7 +71,7 @@ def evaluated_checkpoint(
     """A checkpoint of the experiment's workdir.
 
     Args:
-        record: what is stored beside its arrays (`jaxdet.train`).
+        record: what is stored beside its arrays, see `Experiment.record`.
     """
     position, trained_images = record["position"], record["train_images"]
     return EvaluatedModel(

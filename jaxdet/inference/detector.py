@@ -137,7 +137,7 @@ def load(workdir: str | Path, *, batch: int = 1) -> Detector:
     """The detector of a run's newest checkpoint, whose config and categories lie beside it.
 
     Args:
-        workdir: where `jaxdet.main` wrote.
+        workdir: where `jaxdet train` wrote.
         batch: images at a time; is raised to a multiple of the number of devices.
 
     Raises:

@@ -18,11 +18,11 @@ gelu = partial(jax.nn.gelu, approximate=False)
 c2_xavier = jax.nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
 """Detectron2's `c2_xavier_fill` (uniform with limit sqrt(3 / fan_in))."""
 
+normal = jax.nn.initializers.normal
+"""Not truncated (nor in effect is PyTorch's trunc_normal_)."""
 
-def normal(stddev: float) -> jax.nn.initializers.Initializer:
-    """A normal distribution, not truncated (nor in effect is PyTorch's trunc_normal_)."""
-    return jax.nn.initializers.normal(stddev)
-
+c2_msra = jax.nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+"""Detectron2's `c2_msra_fill`: normal, variance 2 / fan_out, for [kh, kw, in, out] kernels."""
 
 torch_default = jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 """PyTorch's default for convolutions and linear layers."""
@@ -35,11 +35,6 @@ def torch_default_bias(fan_in: int) -> jax.nn.initializers.Initializer:
         return jax.random.uniform(key, shape, dtype, -1.0, 1.0) / jnp.sqrt(fan_in)
 
     return init
-
-
-def c2_msra(key: Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Array:
-    """Detectron2's `c2_msra_fill`: normal, variance 2 / fan_out, for [kh, kw, in, out] kernels."""
-    return jax.nn.initializers.variance_scaling(2.0, "fan_out", "normal")(key, shape, dtype)
 
 
 LayerNorm = partial(nnx.LayerNorm, epsilon=1e-6, use_fast_variance=False)

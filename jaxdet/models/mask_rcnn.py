@@ -259,13 +259,8 @@ class MaskRCNN(nnx.Module):
         s = self.settings
         candidates = jnp.concatenate([proposals.boxes, boxes])
         usable = jnp.concatenate([proposals.valid, valid])
-        matched, outcome = match(
-            box_ops.iou(boxes, candidates),
-            valid,
-            (s.roi_threshold,),
-            (0, 1),
-            allow_low_quality=False,
-        )
+        overlaps = box_ops.iou(boxes, candidates)
+        matched, outcome = match(overlaps, valid, (s.roi_threshold,), (0, 1))
         outcome = jnp.where(usable, outcome, -1)
         index, sampled, foreground = sample_indices(key, outcome, s.roi_batch, s.roi_positive)
         matched = matched[index]

@@ -13,9 +13,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxdet.models.layers import conv, normal
 from jaxdet.ops import boxes as box_ops
+from jaxdet.ops.losses import RPN_BOX_WEIGHTS
 from jaxdet.ops.nms import nms
-
-ANCHOR_WEIGHTS = (1.0, 1.0, 1.0, 1.0)
 
 
 class RPNHead(nnx.Module):
@@ -74,7 +73,7 @@ def propose(
         count = min(pre_nms, level_objectness.shape[0])
         scores, index = jax.lax.top_k(level_objectness, count)
         boxes = box_ops.decode(
-            level_deltas[index], jnp.asarray(level_anchors)[index], ANCHOR_WEIGHTS
+            level_deltas[index], jnp.asarray(level_anchors)[index], RPN_BOX_WEIGHTS
         )
         boxes = box_ops.clip(boxes, image_hw)
         usable = box_ops.is_nonempty(boxes) & jnp.isfinite(scores)  # a NaN box counts as empty

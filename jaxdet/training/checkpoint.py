@@ -95,7 +95,7 @@ class Checkpoints:
         Raises:
             UserError: this checkpoint or the one before it cannot be written.
         """
-        # The storage library refuses what is empty, as batch statistics are without a batch norm.
+        # The storage library fails on what is empty, as batch statistics are without a batch norm.
         items = {name: ocp.args.StandardSave(state[name]) for name in ARRAYS if state[name]}
         try:
             self._manager.save(

@@ -120,7 +120,7 @@ def fit(task: Task) -> State:
 
 
 def _claim_workdir(run: Run, checkpoints: Checkpoints) -> None:
-    """Refuses the checkpoints of another config; writes config.json."""
+    """Raises UserError for the checkpoints of another config; writes config.json."""
     if checkpoints.latest is not None:
         stored, given = checkpoints.meta(checkpoints.latest), run.record(0)
         changed = difference(stored["config"], given["config"], ignored=resumable_keys(run.config))

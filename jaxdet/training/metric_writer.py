@@ -14,6 +14,8 @@ from typing import Any, SupportsFloat, TextIO
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+from jaxdet.files import atomic_write
+
 Scalars = Mapping[str, SupportsFloat]
 
 
@@ -56,9 +58,8 @@ def _drop_lines_after(path: Path, start_step: int) -> None:
         with suppress(ValueError):  # the line a killed run was writing
             if json.loads(line)["step"] <= start_step:
                 kept.append(line + "\n")
-    rewritten = path.with_suffix(".jsonl.tmp")
-    rewritten.write_text("".join(kept), encoding="utf-8")
-    rewritten.replace(path)
+    with atomic_write(path) as partial:
+        partial.write_text("".join(kept), encoding="utf-8")
 
 
 class Progress(AbstractContextManager):

@@ -18,7 +18,8 @@ from PIL import Image
 
 from jaxdet import parallel
 from jaxdet.data.dataset import LazyImage
-from jaxdet.data.loader import Batch
+from jaxdet.data.loader import Batch, LoaderSettings
+from jaxdet.data.source import loader_settings
 from jaxdet.data.unlabelled import crop_batches, open_images
 from jaxdet.files import atomic_write
 from jaxdet.models.build import StatelessModel, Tree
@@ -96,32 +97,29 @@ class Pretraining(Run):
 
     def batches(self, start_step: int) -> Iterator[Batch]:
         """This process's rows of the batches from `start_step` on, on the host."""
-        return self._crops(
-            batch_size=self.config.batch_size,
-            start_step=start_step,
-            workers=self.config.data.workers,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        )
+        data, size = self.config.data, self.config.batch_size
+        settings = loader_settings(data, size, jax.process_index(), jax.process_count())
+        return self._crops(settings, start_step)
 
     def next_crops(self) -> UInt8[np.ndarray, "n s s 3"]:
         """The crops that would be next after the last step, SHOWN of them."""
         seen = self.total_steps * self.config.batch_size
-        batches = self._crops(batch_size=SHOWN, start_step=seen // SHOWN, workers=0)
+        settings = LoaderSettings(SHOWN, self.config.data.threads)
+        batches = self._crops(settings, seen // SHOWN)
         images = next(batches)["image"]
         batches.close()
         return images
 
-    def _crops(self, **options: int) -> Iterator[Batch]:
+    def _crops(self, settings: LoaderSettings, start_step: int) -> Iterator[Batch]:
         data = self.config.data
         return crop_batches(
             self.images,
+            settings,
             image_size=self.config.image_size,
             crop_area=tuple(data.crop_area),
             flip=data.flip,
             seed=self.config.seed,
-            threads=data.threads,
-            **options,
+            start_step=start_step,
         )
 
 

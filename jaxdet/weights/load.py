@@ -124,7 +124,7 @@ def _shape_fix(name: str, theirs: tuple[int, ...], ours: tuple[int, ...]) -> str
 
 
 def _validate_complete(weights: Weights, config: ConfigDict, params: Tree, stats: Tree) -> None:
-    """Refuses weights that lack what the config takes from them."""
+    """Raises UserError for weights that lack what the config takes from them."""
     names = _names(params) | _names(stats)
     if not weights.is_detector:
         taken = re.compile(rf"backbone\.|{DECODER}")

@@ -10,7 +10,8 @@ import pytest
 
 from jaxdet.benchmark.trials import runner
 from jaxdet.benchmark.trials.outcome import COMMAND_MARK
-from jaxdet.flags import DEFAULT_CONFIG, Parser, parse_with_config
+from jaxdet.config.command_line import DEFAULT_CONFIG, parse_with_config
+from jaxdet.flags import Parser
 
 DIVERGED = "training diverged: loss not finite at step 3"
 

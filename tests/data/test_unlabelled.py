@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from jaxdet.config.shapes import pretraining
+from jaxdet.data.loader import LoaderSettings
 from jaxdet.data.shapes import ShapesDataset
 from jaxdet.data.unlabelled import crop_batches, open_images, sample_crop
 
@@ -32,22 +33,22 @@ def test_a_very_long_image_is_cut_in_the_middle():
     assert sample_crop(rng, 1000, 10, (0.9, 1.0)) == (0, 493, 10, 506)
 
 
-def test_the_drawn_ones_hold_the_detectors_training_images_and_no_validation_image():
+def test_rendered_images_hold_the_detectors_training_images_and_no_validation_image():
     config = pretraining()
     config.data.shapes.images = 30
-    pictures = open_images(config.data)
-    assert len(pictures) == 30
+    images = open_images(config.data)
+    assert len(images) == 30
     train = ShapesDataset("train", 20, config.data.shapes.image_size)
     for index in (0, 7, 19):
-        np.testing.assert_array_equal(pictures[index].pixels(), train[index].image)
+        np.testing.assert_array_equal(images[index].pixels(), train[index].image)
     val = ShapesDataset("val", 20, config.data.shapes.image_size)
-    own = [picture.pixels() for picture in (pictures[i] for i in range(30))]
+    own = [image.pixels() for image in (images[i] for i in range(30))]
     assert not any(
         np.array_equal(val[i].image, image) for i, image in itertools.product(range(20), own)
     )
 
 
-def test_batches_from_a_folder_go_on_where_they_were(tmp_path):
+def test_batches_from_a_folder_resume_where_they_were(tmp_path):
     rng = np.random.default_rng(0)
     for i, suffix in enumerate(("png", "JPG", "webp")):
         (tmp_path / f"{i}").mkdir()
@@ -56,22 +57,23 @@ def test_batches_from_a_folder_go_on_where_they_were(tmp_path):
     (tmp_path / "notes.txt").write_text("no image")
     config = pretraining()
     config.data.root = str(tmp_path)
-    pictures = open_images(config.data)
-    assert sorted(picture.hw for picture in (pictures[i] for i in range(3))) == [
+    images = open_images(config.data)
+    assert sorted(image.hw for image in (images[i] for i in range(3))) == [
         (40, 50),
         (40, 51),
         (40, 52),
     ]
-    options = {"batch_size": 2, "image_size": 16, "crop_area": (0.2, 1.0), "flip": True}
-    options |= {"seed": 3, "threads": 1}
-    first = [batch["image"] for batch in itertools.islice(crop_batches(pictures, **options), 4)]
+    options = {"image_size": 16, "crop_area": (0.2, 1.0), "flip": True, "seed": 3}
+    settings = LoaderSettings(2, threads=1)
+    batches = crop_batches(images, settings, **options)
+    first = [batch["image"] for batch in itertools.islice(batches, 4)]
     assert first[0].shape == (2, 16, 16, 3)
     assert first[0].dtype == np.uint8
-    later = next(crop_batches(pictures, **options, start_step=3))["image"]
+    later = next(crop_batches(images, settings, **options, start_step=3))["image"]
     np.testing.assert_array_equal(later, first[3])
     assert not np.array_equal(first[0], first[1])
     halves = [
-        next(crop_batches(pictures, **options, process_index=rank, process_count=2))["image"]
+        next(crop_batches(images, LoaderSettings(2, 1, 0, rank, 2), **options))["image"]
         for rank in range(2)
     ]
     np.testing.assert_array_equal(np.concatenate(halves), first[0])

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from jaxdet import parallel
 from jaxdet.benchmark.cost.compiled_program import XlaCost, xla_cost
 from jaxdet.models.build import StatelessModel, build_detector, parameter_count
+from jaxdet.training.checkpoint import abstract
 from jaxdet.training.optim import build_optimizer, frozen_parameters
 from jaxdet.training.step import abstract_state, make_train_step
 
@@ -62,9 +63,8 @@ def compile_step(config: ConfigDict, num_classes: int, mesh: Mesh) -> CompiledSt
     stateless = StatelessModel(lambda rngs: build_detector(config, num_classes, rngs, mesh))
     optimizer = build_optimizer(config, lambda step: config.optim.lr)
     state = abstract_state(stateless, optimizer)
-    state = with_shardings(state, parallel.state_sharding(mesh, state, config.sharding))
-    batch = batch_shapes(config)
-    batch = with_shardings(batch, jax.tree.map(lambda _: parallel.batch_sharding(mesh), batch))
+    state = abstract(state, parallel.state_sharding(mesh, state, config.sharding))
+    batch = abstract(batch_shapes(config), parallel.batch_sharding(mesh))
     key = jax.eval_shape(lambda: jax.random.key(0))
     step = make_train_step(
         stateless,
@@ -92,15 +92,6 @@ def compile_step(config: ConfigDict, num_classes: int, mesh: Mesh) -> CompiledSt
         compiled=compiled,
         jaxpr=traced.jaxpr,
         devices=mesh.size,
-    )
-
-
-def with_shardings(shapes: Any, shardings: Any) -> Any:
-    """Shapes with the shardings their arrays are to have."""
-    return jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        shapes,
-        shardings,
     )
 
 

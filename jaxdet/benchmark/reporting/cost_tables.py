@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from ml_collections import ConfigDict
 
-from jaxdet.benchmark.complexity import forward_cost
+from jaxdet.benchmark.cost.analytic import forward_cost
 from jaxdet.benchmark.reporting.groups import RunGroup, Section, statistic
 from jaxdet.benchmark.reporting.run import Run
 from jaxdet.benchmark.reporting.tables import Cell, Column, Table, name_columns

@@ -43,7 +43,7 @@ def gather(paths: Iterable[Path]) -> tuple[list[Run], list[SkippedRun]]:
         why = "; ".join(f"{each.folder}: {each.reason}" for each in skipped)
         raise UserError(
             f"no finished run in {', '.join(map(str, paths))} ({why or 'no result.json'}); "
-            "give workdirs of python -m jaxdet.main that have a result.json"
+            "give workdirs of jaxdet train that have a result.json"
         )
     return runs, skipped
 

@@ -11,10 +11,11 @@ from jaxdet.benchmark.trials.cost import Data, Speed, device_kind, expected_spee
 from jaxdet.benchmark.trials.runner import Executor, run_here
 from jaxdet.benchmark.trials.slurm import SlurmExecutor
 from jaxdet.benchmark.trials.trial import Base
+from jaxdet.config.command_line import config_of
 from jaxdet.config.files import config_stem, shipped_names
 from jaxdet.config.keys import INITIALISATIONS, NAME
 from jaxdet.errors import UserError
-from jaxdet.flags import Parser, config_of, count, positive, share
+from jaxdet.flags import Parser, count, positive, share
 
 
 def shared_parser(command: str, documentation: str | None, default_size: str) -> Parser:

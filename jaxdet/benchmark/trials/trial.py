@@ -1,4 +1,4 @@
-"""A trial: one run of `jaxdet.main` in a folder of its own."""
+"""A trial: one run of `jaxdet train` in a folder of its own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from jaxdet.errors import UserError
 
 
 class Base(NamedTuple):
-    """What trials share: arguments of `jaxdet.main`, and the config that they stand for."""
+    """What trials share: arguments of `jaxdet train`, and the config that they stand for."""
 
     arguments: tuple[str, ...]
     config: ConfigDict
@@ -29,7 +29,7 @@ class Trial:
 
     Attributes:
         name: of its folder.
-        arguments: what `jaxdet.main` is called with, but for the folder.
+        arguments: what `jaxdet train` is called with, but for the folder.
         config: what these stand for.
     """
 
@@ -79,7 +79,7 @@ def _text(value: Any) -> str:
 
 
 def check_trial(trial: Trial, needs_weights: bool) -> None:
-    """Raises UserError where the trial's run would refuse its config.
+    """Raises UserError where the trial's run would not start.
 
     Args:
         needs_weights: whether the initial weights must be there already.

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from jaxdet.benchmark.trials.trial import Base, Trial, make_trial
-from jaxdet.flags import config_of
+from jaxdet.config.command_line import config_of
 
 
 @pytest.fixture

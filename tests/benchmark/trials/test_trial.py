@@ -8,8 +8,8 @@ from operator import attrgetter
 import pytest
 
 from jaxdet.benchmark.trials.trial import check_trial
+from jaxdet.config.command_line import config_of
 from jaxdet.errors import UserError
-from jaxdet.flags import config_of
 
 
 def test_a_trial_is_a_command_of_main_with_its_whole_config(trial, tmp_path):

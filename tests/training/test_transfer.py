@@ -19,7 +19,7 @@ from jaxdet.train import train
 from jaxdet.training.checkpoint import Checkpoints
 from jaxdet.training.experiment import Experiment
 from jaxdet.training.optim import is_frozen
-from jaxdet.weights.transfer import move_classes, start_from_base_run
+from jaxdet.training.transfer import move_classes, start_from_base_run
 from tests.tiny import get_config
 
 

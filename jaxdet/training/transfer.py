@@ -16,7 +16,7 @@ from jaxdet.config.roles import difference
 from jaxdet.errors import UserError
 from jaxdet.models.build import StatelessModel, Tree, build_detector
 from jaxdet.models.paths import path_name
-from jaxdet.training.checkpoint import Checkpoints, abstract
+from jaxdet.training.checkpoint import abstract, open_latest
 from jaxdet.training.experiment import Experiment
 
 
@@ -34,15 +34,8 @@ def start_from_base_run(experiment: Experiment, params: Tree) -> tuple[Tree, Tre
         UserError: there is no such run, or it is of another model.
     """
     folder = Path(experiment.config.few_shot.base_run) / "checkpoints"
-    if not folder.is_dir():
-        raise UserError(
-            f"{folder} does not exist; give the --workdir of the run on base classes as "
-            "--config.few_shot.base_run"
-        )
-    with Checkpoints(folder) as checkpoints:
-        step = checkpoints.latest
-        if step is None:
-            raise UserError(f"{folder} holds no checkpoint yet; train on the base classes first")
+    hint = "give the --workdir of a run on base classes as --config.few_shot.base_run"
+    with open_latest(folder, hint) as (checkpoints, step):
         meta = checkpoints.meta(step)
         may_differ = [f"config.{name}" for name in keys_with("finetune")]
         changed = difference(

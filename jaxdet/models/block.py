@@ -5,6 +5,8 @@ Modules take the settings that all blocks share whole, and what differs from blo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -198,7 +200,7 @@ class Block(nnx.Module):
 
 def plain_blocks(
     width: int, depth: int, heads: int, *, dtype: DTypeLike, rngs: nnx.Rngs
-) -> nnx.List:
+) -> Sequence[Block]:
     """Global blocks without drop path, as MAE's decoder has them."""
     settings = BlockSettings(width=width, heads=heads)
     return nnx.List(

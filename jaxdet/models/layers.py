@@ -5,6 +5,7 @@ All arrays are NHWC. Parameters are float32; `dtype` is the compute dtype.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 import jax
@@ -149,7 +150,7 @@ class ConvNorm(nnx.Module):
 
 def head_convs(
     inputs: int, width: int, count: int, *, norm: str, dtype: DTypeLike, rngs: nnx.Rngs
-) -> nnx.List:
+) -> Sequence[ConvNorm]:
     """The hidden 3 x 3 convolutions of a RoI head, initialised as Detectron2 does."""
     options = {"norm": norm, "activation": True, "kernel_init": c2_msra}
     options |= {"dtype": dtype, "rngs": rngs}

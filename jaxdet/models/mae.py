@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int, Key, UInt8
+from jaxtyping import Array, Bool, Float, Int, Key, Shaped, UInt8
 
 from jaxdet.models.block import plain_blocks
 from jaxdet.models.layers import LayerNorm, normal
@@ -196,7 +196,7 @@ def patch_statistics(
     return patches.mean(-1, keepdims=True), jnp.sqrt(variance + 1e-6)
 
 
-def unpatchify(patches: Float[Array, "n patches pixels"], patch: int) -> Float[Array, "n s s 3"]:
+def unpatchify(patches: Shaped[Array, "n patches pixels"], patch: int) -> Shaped[Array, "n s s 3"]:
     """Puts the patches of square images together again."""
     n, count, _ = patches.shape
     side = math.isqrt(count)

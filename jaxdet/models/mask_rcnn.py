@@ -56,7 +56,7 @@ class MaskRCNN(nnx.Module):
     """A detector assembled from the parts passed in.
 
     Args:
-        backbone: images [n, s, s, 3] -> token maps, the transformer's last one at the end.
+        backbone: images [n, h, w, 3] -> token maps, the transformer's last one at the end.
         pyramid: token maps -> P2 ... P6, or a single map.
         box_features: what the box head sees of a RoI, see `jaxdet.models.roi_features`.
         rpn, box_head, mask_head: see their classes; without a mask head this is Faster R-CNN.
@@ -132,14 +132,16 @@ class MaskRCNN(nnx.Module):
         of_label = jnp.take_along_axis(logits, labels[:, :, None, None, None], -1)[..., 0]
         return Detections(boxes, scores, labels, valid, jax.nn.sigmoid(of_label))
 
-    def features(self, images: UInt8[Array, "n s s 3"], image_hw: Int[Array, "n 2"]) -> Features:
+    def features(
+        self, images: UInt8[Array, "n image_h image_w 3"], image_hw: Int[Array, "n 2"]
+    ) -> Features:
         """Features of uint8 images; pixels outside `image_hw` count as the mean colour."""
         projected, encoded = self._project(images, image_hw, None)
         return Features(self.pyramid.merge(projected, train=False), encoded)
 
     def normalise(
-        self, images: UInt8[Array, "n s s 3"], image_hw: Int[Array, "n 2"]
-    ) -> Float[Array, "n s s 3"]:
+        self, images: UInt8[Array, "n image_h image_w 3"], image_hw: Int[Array, "n 2"]
+    ) -> Float[Array, "n image_h image_w 3"]:
         """uint8 RGB to zero mean and unit variance, zero outside each image's height and width."""
         mean, std = (jnp.asarray(v) for v in (self.settings.pixel_mean, self.settings.pixel_std))
         rows = jnp.arange(images.shape[1]) < image_hw[:, :1]

@@ -42,7 +42,7 @@ class FeatureScaling(nnx.Module):
         self.up4_second = Upsample2x(width, width, **options)
         self.up2 = Upsample2x(width, width, **options)
 
-    def __call__(self, maps: Sequence[Float[Array, "n g g width"]]) -> list[Array]:
+    def __call__(self, maps: Sequence[Float[Array, "n h w width"]]) -> list[Array]:
         first, second, third, fourth = maps
         finest = self.up4_second(gelu(self.up4_norm(self.up4_first(first))))
         return [finest, self.up2(second), third, nnx.max_pool(fourth, (2, 2), strides=(2, 2))]
@@ -62,7 +62,7 @@ class FPN(nnx.Module):
         self.output = nnx.List([ConvNorm(channels, channels, 3, **options) for _ in range(4)])
 
     def project(
-        self, maps: Sequence[Float[Array, "n g g width"]]
+        self, maps: Sequence[Float[Array, "n h w width"]]
     ) -> list[Float[Array, "n _ _ channels"]]:
         """The scaled maps after the lateral convolutions: all that treats images independently."""
         maps = self.scaling(maps)
@@ -108,7 +108,7 @@ class SimplePyramid(nnx.Module):
         self.output = nnx.List([ConvNorm(channels, channels, 3, **options) for _ in widths])
 
     def project(
-        self, maps: Sequence[Float[Array, "n g g width"]]
+        self, maps: Sequence[Float[Array, "n h w width"]]
     ) -> list[Float[Array, "n _ _ channels"]]:
         """P2 ... P6, strides 1/4, 1/2, 1, 2 and 4 times the patch; only the last map is used."""
         last = maps[-1]
@@ -139,18 +139,18 @@ class SingleScale(nnx.Module):
         self.output = ConvNorm(channels, channels, 3, **options)
 
     def project(
-        self, maps: Sequence[Float[Array, "n g g width"]]
-    ) -> list[Float[Array, "n g g channels"]]:
+        self, maps: Sequence[Float[Array, "n h w width"]]
+    ) -> list[Float[Array, "n h w channels"]]:
         """The map after the first convolution: all that treats images independently."""
         return [self.lateral.conv(maps[-1])]
 
     def merge(
         self,
-        projected: Sequence[Float[Array, "n g g channels"]],
+        projected: Sequence[Float[Array, "n h w channels"]],
         *,
         train: bool,
         microbatches: int = 1,
-    ) -> list[Float[Array, "n g g channels"]]:
+    ) -> list[Float[Array, "n h w channels"]]:
         """The only level. There are batch norms throughout, so microbatches change nothing."""
         (x,) = projected
         return [self.output(self.lateral.normalise(x, train=train), train=train)]
@@ -176,7 +176,7 @@ class ImTEDPyramid(nnx.Module):
         self.lateral = nnx.List([ConvNorm(width, channels, 1, **options) for _ in range(4)])
         self.output = nnx.List([ConvNorm(channels, channels, 3, **options) for _ in range(4)])
 
-    def project(self, maps: Sequence[Float[Array, "n g g width"]]) -> list[Float[Array, "n _ _ _"]]:
+    def project(self, maps: Sequence[Float[Array, "n h w width"]]) -> list[Float[Array, "n _ _ _"]]:
         """The finest level up to its batch norm, and P3 ... P5 complete."""
         x = maps[0]
         maps = [self.up2(x), x, nnx.max_pool(x, (2, 2), strides=(2, 2))]

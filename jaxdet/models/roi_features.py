@@ -23,7 +23,7 @@ class Features(NamedTuple):
     transformer's last map."""
 
     pyramid: list[Float[Array, "*n _ _ channels"]]
-    encoded: Float[Array, "*n g g width"]
+    encoded: Float[Array, "*n h w width"]
 
 
 class PyramidRoIs(nnx.Module):

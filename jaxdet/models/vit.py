@@ -8,6 +8,8 @@ class token unless asked for (imTED, arXiv 2205.09613, keeps it).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,8 +54,8 @@ class ViT(nnx.Module):
         self.dtype = dtype
 
     def __call__(
-        self, images: Float[Array, "n s s 3"], keys: Key[Array, " n"] | None = None
-    ) -> list[Float[Array, "n g g width"]]:
+        self, images: Float[Array, "n image_h image_w 3"], keys: Key[Array, " n"] | None = None
+    ) -> list[Float[Array, "n rows columns width"]]:
         """Token maps after each of the blocks `out_indices`.
 
         Args:
@@ -77,7 +79,7 @@ class ViT(nnx.Module):
                 maps.append(self._without_class_token(x, grid))
         return maps
 
-    def embed(self, images: Float[Array, "n s s 3"]) -> Float[Array, "n h w width"]:
+    def embed(self, images: Float[Array, "n image_h image_w 3"]) -> Float[Array, "n h w width"]:
         """What goes into the first block: a map of tokens, or one row behind a class token."""
         x = self.patch_embed(patchify(images, self.patch))
         if self.pos_embed is not None:
@@ -99,7 +101,9 @@ class ViT(nnx.Module):
         call = jax.checkpoint(Block.__call__) if remat else Block.__call__
         return call(block, x, bias, keys)
 
-    def _with_class_token(self, x: Float[Array, "n g g width"]) -> Float[Array, "n h w width"]:
+    def _with_class_token(
+        self, x: Float[Array, "n rows columns width"]
+    ) -> Float[Array, "n h w width"]:
         """The tokens in one row behind the class token, where there is one."""
         if self.class_token is None:
             return x
@@ -132,7 +136,7 @@ def _class_token(s: VitSettings, rngs: nnx.Rngs) -> tuple[nnx.Param, nnx.Param] 
     return nnx.Param(normal(0.02)(rngs.params(), (s.width,))), nnx.Param(jnp.zeros(s.width))
 
 
-def _blocks(s: VitSettings, *, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.List:
+def _blocks(s: VitSettings, *, dtype: DTypeLike, rngs: nnx.Rngs) -> Sequence[Block]:
     rates = np.linspace(0.0, s.drop_path, s.depth)
 
     def block(i: int) -> Block:

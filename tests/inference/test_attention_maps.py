@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -35,7 +36,7 @@ def test_the_pyramid_and_the_weights_of_an_image(detector, finished):
 def test_a_windowed_token_s_map_shows_the_window_it_is_in(query):
     """With weights that name their keys: a map of five tokens a side in windows of three."""
     numbers = np.arange(1, 26, dtype=np.float32).reshape(1, 5, 5, 1)
-    keys = np.asarray(partition_windows(numbers, 3))[..., 0]
+    keys = np.asarray(partition_windows(jnp.asarray(numbers), 3))[..., 0]
     weights = np.zeros((4, 1, 9, 9), np.float32)
     row, column = query
     window = row // 3 * 2 + column // 3

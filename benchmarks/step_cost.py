@@ -120,7 +120,7 @@ def measure(config: ConfigDict, runs: int) -> list[Part]:
         batch["boxes"],
     )
     run(FORWARD, lambda m, *a: m.losses(*a)[0], batch, keys)
-    parts.append(whole_step(config, stateless, batch))
+    parts.append(full_step(config, stateless, batch))
     return parts
 
 
@@ -135,7 +135,7 @@ def time_part(name: str, function: Any, arguments: tuple[Any, ...], runs: int) -
     return result, Part(name, cost, statistics.median(seconds))
 
 
-def whole_step(config: ConfigDict, stateless: StatelessModel, batch: dict[str, Any]) -> Part:
+def full_step(config: ConfigDict, stateless: StatelessModel, batch: dict[str, Any]) -> Part:
     mesh = parallel.data_mesh(1, 1)
     optimizer = build_optimizer(config, lambda step: config.optim.lr)
     step, key = make_train_step(stateless, optimizer, mesh), jax.random.key(0)

@@ -277,7 +277,7 @@ def report(options, device, agreement, measured, profile) -> list[str]:
         f"Matrix products of {device['side']} x {device['side']} in bfloat16 run at "
         f"{device['tflops']:.1f} TFLOP/s here.",
         "",
-        "The training step in bfloat16 on noise with objects in every slot, median of "
+        "The training step in bfloat16 on noise, as many objects an image as fit in, median of "
         f"{options.steps} steps. Utilisation is what the layers need (three times the forward "
         "pass's multiply-adds, whatever is computed again) over the rate of matrix products above.",
         "",

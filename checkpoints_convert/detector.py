@@ -43,7 +43,7 @@ def to_torch(part: str, tensor: Tensor) -> Tensor:
     return tensor.transpose(1, 0) if len(tensor.shape) == 2 else tensor
 
 
-def validate_whole(absent: Collection[str]) -> None:
+def validate_complete(absent: Collection[str]) -> None:
     """Raises UserError where a detector lacks any array."""
     if absent:
         raise UserError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from checkpoints_convert.conversion_plan import ConversionPlan, Options, TensorReader
-from checkpoints_convert.detector import describe_classes, plan_leaf, validate_whole
+from checkpoints_convert.detector import describe_classes, plan_leaf, validate_complete
 from checkpoints_convert.layout import Layout
 from checkpoints_convert.tensors import State, Tensor
 from checkpoints_convert.vit import plan_backbone
@@ -87,7 +87,7 @@ def plan_detector(state: State, options: Options, activation: str) -> Conversion
             plan_leaf(plan, name, tensor)
     if "box_head.fc.weight" in state:
         plan.arrays["box_head.fc.kernel"] = _flattened_kernel(state)
-    validate_whole(_absent(plan.arrays))
+    validate_complete(_absent(plan.arrays))
     describe_classes(plan, plan.arrays["mask_head.logits.bias"].shape[0])
     return plan
 

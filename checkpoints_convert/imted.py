@@ -12,7 +12,7 @@ from checkpoints_convert.detector import (
     describe_classes,
     plan_leaf,
     to_torch,
-    validate_whole,
+    validate_complete,
 )
 from checkpoints_convert.layout import Layout
 from checkpoints_convert.tensors import State, Tensor, concatenate, zeros
@@ -109,7 +109,7 @@ def plan_detector(state: State, options: Options, activation: str) -> Conversion
         plan.arrays["box_features.gate"] = state["roi_head.mfm_factor"]
     _plan_decoder_position(plan, f"{HEAD}decoder_pos_embed", state)
     needed = {*NEEDED, *(("box_features.project.kernel",) if has_gate else ())}
-    validate_whole(needed - plan.arrays.keys())
+    validate_complete(needed - plan.arrays.keys())
     _describe_decoder(plan)
     channels = plan.arrays["pyramid.lateral.0.conv.kernel"].shape[-1]
     from_pyramid = plan.arrays["box_head.norm.scale"].shape != (plan.size["width"],)

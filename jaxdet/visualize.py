@@ -33,8 +33,9 @@ PALETTE = (
     (130, 90, 180),
 )
 
-
 _CONTOUR_OPACITY = 0.9
+_MASK_OPACITY = 0.4
+"""How much the line along a mask and the mask itself hide of the image."""
 
 
 def draw_detections(
@@ -46,7 +47,6 @@ def draw_detections(
     names: Sequence[str],
     *,
     min_side: int = 480,
-    mask_opacity: float = 0.4,
 ) -> np.ndarray:
     """Draws objects on an image, the class shown by colour and by name.
 
@@ -59,7 +59,6 @@ def draw_detections(
         masks: one bool [height, width] an object, or None to draw boxes alone.
         names: the name of each class.
         min_side: least length of the result's shorter side, in pixels.
-        mask_opacity: how much a mask hides of the image, 0..1.
 
     Returns:
         uint8 [height, width, 3], both sides enlarged alike.
@@ -76,7 +75,7 @@ def draw_detections(
 
     if masks is not None:
         for i in order:
-            _draw_mask(canvas, masks[i], _colour(labels[i]), mask_opacity, stroke, scale)
+            _draw_mask(canvas, masks[i], _colour(labels[i]), stroke, scale)
     draw = ImageDraw.Draw(canvas)
     for i in order:
         draw.rectangle(_outline(boxes[i], size), outline=_colour(labels[i]), width=stroke)
@@ -94,7 +93,6 @@ def contact_sheet(
     *,
     cell: int = 480,
     padding: int = 8,
-    background: tuple[int, int, int] = (255, 255, 255),
 ) -> np.ndarray:
     """Puts images of any sizes on one sheet, row by row, each in the middle of its cell.
 
@@ -103,7 +101,6 @@ def contact_sheet(
         columns: how many in a row.
         cell: the length in pixels that the longer side of every image is resized to.
         padding: pixels between images and around the sheet.
-        background: the sheet's colour.
 
     Returns:
         uint8 [sheet height, sheet width, 3].
@@ -113,11 +110,9 @@ def contact_sheet(
     cell_height = max(image.height for image in fitted)
     columns = min(columns, len(fitted))
     rows = math.ceil(len(fitted) / columns)
-    size = (
-        padding + columns * (cell_width + padding),
-        padding + rows * (cell_height + padding),
-    )
-    sheet = Image.new("RGB", size, background)
+    width = padding + columns * (cell_width + padding)
+    height = padding + rows * (cell_height + padding)
+    sheet = Image.new("RGB", (width, height), "white")
     for number, image in enumerate(fitted):
         row, column = divmod(number, columns)
         left = padding + column * (cell_width + padding) + (cell_width - image.width) // 2
@@ -148,7 +143,6 @@ def _draw_mask(
     canvas: Image.Image,
     mask: np.ndarray,
     colour: tuple[int, int, int],
-    opacity: float,
     stroke: int,
     scale: float,
 ) -> None:
@@ -168,7 +162,7 @@ def _draw_mask(
     inner_level = 0.5 * (1 + math.erf(stroke / blur / math.sqrt(2)))
     sharpness = blur * math.sqrt(2 * math.pi)
     coverage = np.clip((level - 0.5) * sharpness + 0.5, 0, 1)
-    alpha = coverage * np.where(level < inner_level, _CONTOUR_OPACITY, opacity)
+    alpha = coverage * np.where(level < inner_level, _CONTOUR_OPACITY, _MASK_OPACITY)
     canvas.paste(colour, (left, top), Image.fromarray(np.uint8(255 * alpha)))
 
 

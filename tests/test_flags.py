@@ -66,7 +66,7 @@ def test_a_mistake_is_a_user_error_that_names_help(parser, arguments):
         (switch, "maybe"),
     ],
 )
-def test_numbers_out_of_range_are_refused(parser, kind, bad):
+def test_numbers_out_of_range_are_rejected(parser, kind, bad):
     parser.add_argument("--x", type=kind)
     with pytest.raises(UserError, match="--x"):
         parser.parse_args([f"--x={bad}"])

@@ -196,7 +196,7 @@ def test_two_processes_with_microbatches_learn_as_one_without(finished, tmp_path
     assert reports[0]["used"] == reports[1]["used"]
 
 
-def test_another_config_in_the_same_folder_is_refused(finished, capsys):
+def test_another_config_in_the_same_folder_is_rejected(finished, capsys):
     assert run(finished, epochs=6, **{"model.mask_ratio": 0.5}) == 2
     assert "config.model.mask_ratio was 0.75 and is now 0.5" in capsys.readouterr().err
 
@@ -224,7 +224,7 @@ def test_imted_takes_all_of_it(finished):
     assert not params["box_head.logits.kernel"].any()
 
 
-def test_imted_refuses_a_decoder_of_another_size(finished):
+def test_imted_rejects_a_decoder_of_another_size(finished):
     config = imted_detector()
     config.model.decoder.heads = 4
     with pytest.raises(UserError, match=r"made for model\.decoder\.heads 2; the config says 4"):
@@ -293,14 +293,14 @@ def test_a_folder_of_images_will_do_and_a_broken_one_is_named(tmp_path, capsys):
         ("batch_size", 0, "must be an integer of at least 1"),
     ],
 )
-def test_a_config_out_of_bounds_is_refused(key, value, reason):
+def test_a_config_out_of_bounds_is_rejected(key, value, reason):
     config = pretraining()
     config.update_from_flattened_dict({key: value})
     with pytest.raises(UserError, match=rf"config\.{key}=.*{reason}"):
         check_pretraining(config)
 
 
-def test_a_config_of_the_other_command_is_refused(capsys):
+def test_a_config_of_the_other_command_is_rejected(capsys):
     assert main([f"--config={CONFIG.with_name('random.py')}"]) == 2
     assert "give it to `jaxdet train`" in capsys.readouterr().err
     assert detect([f"--config={CONFIG}"]) == 2

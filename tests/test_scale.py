@@ -89,7 +89,7 @@ def test_a_run_resumes_on_other_numbers_of_devices(finished, tmp_path, monkeypat
         np.testing.assert_allclose(*values, rtol=2e-2)
 
 
-def test_another_number_of_training_images_is_refused(finished):
+def test_another_number_of_training_images_is_rejected(finished):
     experiment = experiment_on(8, finished[0].workdir)
     experiment.trained_images = 17
     with pytest.raises(UserError, match="the number of training images was 16 and is now 17"):

@@ -93,7 +93,7 @@ def test_a_digest_is_of_names_and_numbers_alone():
     assert digest({**state, "b": state["b"].reshape(2, 4)}) != digest(state)
 
 
-def test_a_changed_config_is_refused_with_the_difference(finished):
+def test_a_changed_config_is_rejected_with_the_difference(finished):
     experiment, _ = finished
     config = small_config()
     config.optim.lr = 2e-3
@@ -101,7 +101,7 @@ def test_a_changed_config_is_refused_with_the_difference(finished):
         train(Experiment(config, experiment.workdir))
 
 
-def test_evaluation_as_another_model_is_refused(finished):
+def test_evaluation_as_another_model_is_rejected(finished):
     experiment, _ = finished
     config = small_config()
     config.model.vit.width = 64
@@ -136,7 +136,7 @@ def test_a_run_may_be_resumed_from_elsewhere(finished, tmp_path):
     np.testing.assert_equal(train(Experiment(config, workdir)), metrics)
 
 
-def test_other_classes_are_refused(finished, monkeypatch):
+def test_other_classes_are_rejected(finished, monkeypatch):
     experiment, _ = finished
     classes = (*ShapesDataset.categories[:3], Category(4, "moon"))
     monkeypatch.setattr(ShapesDataset, "categories", classes)
@@ -305,7 +305,7 @@ def test_an_unreadable_image_stops_the_run_by_name(coco_folder):
     assert str(image) in str(raised.value)
 
 
-def test_a_batch_that_does_not_divide_over_the_devices_is_refused(tmp_path):
+def test_a_batch_that_does_not_divide_over_the_devices_is_rejected(tmp_path):
     config = small_config()
     config.batch_size = 6
     with pytest.raises(UserError, match=r"batch_size=6 must be a multiple of 8: 8 device"):

@@ -30,9 +30,7 @@ def distance(pixels, colour):
 
 
 def test_masks_are_translucent_inside_and_solid_along_their_contour(image, mask):
-    drawn = draw_detections(
-        image, BOX, np.array([1]), np.array([0.9]), [mask], NAMES, min_side=200, mask_opacity=0.4
-    )
+    drawn = draw_detections(image, BOX, np.array([1]), np.array([0.9]), [mask], NAMES, min_side=200)
     assert drawn.shape == image.shape
     assert drawn.dtype == np.uint8
     inside = 0.6 * 120 + 0.4 * np.array(PALETTE[1])
@@ -116,7 +114,7 @@ def test_the_image_itself_is_not_drawn_on(image, mask):
 
 def test_contact_sheet_places_images_row_by_row():
     images = [np.full((40, 80, 3), value, np.uint8) for value in (10, 20, 30, 40, 50)]
-    sheet = contact_sheet(images, 2, cell=80, padding=4, background=(255, 255, 255))
+    sheet = contact_sheet(images, 2, cell=80, padding=4)
     assert sheet.shape == (4 + 3 * 44, 4 + 2 * 84, 3)
     for number, value in enumerate((10, 20, 30, 40, 50)):
         row, column = divmod(number, 2)

@@ -90,11 +90,7 @@ def position(config: ConfigDict) -> list[Variant]:
     absolute, relative = "model.vit.absolute_position", "model.vit.relative_position"
     start = config.model.vit.relative_start
     rows = [
-        Variant(
-            f"absolute {config.model.vit.absolute_position}, relative {start}",
-            DEFAULT,
-            {},
-        )
+        Variant(f"absolute {config.model.vit.absolute_position}, relative {start}", DEFAULT, {})
     ]
     if start == "pretrained":
         rows.append(Variant("relative zero", "relzero", {"model.vit.relative_start": "zero"}))

@@ -14,7 +14,7 @@ from importlib.resources import files
 from ml_collections import ConfigDict
 
 from jaxdet.config.imted import DECODERS, PARTS
-from jaxdet.config.mask_rcnn import POSITION, VIT_SIZES, quarter_ends
+from jaxdet.config.mask_rcnn import POSITION, quarter_ends, size_of
 
 CERTAINTIES = ("verified", "derived", "memory")
 
@@ -116,15 +116,7 @@ def published_for(config: ConfigDict) -> Published | None:
     and the rest of the recipe is the published one does not. None where the published works have no
     such model, and for few-shot detection.
     """
-    vit = config.model.vit
-    size = next(
-        (
-            size
-            for size, shape in VIT_SIZES.items()
-            if all(vit[key] == value for key, value in shape.items())
-        ),
-        None,
-    )
+    size = size_of(config.model.vit)
     if size is None or config.data.name != "coco" or config.few_shot.novel:
         return None
     backbone = f"ViT-{size.upper()}"

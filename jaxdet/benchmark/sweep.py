@@ -180,14 +180,7 @@ def _tuned(path: Path, initialisation: str) -> tuple[float, float]:
         swept = str(summary["initialisation"])
         if not all(map(math.isfinite, chosen)):
             raise ValueError(f"{chosen} are not finite")
-    except (
-        OSError,
-        ValueError,
-        TypeError,
-        KeyError,
-        OverflowError,
-        RecursionError,
-    ) as error:
+    except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise UserError(
             f"{path} does not say which lr and weight decay were chosen ({error!r}); --from takes "
             "the --workdir of a sweep that has been through its grid"

@@ -99,12 +99,7 @@ def imted(
 def few_shot_base(size: str, *, drop_path: float, parts: str = "modulated") -> ConfigDict:
     """The first stage of few-shot detection: imTED without masks on the base classes."""
     config = imted(
-        size,
-        drop_path=drop_path,
-        masks=False,
-        parts=parts,
-        epochs=24.0,
-        milestones=(18.0, 22.0),
+        size, drop_path=drop_path, masks=False, parts=parts, epochs=24.0, milestones=(18.0, 22.0)
     )
     config.few_shot.novel = VOC
     return config
@@ -130,9 +125,7 @@ def few_shot(size: str, *, shots: int, drop_path: float, parts: str = "modulated
     )
     config.few_shot.novel = VOC
     config.optim.update(
-        frozen=ENCODER,
-        decoder_layer_decay=0.8,
-        warmup_epochs=500 * 16 / (80 * shots),
+        frozen=ENCODER, decoder_layer_decay=0.8, warmup_epochs=500 * 16 / (80 * shots)
     )
     config.eval_every = 6.0
     config.checkpoint_every = 6.0

@@ -51,9 +51,7 @@ class Data:
     """What is trained on and evaluated, and how images are augmented."""
 
     name: str = key(
-        "coco",
-        "A folder in COCO's format, or the built-in shapes.",
-        choices=("coco", "shapes"),
+        "coco", "A folder in COCO's format, or the built-in shapes.", choices=("coco", "shapes")
     )
     root: str | None = key(None, "The data set's folder.", roles=FILES)
     train_annotations: str | None = key(
@@ -78,9 +76,7 @@ class Data:
         unit="pixels",
     )
     augmentation: str = key(
-        "lsj",
-        "Large-scale jitter, or imTED's resize and crop.",
-        choices=("lsj", "multiscale"),
+        "lsj", "Large-scale jitter, or imTED's resize and crop.", choices=("lsj", "multiscale")
     )
     scale_range: tuple[float, float] = key(
         (0.1, 2.0),
@@ -96,19 +92,11 @@ class Data:
         unit="pixels",
     )
     long_side: int = key(
-        1333,
-        "multiscale: largest length of the longer side.",
-        least=1,
-        most=2**15,
-        unit="pixels",
+        1333, "multiscale: largest length of the longer side.", least=1, most=2**15, unit="pixels"
     )
     flip: bool = key(True, "Whether half of the training images are mirrored.")
     threads: int = key(
-        8,
-        "Threads that read and prepare images.",
-        least=1,
-        most=1024,
-        roles=("resume",),
+        8, "Threads that read and prepare images.", least=1, most=1024, roles=("resume",)
     )
     workers: int = key(
         0,
@@ -198,9 +186,7 @@ class Vit:
         False, "Whether a class token takes part in attention (imTED); all blocks must be global."
     )
     resize_offset: float = key(
-        0.0,
-        "Added to the grid that the position embedding is resized to (imTED: 0.1).",
-        **SHARE,
+        0.0, "Added to the grid that the position embedding is resized to (imTED: 0.1).", **SHARE
     )
     attention: str = key(
         "xla",
@@ -522,10 +508,7 @@ class DetectorConfig:
     optim: Optim = section(Optim)
     few_shot: FewShot = section(FewShot)
     eval_batch_size: int = key(
-        8,
-        "Images evaluated at a time, over all devices.",
-        least=1,
-        roles=("resume",),
+        8, "Images evaluated at a time, over all devices.", least=1, roles=("resume",)
     )
     eval_workers: int = key(
         0, "Processes that encode masks; 0 for none.", **PROCESSES, roles=("resume",)
@@ -628,10 +611,7 @@ class PretrainingModel:
     decoder: PretrainingDecoder = section(PretrainingDecoder)
     mask_ratio: float = key(0.75, "Share of the patches that are masked.", above=0, below=1)
     pixel_mean: tuple[float, float, float] = key(
-        Detector.pixel_mean,
-        "Subtracted from the pixels (R, G, B in 0..255).",
-        least=-1e6,
-        most=1e6,
+        Detector.pixel_mean, "Subtracted from the pixels (R, G, B in 0..255).", least=-1e6, most=1e6
     )
     pixel_std: tuple[float, float, float] = key(
         Detector.pixel_std, "What the pixels are divided by then.", above=0, most=1e6

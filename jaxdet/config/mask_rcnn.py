@@ -6,7 +6,9 @@ the files in `configs/` start from it and change what differs. All keys are in `
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -106,12 +108,7 @@ def vitdet(
         layer_decay: factor on the learning rate from each block to the one before it.
     """
     config = benchmark(
-        size,
-        initialisation,
-        lr=lr,
-        weight_decay=weight_decay,
-        drop_path=drop_path,
-        epochs=epochs,
+        size, initialisation, lr=lr, weight_decay=weight_decay, drop_path=drop_path, epochs=epochs
     )
     config.model.vit.relative_position = "decomposed"
     config.model.pyramid.kind = "simple"
@@ -123,6 +120,14 @@ def vitdet(
         no_decay=("norm", "pos_embed"),
     )
     return config
+
+
+def size_of(vit: Mapping[str, Any] | ConfigDict) -> str | None:
+    """The size of VIT_SIZES that config.model.vit is of; None if it is of none."""
+    for size, shape in VIT_SIZES.items():
+        if all(vit[key] == value for key, value in shape.items()):
+            return size
+    return None
 
 
 def quarter_ends(depth: int) -> tuple[int, ...]:

@@ -34,7 +34,7 @@ def evaluate_coco(inputs: EvalInputs, *, max_detections: int = 100) -> dict[str,
         UserError: `max_detections` is below 1.
     """
     if max_detections < 1:
-        raise UserError(f"max_detections is {max_detections}, it must be at least 1.")
+        raise UserError(f"max_detections={max_detections} must be at least 1")
     return {
         iou_type: _evaluate(inputs, iou_type, max_detections) for iou_type in inputs.truth.iou_types
     }

@@ -66,11 +66,11 @@ def evaluate_tide(
         UserError: `max_detections` is below 1, or the two IoUs are out of order.
     """
     if max_detections < 1:
-        raise UserError(f"max_detections is {max_detections}, it must be at least 1.")
+        raise UserError(f"max_detections={max_detections} must be at least 1")
     if not 0 < background < foreground <= 1:
         raise UserError(
-            f"background is {background} and foreground is {foreground}, "
-            "they must be above 0, at most 1, and background the smaller."
+            f"background={background} and foreground={foreground} must be above 0, at most 1, and "
+            "background the smaller"
         )
     borders = _Borders(foreground, background)
     return {

@@ -209,7 +209,8 @@ class MaskRCNN(nnx.Module):
         """The mask head's loss on the foreground RoIs, per image; none without a mask head."""
         if self.mask_head is None:
             return {}
-        positives = jax.tree.map(lambda a: a[:, : self._max_foreground()], samples)
+        max_foreground = int(self.settings.roi_batch * self.settings.roi_positive)
+        positives = jax.tree.map(lambda a: a[:, :max_foreground], samples)
         mask_logits = self._segment(
             features, positives.rois, positives.foreground, train=True, microbatches=microbatches
         )
@@ -273,9 +274,6 @@ class MaskRCNN(nnx.Module):
             foreground=foreground,
             matched=matched,
         )
-
-    def _max_foreground(self) -> int:
-        return int(self.settings.roi_batch * self.settings.roi_positive)
 
     def _pool(self, kind, size: int, features: Features, rois: Float[Array, "n rois 4"]) -> Any:
         """RoIs pooled by a kind of `jaxdet.models.roi_features`, image by image."""

@@ -68,11 +68,11 @@ def suppress_to_fixed_point(
     """The same result in few large steps, for accelerators.
 
     A box is kept if no kept box before it overlaps it. Applying that rule to all boxes at once
-    settles at least one more box in score order each time, in practice nearly all of them within
+    decides at least one more box in score order each time, in practice nearly all of them within
     ten rounds, and the only assignment it leaves unchanged is the greedy one.
     """
 
-    def unsettled(state):
+    def has_changed(state):
         return state[1]
 
     def apply_rule(state):
@@ -80,7 +80,7 @@ def suppress_to_fixed_point(
         new_keep = valid & ~jnp.any(overlaps & keep[:, None], axis=0)
         return new_keep, jnp.any(new_keep != keep)
 
-    return jax.lax.while_loop(unsettled, apply_rule, (valid, jnp.any(valid)))[0]
+    return jax.lax.while_loop(has_changed, apply_rule, (valid, jnp.any(valid)))[0]
 
 
 def soft_nms(

@@ -12,11 +12,7 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
-from orbax.checkpoint.checkpoint_managers import (
-    AnyPreservationPolicy,
-    BestN,
-    LatestN,
-)
+from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 from jaxdet import parallel
 from jaxdet.config.values import completed
@@ -78,11 +74,7 @@ class Checkpoints:
         return latest_step(self.folder)
 
     def save(
-        self,
-        state: dict[str, Any],
-        step: int,
-        meta: dict[str, Any],
-        score: float | None = None,
+        self, state: dict[str, Any], step: int, meta: dict[str, Any], score: float | None = None
     ) -> None:
         """Starts saving the state reached after `step` steps; returns before it is on disk.
 

@@ -103,7 +103,7 @@ def test_a_converted_file_is_not_converted_again(timm_state, save_torch, tmp_pat
     assert "is the source itself" in failure(capsys, out, out)
 
 
-def test_options_of_a_wrong_kind_are_refused(capsys):
+def test_options_of_a_wrong_kind_are_rejected(capsys):
     for option in ("--window=0", "--window=x", "--from=resnet", "--pixels=grey"):
         message = failure(capsys, "a.pth", "b.npz", option)
         assert option.partition("=")[0] in message
@@ -158,7 +158,7 @@ def test_pixels_may_be_named(timm_state, save_torch, tmp_path):
     assert report["pixels_from"] == "as --pixels says"
 
 
-def test_a_report_that_is_none_is_refused(tmp_path, save_torch, timm_state, capsys):
+def test_a_report_that_is_none_is_rejected(tmp_path, save_torch, timm_state, capsys):
     source = save_torch(timm_state(), wrap=lambda x: {"model": x, "jaxdet": '{"config": {}}'})
     assert "its report is not jaxdet's" in failure(capsys, source, tmp_path / "out.npz")
     out = tmp_path / "out.npz"

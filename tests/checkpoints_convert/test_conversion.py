@@ -1,5 +1,5 @@
 """Every layout against timm's: the same numbers under other names give the same arrays; and what
-is missing, unknown or of another shape is refused."""
+is missing, unknown or of another shape is rejected."""
 
 from __future__ import annotations
 
@@ -459,7 +459,7 @@ def with_entry(name, value):
         (with_entry("adapter.weight", np.ones(4, np.float32)), r"adapter\.weight among them"),
     ],
 )
-def test_what_is_not_a_whole_vit_is_refused(timm_state, save_torch, change, reason):
+def test_what_is_not_a_whole_vit_is_rejected(timm_state, save_torch, change, reason):
     path = save_torch(change(timm_state()))
     with pytest.raises(UserError, match=reason):
         convert(read(path), Options())
@@ -472,7 +472,7 @@ def test_unknown_tensors_are_listed_where_allowed(timm_state, save_torch, expect
     assert report["unknown"] == ["adapter.weight"]
 
 
-def test_a_file_of_no_layout_is_refused(save_torch):
+def test_a_file_of_no_layout_is_rejected(save_torch):
     path = save_torch({"layer1.0.conv1.weight": np.ones((2, 2), np.float32)})
     with pytest.raises(UserError, match=r"of no layout jaxdet knows \(detectron2, .*layer1"):
         convert(read(path), Options())
@@ -491,7 +491,7 @@ def test_every_tensor_is_in_one_of_the_three_lists(reference_file):
         )
 
 
-def test_a_detector_that_lacks_a_part_is_refused(shared, save_torch):
+def test_a_detector_that_lacks_a_part_is_rejected(shared, save_torch):
     torch = pytest.importorskip("torch")
     stored = torch.load(shared / "reference" / "maskrcnn_vitdet_tiny.pth", weights_only=True)
     whole = {name: value.numpy() for name, value in stored["model"].items()}

@@ -98,7 +98,7 @@ def test_each_step_of_the_ladder_takes_its_part(autoencoder, parts, start, taken
     assert not params[left].any()
 
 
-def test_an_encoder_alone_is_refused_with_the_reason(reference_file, tmp_path, capsys):
+def test_an_encoder_alone_is_rejected_with_the_reason(reference_file, tmp_path, capsys):
     source, out = reference_file("mae_tiny.pth"), tmp_path / "mae.npz"
     assert main(["--target=imted", str(source), str(out)]) == 2
     assert "an encoder and no decoder, which imTED's box head is made from" in (
@@ -132,7 +132,7 @@ def test_a_published_detector_comes_back_as_it_was(reference_file, tmp_path, cap
             np.testing.assert_array_equal(value, expected[name], err_msg=name)
 
 
-def test_an_incomplete_detector_is_refused(reference_file, tmp_path):
+def test_an_incomplete_detector_is_rejected(reference_file, tmp_path):
     content = torch.load(reference_file("imted_tiny.pth"), weights_only=True)
     for name in ("neck.fpn_convs.2.conv.weight", "roi_head.mfm_fc.weight", "backbone.cls_token"):
         state = {key: value for key, value in content["state_dict"].items() if key != name}

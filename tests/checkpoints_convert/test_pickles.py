@@ -97,7 +97,7 @@ OBJECTS = (3, "|", None, None, None, -1, -1, 63)
         forged(collections.OrderedDict, (), {"__class__": 1}),
     ],
 )
-def test_forged_states_and_calls_are_refused(tmp_path, value):
+def test_forged_states_and_calls_are_rejected(tmp_path, value):
     with pytest.raises(UserError, match=r"cannot be read \("):
         read(write(tmp_path / "forged.pkl", value))
 

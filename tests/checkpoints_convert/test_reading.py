@@ -38,14 +38,14 @@ def trap(tmp_path):
 
 
 @pytest.mark.parametrize("options", [{}, {"_use_new_zipfile_serialization": False}])
-def test_a_pytorch_file_with_code_is_refused_unread(trap, tmp_path, options):
+def test_a_pytorch_file_with_code_is_rejected_unread(trap, tmp_path, options):
     path = tmp_path / "hostile.pth"
     torch.save({"model": {"a": torch.ones(2)}, "args": trap}, path, **options)
     with pytest.raises(UserError, match=r"Python objects beside tensors \((posix|nt)\.mkdir\)"):
         read(path)
 
 
-def test_a_pickle_with_code_is_refused_unread(trap, tmp_path):
+def test_a_pickle_with_code_is_rejected_unread(trap, tmp_path):
     path = tmp_path / "hostile.pkl"
     path.write_bytes(pickle.dumps({"model": {"a": np.ones(2)}, "x": trap}))
     with pytest.raises(UserError, match=r"Python objects beside tensors \((posix|nt)\.mkdir\)"):
@@ -72,7 +72,7 @@ def test_pickled_arrays_are_read(tmp_path, protocol):
     assert source.beside == ["__author__", "matching_heuristics"]
 
 
-def test_an_array_that_is_not_stored_as_numpy_stores_it_is_refused(tmp_path):
+def test_an_array_that_is_not_stored_as_numpy_stores_it_is_rejected(tmp_path):
     class Huge:
         def __reduce__(self):
             return np._core.multiarray._reconstruct, (np.ndarray, (2**40,), b"b")
@@ -83,28 +83,28 @@ def test_an_array_that_is_not_stored_as_numpy_stores_it_is_refused(tmp_path):
         read(path)
 
 
-def test_an_npz_of_objects_is_refused_unread(trap, tmp_path):
+def test_an_npz_of_objects_is_rejected_unread(trap, tmp_path):
     path = tmp_path / "hostile.npz"
     np.savez(path, a=np.array([trap], dtype=object))
     with pytest.raises(UserError, match=r"Python objects beside tensors \(object arrays\)"):
         read(path)
 
 
-def test_a_zip_bomb_is_refused(tmp_path):
+def test_a_zip_bomb_is_rejected(tmp_path):
     path = tmp_path / "bomb.npz"
     np.savez_compressed(path, a=np.zeros(10_000_000, np.float32))
     with pytest.raises(UserError, match="would unpack to more than 10 times its size"):
         read(path)
 
 
-def test_a_tensor_that_claims_more_than_is_stored_is_refused(tmp_path):
+def test_a_tensor_that_claims_more_than_is_stored_is_rejected(tmp_path):
     path = tmp_path / "hostile.pth"
     torch.save({"a": torch.ones(1).expand(1000, 1000)}, path)
     with pytest.raises(UserError, match="a claims more values than are stored"):
         read(path)
 
 
-def test_one_storage_under_many_names_is_refused(tmp_path):
+def test_one_storage_under_many_names_is_rejected(tmp_path):
     path = tmp_path / "hostile.pth"
     tensor = torch.ones(1000, 100)
     torch.save({f"a{i}": tensor for i in range(100)}, path)
@@ -113,13 +113,13 @@ def test_one_storage_under_many_names_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "a\\b", "a\nb", "", "a" * 400])
-def test_a_name_that_is_a_path_is_refused(save_torch, name):
+def test_a_name_that_is_a_path_is_rejected(save_torch, name):
     path = save_torch({"x": np.ones(1), name: np.ones(2)})
     with pytest.raises(UserError, match="holds a tensor of the name"):
         read(path)
 
 
-def test_a_torchscript_program_is_refused(tmp_path):
+def test_a_torchscript_program_is_rejected(tmp_path):
     path = tmp_path / "program.pt"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("program/data.pkl", b"")
@@ -135,7 +135,7 @@ def cut(path, share):
 
 @pytest.mark.parametrize("share", [0.3, 0.9, 0.999])
 @pytest.mark.parametrize("kind", ["pth", "old.pth", "safetensors", "npz", "pkl"])
-def test_a_file_that_is_cut_off_is_refused(timm_state, save_torch, tmp_path, kind, share):
+def test_a_file_that_is_cut_off_is_rejected(timm_state, save_torch, tmp_path, kind, share):
     state, path = timm_state(), tmp_path / f"source.{kind}"
     if kind == "safetensors":
         from safetensors.torch import save_file
@@ -179,7 +179,7 @@ def test_values_damaged_in_an_npz_are_noticed(timm_state, tmp_path):
     ],
     ids=["empty", "html", "zeros", "zip", "pickle", "safetensors", "list", "numbers"],
 )
-def test_what_is_no_checkpoint_is_refused(tmp_path, content, reason):
+def test_what_is_no_checkpoint_is_rejected(tmp_path, content, reason):
     path = tmp_path / "source.pth"
     path.write_bytes(content)
     with pytest.raises(UserError, match=reason):

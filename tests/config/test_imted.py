@@ -112,7 +112,7 @@ def test_a_wrong_value_is_named(name, value):
     assert f"config.{named}=" in str(raised.value)
 
 
-def test_chunks_of_rois_and_two_sources_of_weights_are_refused(tmp_path):
+def test_chunks_of_rois_and_two_sources_of_weights_are_rejected(tmp_path):
     config = load_config("vitb_mae")
     config.model.heads.roi_chunks = 2
     with pytest.raises(UserError, match=r"roi_chunks=2 must be 1 for a box head with batch norm"):

@@ -250,7 +250,7 @@ def test_a_config_file_cannot_invent_keys(config):
             section.update({name: 1})
 
 
-def test_weights_for_a_random_start_are_refused(config, tmp_path):
+def test_weights_for_a_random_start_are_rejected(config, tmp_path):
     weights = tmp_path / "weights.npz"
     weights.touch()
     config.init = str(weights)

@@ -150,6 +150,6 @@ def test_files_of_single_classes_are_merged_by_id(root, tmp_path, capsys):
         (["--novel=star", "--shots=0"], "--shots must be at least 1"),
     ],
 )
-def test_options_that_do_not_go_together_are_refused(root, tmp_path, capsys, options, reason):
+def test_options_that_do_not_go_together_are_rejected(root, tmp_path, capsys, options, reason):
     assert main([f"--root={root}", *options, str(tmp_path / "out")]) == 2
     assert reason in capsys.readouterr().err

@@ -78,7 +78,7 @@ def test_polygons_are_rasterised_and_unusable_ones_left_out():
         {"size": [WIDTH, HEIGHT], "counts": [HEIGHT * WIDTH]},
     ],
 )
-def test_what_is_no_mask_of_the_image_is_refused(segmentation):
+def test_what_is_no_mask_of_the_image_is_rejected(segmentation):
     assert compressed_rle(segmentation, HEIGHT, WIDTH) is None
 
 

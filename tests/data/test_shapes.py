@@ -133,7 +133,7 @@ def test_ground_truth_agrees_with_the_examples(dataset):
             assert annotation["iscrowd"] == 0
 
 
-def test_an_index_past_the_end_is_refused(dataset):
+def test_an_index_past_the_end_is_rejected(dataset):
     with pytest.raises(IndexError):
         dataset[NUM_IMAGES]
 

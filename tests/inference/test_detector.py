@@ -113,7 +113,7 @@ def test_images_are_turned_as_the_camera_was_held(detector, photo, orientation, 
         (None, "a NoneType"),
     ],
 )
-def test_what_is_no_image_is_refused(detector, image, expected):
+def test_what_is_no_image_is_rejected(detector, image, expected):
     with pytest.raises(UserError, match=expected):
         detector.predict(image)
 
@@ -128,7 +128,7 @@ def test_what_is_no_image_is_refused(detector, image, expected):
         (lambda meta: meta["category_ids"].pop(), "differ in length"),
     ],
 )
-def test_a_checkpoint_of_another_version_is_refused(finished, monkeypatch, change, expected):
+def test_a_checkpoint_of_another_version_is_rejected(finished, monkeypatch, change, expected):
     stored = Checkpoints.meta
 
     def changed(self, step):

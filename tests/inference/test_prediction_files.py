@@ -23,7 +23,7 @@ def test_a_folder_s_images_are_found_by_their_names(tmp_path):
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"categories": []}', '{"categories": [1]}', TWICE])
-def test_a_file_without_categories_is_refused(content, tmp_path):
+def test_a_file_without_categories_is_rejected(content, tmp_path):
     path = tmp_path / "categories.json"
     path.write_text(content)
     with pytest.raises(UserError, match=r"categories\.json lists no categories"):

@@ -1,4 +1,4 @@
-"""Attention in its forms: equal to each other, and refused where they cannot run."""
+"""Attention in its forms: equal to each other, and rejected where they cannot run."""
 
 from __future__ import annotations
 
@@ -124,6 +124,6 @@ def test_cudnn_is_accepted_where_it_can_train(a100):
 
 
 @pytest.mark.skipif(jax.default_backend() == "gpu", reason="there is a GPU")
-def test_cudnn_is_refused_without_a_gpu():
+def test_cudnn_is_rejected_without_a_gpu():
     with pytest.raises(UserError, match=r"'cudnn' needs an NVIDIA GPU, and jax runs on cpu"):
         require_cudnn(vit(64, "shared", 14), "bfloat16")

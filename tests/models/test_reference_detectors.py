@@ -199,7 +199,7 @@ def test_a_converted_detector_is_evaluated_without_a_checkpoint(
     assert origin["source"]["file"] == source.name
 
 
-def test_a_detector_of_other_classes_or_pixels_is_refused(shared, coco_folder, tmp_path):
+def test_a_detector_of_other_classes_or_pixels_is_rejected(shared, coco_folder, tmp_path):
     pytest.importorskip("torch")
     source = shared / "reference" / "maskrcnn_vitdet_tiny.pkl"
     init = tmp_path / "model_final.npz"

@@ -189,7 +189,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_complete(tmp_path):
 
 
 @pytest.mark.parametrize("change", ["shape", "missing", "surplus"])
-def test_another_model_is_refused(tmp_path, replicated, change):
+def test_another_model_is_rejected(tmp_path, replicated, change):
     saved(tmp_path, (7, None))
     state = state_of(7, width=4 if change == "shape" else 3)
     params = state["params"]
@@ -215,7 +215,7 @@ def empty_the_arrays(folder):
     [lambda folder: shutil.rmtree(folder / "params"), empty_the_arrays],
     ids=["arrays absent", "arrays empty"],
 )
-def test_a_damaged_checkpoint_is_refused(tmp_path, replicated, damage):
+def test_a_damaged_checkpoint_is_rejected(tmp_path, replicated, damage):
     saved(tmp_path, (7, None))
     damage(tmp_path / "7")
     target = abstract({"params": state_of(7)["params"]}, replicated)

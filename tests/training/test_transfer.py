@@ -165,7 +165,7 @@ def test_classes_move_by_their_id():
         equal(result[:, [1, 3]], old if keep_deltas else new[:, [1, 3]])
 
 
-def test_a_base_run_that_does_not_fit_is_refused(data, base_run, tmp_path):
+def test_a_base_run_that_does_not_fit_is_rejected(data, base_run, tmp_path):
     with pytest.raises(UserError, match=r"checkpoints does not exist; give the --workdir"):
         start_from_base_run(Experiment(few_config(data, tmp_path / "none"), tmp_path / "one"), {})
     config = few_config(data, base_run[0].workdir)

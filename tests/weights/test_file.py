@@ -35,14 +35,14 @@ def test_an_archive_is_opened_by_its_headers(path):
     "changes",
     [{"pixel_mean": [1, 2]}, {"pixel_std": "abc"}, {"config": 3}, {"source": {}}, {"layout": 1}],
 )
-def test_a_report_that_is_none_is_refused(path, changes):
+def test_a_report_that_is_none_is_rejected(path, changes):
     save(path, backbone(), report(**changes))
     with pytest.raises(UserError, match="its report is not the converter's"):
         read_weights(path)
 
 
 @pytest.mark.parametrize("content", [None, [1], "text"])
-def test_a_report_that_is_no_dictionary_is_refused(path, content):
+def test_a_report_that_is_no_dictionary_is_rejected(path, content):
     save(path, backbone())
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("report.json", json.dumps(content))
@@ -80,7 +80,7 @@ def save_damaged(position):
     ],
     ids=["absent", "folder", "empty", "text", "cut off", "npy", "zlib", "checksum", "bomb"],
 )
-def test_a_file_that_is_no_archive_is_refused(path, write):
+def test_a_file_that_is_no_archive_is_rejected(path, write):
     write(path)
     with pytest.raises(UserError, match="is not a file of converted weights") as raised:
         read_weights(path)

@@ -52,7 +52,7 @@ def test_layer_scale_must_be_there_where_the_weights_have_it(config, path):
         fit(config, path)
 
 
-def test_pixels_normalised_in_another_way_are_refused(config, path):
+def test_pixels_normalised_in_another_way_are_rejected(config, path):
     half = {"pixel_mean": [127.5] * 3, "pixel_std": [127.5] * 3}
     reason = (
         r"config\.model\.detector\.pixel_mean is \[123\.675, 116\.28, 103\.53\]; give "

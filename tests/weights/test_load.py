@@ -133,7 +133,7 @@ def test_a_backbone_is_no_detector(config, params, stats, path):
         ),
     ],
 )
-def test_weights_that_do_not_fit_are_refused(config, params, stats, path, arrays, reason):
+def test_weights_that_do_not_fit_are_rejected(config, params, stats, path, arrays, reason):
     save(path, arrays)
     with pytest.raises(UserError, match=reason) as raised:
         initialise(config, params, stats)

@@ -115,7 +115,7 @@ def batch_shapes(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def full_batch(config: ConfigDict, num_classes: int) -> dict[str, jax.Array]:
-    """A training batch of noise with objects of all sizes in every slot."""
+    """A training batch of noise, each image with as many objects as fit in, of all sizes."""
     rng = np.random.default_rng(0)
     shapes = batch_shapes(config)
     n, max_instances, image_size = config.batch_size, config.data.max_instances, config.image_size

@@ -28,7 +28,7 @@ from jaxdet.benchmark.reporting.recipe import (
 from jaxdet.benchmark.reporting.recipe_keys import FlatConfig, result_part
 from jaxdet.benchmark.reporting.run import Run, Scores
 from jaxdet.config.keys import INITIALISATIONS
-from jaxdet.config.mask_rcnn import VIT_SIZES
+from jaxdet.config.mask_rcnn import size_of
 from jaxdet.evaluation.metric_names import IOU_TYPES
 
 
@@ -166,9 +166,9 @@ def model_of(run: Run) -> str:
     if run.detections_file is not None:
         return "unknown"
     vit = run.config["model"]["vit"]
-    for size, shape in VIT_SIZES.items():
-        if all(vit[key] == value for key, value in shape.items()):
-            return f"ViT-{size.upper() if len(size) == 1 else size.capitalize()}"
+    size = size_of(vit)
+    if size is not None:
+        return f"ViT-{size.upper() if len(size) == 1 else size.capitalize()}"
     return f"ViT {vit['width']}\u2009\u00d7\u2009{vit['depth']}"
 
 

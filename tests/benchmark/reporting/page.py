@@ -8,7 +8,7 @@ VOID = ("meta", "br", "img")
 
 
 class Page(HTMLParser):
-    """Demands that every opened element is closed; collects elements and text."""
+    """Checks that every opened element is closed; collects elements and text."""
 
     def __init__(self, text: str):
         super().__init__()

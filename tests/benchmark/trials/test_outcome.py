@@ -29,7 +29,7 @@ def test_a_result_of_the_same_config_is_the_read_outcome(trial, write_result):
 
 
 @pytest.mark.parametrize("name", ["result.json", "config.json"])
-def test_a_folder_of_another_config_is_refused(trial, name):
+def test_a_folder_of_another_config_is_rejected(trial, name):
     other = plain(trial)
     other["optim"]["lr"] = 0.1
     trial.folder.mkdir()

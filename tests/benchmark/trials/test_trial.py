@@ -1,4 +1,4 @@
-"""A trial: its command, the config that this stands for, and what is refused beforehand."""
+"""A trial: its command, the config that this stands for, and what is rejected beforehand."""
 
 from __future__ import annotations
 

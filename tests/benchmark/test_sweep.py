@@ -186,7 +186,7 @@ def test_a_hostile_sweep_to_take_values_from_is_named(tmp_path, trainer, capsys,
     [
         ([], "--init names what to start from"),
         (["--init=mae"], "the weights to start mae from are not given: download mae_pretrain"),
-        (["--init=mae", "--size=h"], "configs/vith_mae.py; give --size=b or --size=l"),
+        (["--init=mae", "--size=h"], "there is no config vith_mae; give --size=b or l"),
         (["--init=My"], "--init=My must be lowercase letters"),
         (["--init=my", "--size=x"], "there is no size 'x' of ViT"),
         (["--init=my", "--weights=/no.npz"], "config.init='/no.npz' is not a file; no published"),

@@ -126,7 +126,7 @@ def test_a_config_finds_the_prepared_set_by_itself(built):
         | {"val_annotations": None, "val_images": None}
     )
     assert isinstance(open_dataset(data, "train"), PreparedDataset)
-    with pytest.raises(UserError, match=r"no complete val split .* run python -m"):
+    with pytest.raises(UserError, match=r"no complete val split .* run jaxdet data prepare"):
         open_dataset(data, "val")
 
 
@@ -210,5 +210,5 @@ def test_a_missing_shard_or_a_damaged_record_is_an_error(built, tmp_path):
     shutil.copytree(prepared_folder(built[1]), folder)
     shard = folder / prepared.record_file("train", 1, 3)
     shard.unlink()
-    with pytest.raises(UserError, match=r"00001-of-00003 is missing; run python -m"):
+    with pytest.raises(UserError, match=r"00001-of-00003 is missing; run jaxdet data prepare"):
         PreparedDataset(folder, "train")

@@ -259,11 +259,11 @@ def test_layout_changes_nothing_for_heads_in_microbatches(batch, norm):
     assert_same_step(found, whole)
 
 
-def test_the_paper_s_batch_is_the_same_on_few_devices():
-    """64 images: one at a time on each of eight devices, and on a single one."""
-    batch = random_batch(objects=np.resize(OBJECTS, 64))
+def test_a_batch_larger_than_the_devices_is_the_same_on_few():
+    """One image at a time on each of eight devices, and on a single one."""
+    batch = random_batch(objects=np.resize(OBJECTS, 16))
     many, single = (
-        spread_gradients(batch, devices=devices, accumulate=64 // devices, norm="batch")
+        spread_gradients(batch, devices=devices, accumulate=16 // devices, norm="batch")
         for devices in (8, 1)
     )
     assert_same_step(many, single)

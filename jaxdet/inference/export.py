@@ -50,7 +50,7 @@ def export_detector(detector: Detector, batch: int) -> bytes:
     stateless = StatelessModel(lambda rngs: build_detector(config, len(detector.categories), rngs))
 
     def detect(image: jax.Array, image_hw: jax.Array) -> dict[str, jax.Array]:
-        model = stateless.bind(params, stats)
+        model = stateless.bind(*jax.tree.map(jnp.asarray, (params, stats)))
         found = model.detect({"image": image, "image_hw": image_hw})._asdict()
         return {name: value for name, value in found.items() if value is not None}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import configparser
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -21,19 +22,11 @@ def installed(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("install")
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     source = folder / "source"
-    tracked = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=REPOSITORY,
-        capture_output=True,
-        check=True,
-    ).stdout.decode()
-    for name in filter(None, tracked.split("\0")):
-        if (
-            name.startswith((*(f"{package}/" for package in PACKAGES), "configs/"))
-            or "/" not in name
-        ):
-            (source / name).parent.mkdir(parents=True, exist_ok=True)
-            (source / name).write_bytes((REPOSITORY / name).read_bytes())
+    for name in (*PACKAGES, "configs"):
+        ignore = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(REPOSITORY / name, source / name, ignore=ignore)
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(REPOSITORY / name, source)
     wheel = ["wheel", "--no-deps", "--no-build-isolation", f"--wheel-dir={folder}", str(source)]
     subprocess.run([*pip, *wheel], check=True)
     (built,) = folder.glob("jaxdet-*.whl")

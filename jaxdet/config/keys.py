@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import partial
 
 from jaxdet.config.schema import key, keys, section
 
@@ -24,6 +25,48 @@ SEEDS = {"least": 0, "most": 2**32 - 1}
 PROCESSES = {"least": 0, "most": 1024}
 SHARE = {"least": 0, "most": 1}
 FILES = ("files", "resume")
+
+# Keys that detectors and pre-training have alike.
+_accumulate = partial(
+    key, 1, "Microbatches in which a step is computed one after the other.", least=1
+)
+_sharding = partial(
+    key,
+    "replicated",
+    "Whether parameters and optimizer state are on every device, or split over all (fsdp).",
+    choices=("replicated", "fsdp"),
+    roles=("resume",),
+)
+_on_nonfinite = partial(
+    key,
+    "stop",
+    "After a loss or gradient that is not finite: stop, or skip that step.",
+    choices=("stop", "skip"),
+    roles=("resume",),
+)
+_log_every_steps = partial(
+    key,
+    20,
+    "From one line of metrics.jsonl and TensorBoard to the next.",
+    least=1,
+    unit="steps",
+    roles=("resume",),
+)
+_log_every_seconds = partial(
+    key,
+    10.0,
+    "From one line on the terminal to the next.",
+    least=0,
+    unit="seconds",
+    roles=("resume",),
+)
+_profile_steps = partial(
+    key,
+    (),
+    "First and last step of which a profile is recorded; empty for none.",
+    least=1,
+    roles=("resume",),
+)
 
 
 @dataclass(frozen=True)
@@ -480,26 +523,14 @@ class DetectorConfig:
         unit="pixels",
     )
     batch_size: int = key(64, "Images of an optimizer step, over all devices.", least=1)
-    accumulate: int = key(
-        1, "Microbatches in which a step is computed one after the other.", least=1
-    )
+    accumulate: int = _accumulate()
     batch_statistics: str = key(
         "batch",
         "What batch norm's statistics are taken of: the whole batch, or each microbatch alone.",
         choices=("batch", "microbatch"),
     )
-    sharding: str = key(
-        "replicated",
-        "Whether parameters and optimizer state are on every device, or split over all (fsdp).",
-        choices=("replicated", "fsdp"),
-        roles=("resume",),
-    )
-    on_nonfinite: str = key(
-        "stop",
-        "After a loss or gradient that is not finite: stop, or skip that step.",
-        choices=("stop", "skip"),
-        roles=("resume",),
-    )
+    sharding: str = _sharding()
+    on_nonfinite: str = _on_nonfinite()
     epochs: float = key(
         100.0, "Length of the training.", above=0, most=1e6, unit="epochs", roles=("reported",)
     )
@@ -529,26 +560,9 @@ class DetectorConfig:
         unit="epochs",
         roles=("neutral",),
     )
-    log_every_steps: int = key(
-        20,
-        "From one line of metrics.jsonl and TensorBoard to the next.",
-        least=1,
-        unit="steps",
-        roles=("resume",),
-    )
-    log_every_seconds: float = key(
-        10.0,
-        "From one line on the terminal to the next.",
-        least=0,
-        unit="seconds",
-        roles=("resume",),
-    )
-    profile_steps: tuple[int, ...] = key(
-        (),
-        "First and last step of which a profile is recorded; empty for none.",
-        least=1,
-        roles=("resume",),
-    )
+    log_every_steps: int = _log_every_steps()
+    log_every_seconds: float = _log_every_seconds()
+    profile_steps: tuple[int, ...] = _profile_steps()
 
 
 @dataclass(frozen=True)
@@ -639,24 +653,9 @@ class PretrainingConfig:
         224, "Side of the crops that are trained on.", least=1, most=2**15, unit="pixels"
     )
     batch_size: int = key(4096, "Images of an optimizer step, over all devices.", least=1)
-    accumulate: int = key(
-        1,
-        "Microbatches in which a step is computed one after the other.",
-        least=1,
-        roles=("resume",),
-    )
-    sharding: str = key(
-        "replicated",
-        "Whether parameters and optimizer state are on every device, or split over all (fsdp).",
-        choices=("replicated", "fsdp"),
-        roles=("resume",),
-    )
-    on_nonfinite: str = key(
-        "stop",
-        "After a loss or gradient that is not finite: stop, or skip that step.",
-        choices=("stop", "skip"),
-        roles=("resume",),
-    )
+    accumulate: int = _accumulate(roles=("resume",))
+    sharding: str = _sharding()
+    on_nonfinite: str = _on_nonfinite()
     epochs: float = key(1600.0, "Length of the training.", above=0, most=1e6, unit="epochs")
     data: PretrainingData = section(PretrainingData)
     model: PretrainingModel = section(PretrainingModel)
@@ -669,26 +668,9 @@ class PretrainingConfig:
         unit="epochs",
         roles=("resume",),
     )
-    log_every_steps: int = key(
-        20,
-        "From one line of metrics.jsonl and TensorBoard to the next.",
-        least=1,
-        unit="steps",
-        roles=("resume",),
-    )
-    log_every_seconds: float = key(
-        10.0,
-        "From one line on the terminal to the next.",
-        least=0,
-        unit="seconds",
-        roles=("resume",),
-    )
-    profile_steps: tuple[int, ...] = key(
-        (),
-        "First and last step of which a profile is recorded; empty for none.",
-        least=1,
-        roles=("resume",),
-    )
+    log_every_steps: int = _log_every_steps()
+    log_every_seconds: float = _log_every_seconds()
+    profile_steps: tuple[int, ...] = _profile_steps()
 
 
 def keys_with(role: str, schema: type = DetectorConfig) -> tuple[str, ...]:

@@ -1,5 +1,8 @@
 """The exceptions a user is meant to read."""
 
+DIVERGED = "training diverged"
+"""How the error of a loss or gradient that is not finite begins."""
+
 
 class UserError(Exception):
     """Something in the user's input is wrong; the message names it and the fix in one sentence.

@@ -10,13 +10,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxdet.errors import UserError
+from jaxdet.errors import DIVERGED, UserError
 from jaxdet.training.checkpoint import Checkpoints
 from jaxdet.training.metric_writer import MetricWriter, Progress, Scalars
 from jaxdet.training.step import Metrics
-
-DIVERGED = "training diverged"
-"""How the error of a loss or gradient that is not finite begins."""
 
 SHOWN_IDS = 16
 """As many image ids an error names."""

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from jaxdet.benchmark.trials.trial import Trial
 from jaxdet.config.roles import difference, resumable_keys
 from jaxdet.config.values import completed
-from jaxdet.errors import UserError
+from jaxdet.errors import DIVERGED, UserError
 
 COMMAND_MARK = "$ "
 """How the line of a log begins that names the command whose output follows."""
@@ -62,15 +62,9 @@ def read_outcome(trial: Trial) -> Outcome | None:
     # A run that skips such steps resumes from the last checkpoint.
     if started is not None and trial.config.on_nonfinite == "stop":
         message = last_message(trial.log)
-        if message.startswith("error: ") and _is_divergence(message.removeprefix("error: ")):
+        if message.startswith(f"error: {DIVERGED}"):
             return Outcome(None, None, message.removeprefix("error: "))
     return None
-
-
-def _is_divergence(message: str) -> bool:
-    from jaxdet.training.monitor import DIVERGED  # late: it takes jax along
-
-    return message.startswith(DIVERGED)
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

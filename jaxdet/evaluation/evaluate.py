@@ -37,7 +37,7 @@ from jaxdet.inference.coco_results import Results, coco_results, result_workers
 from jaxdet.inference.detector import detect_function
 from jaxdet.models.build import Tree
 from jaxdet.models.mask_rcnn import Detections
-from jaxdet.training.checkpoint import abstract, digest, latest_step, open_latest
+from jaxdet.training.checkpoint import digest, latest_step, open_latest
 from jaxdet.training.experiment import Experiment
 from jaxdet.weights.load import load_detector
 
@@ -166,16 +166,14 @@ def evaluate(experiment: Experiment) -> Metrics:
                 f"the checkpoint in {folder} was trained as another model ({changed}); "
                 "give the config and the classes of that run"
             )
-        params, stats = experiment.stateless.abstract
-        target = abstract({"params": params, "stats": stats}, parallel.replicated(experiment.mesh))
-        state = checkpoints.restore(step, target)
+        params, stats = checkpoints.restore_model(step, experiment.stateless, experiment.mesh)
     if parallel.is_main():
         print(experiment.val_set.summary())
-    evaluation = Evaluator(experiment)(state["params"], state["stats"])
+    evaluation = Evaluator(experiment)(params, stats)
     for name in keys_with("test"):
         key = name.removeprefix("model.detector.")
         stored["config"]["model"]["detector"][key] = given["config"]["model"]["detector"][key]
-    model = evaluated_checkpoint(experiment, stored, state["params"], state["stats"])
+    model = evaluated_checkpoint(experiment, stored, params, stats)
     if parallel.is_main():
         report(experiment, model, evaluation)
     return evaluation.metrics

@@ -28,7 +28,7 @@ from jaxdet.inference.coco_results import Results, coco_results
 from jaxdet.inference.prediction import Prediction
 from jaxdet.models.build import StatelessModel, Tree, build_detector
 from jaxdet.models.mask_rcnn import Detections
-from jaxdet.training.checkpoint import abstract, open_latest
+from jaxdet.training.checkpoint import open_latest
 from jaxdet.weights.file import read_weights
 from jaxdet.weights.load import load_detector
 
@@ -147,10 +147,8 @@ def load(workdir: str | Path, *, batch: int = 1) -> Detector:
     with open_latest(folder) as (checkpoints, step):
         config, categories = _described(checkpoints.meta(step), folder / str(step))
         stateless, mesh, batch = _build(config, len(categories), batch)
-        params, stats = stateless.abstract
-        target = abstract({"params": params, "stats": stats}, parallel.replicated(mesh))
-        state = checkpoints.restore(step, target)
-    return Detector(config, categories, state["params"], state["stats"], stateless, mesh, batch)
+        params, stats = checkpoints.restore_model(step, stateless, mesh)
+    return Detector(config, categories, params, stats, stateless, mesh, batch)
 
 
 def load_converted(

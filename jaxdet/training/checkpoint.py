@@ -12,11 +12,13 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from jax.sharding import Mesh
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 from jaxdet import parallel
 from jaxdet.config.values import completed
 from jaxdet.errors import UserError
+from jaxdet.models.build import StatelessModel, Tree
 from jaxdet.models.paths import path_name
 
 ARRAYS = ("params", "stats", "opt_state")
@@ -136,6 +138,16 @@ class Checkpoints:
         arguments = {name: ocp.args.StandardRestore(target[name]) for name in names if target[name]}
         restored = self._read(step, arguments)
         return {name: restored[name] if name in arguments else {} for name in names}
+
+    def restore_model(self, step: int, stateless: StatelessModel, mesh: Mesh) -> tuple[Tree, Tree]:
+        """Parameters and batch statistics saved at `step`, whole on every device of a mesh.
+
+        Raises:
+            UserError: as `restore`.
+        """
+        target = dict(zip(("params", "stats"), stateless.abstract, strict=True))
+        restored = self.restore(step, abstract(target, parallel.replicated(mesh)))
+        return restored["params"], restored["stats"]
 
     def meta(self, step: int) -> dict[str, Any]:
         """What was stored as `meta` with the checkpoint of `step`, its config under today's names.

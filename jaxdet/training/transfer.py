@@ -16,7 +16,7 @@ from jaxdet.config.roles import difference
 from jaxdet.errors import UserError
 from jaxdet.models.build import StatelessModel, Tree, build_detector
 from jaxdet.models.paths import path_name
-from jaxdet.training.checkpoint import abstract, open_latest
+from jaxdet.training.checkpoint import open_latest
 from jaxdet.training.experiment import Experiment
 
 
@@ -46,15 +46,14 @@ def start_from_base_run(experiment: Experiment, params: Tree) -> tuple[Tree, Tre
             raise UserError(f"{folder} must hold a run of this model ({reason}); train it again")
         base_ids = meta["category_ids"]
         base = StatelessModel(lambda rngs: build_detector(experiment.config, len(base_ids), rngs))
-        target = dict(zip(("params", "stats"), base.abstract, strict=True))
-        stored = checkpoints.restore(step, abstract(target, parallel.replicated(experiment.mesh)))
+        base_params, stats = checkpoints.restore_model(step, base, experiment.mesh)
     ids = [category.id for category in experiment.val_set.categories]
     keep_deltas = experiment.config.few_shot.keep_deltas
     if parallel.is_main():
         known = len(set(ids) & set(base_ids))
         print(f"{folder}: weights of step {step}; {known} of {len(ids)} classes are known to them")
-    moved = move_classes(jax.device_get(stored["params"]), params, base_ids, ids, keep_deltas)
-    return moved, stored["stats"]
+    moved = move_classes(jax.device_get(base_params), params, base_ids, ids, keep_deltas)
+    return moved, stats
 
 
 def move_classes(

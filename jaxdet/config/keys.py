@@ -158,6 +158,12 @@ class Vit:
     depth: int = key(12, "Blocks.", least=1, roles=("size",))
     heads: int = key(12, "Attention heads.", least=1, roles=("size",))
     mlp_ratio: float = key(4.0, "Width of the MLP over `width`.", above=0, most=100)
+    mlp_hidden: int | None = key(
+        None,
+        "Width of the MLP where no ratio gives it; none for `mlp_ratio`'s.",
+        least=1,
+        roles=("size",),
+    )
     patch: int = key(16, "Side of a patch.", least=4, most=128, unit="pixels")
     pretrain_grid: int = key(
         14,
@@ -182,6 +188,14 @@ class Vit:
         choices=("qkv", "qv", "none"),
         roles=("initialisation",),
     )
+    bias: bool = key(
+        True,
+        "Whether the linear layers behind attention and in the MLP have a bias.",
+        roles=("initialisation",),
+    )
+    patch_bias: bool = key(
+        True, "Whether the projection of patches has a bias.", roles=("initialisation",)
+    )
     drop_path: float = key(
         0.1,
         "Rate of stochastic depth in the last block; it rises linearly from 0 in the first.",
@@ -198,8 +212,47 @@ class Vit:
         choices=("gelu", "gelu_tanh", "quick_gelu", "swiglu"),
         roles=("initialisation",),
     )
+    norm: str = key(
+        "layer",
+        "The ViT's norms: LayerNorm, or RMSNorm without a bias (AIMv2).",
+        choices=("layer", "rms"),
+        roles=("initialisation",),
+    )
+    norm_eps: float = key(
+        1e-6, "Epsilon of these norms.", above=0, most=1, roles=("initialisation",)
+    )
     pre_norm: bool = key(
         False, "Whether a norm comes before the first block (CLIP).", roles=("initialisation",)
+    )
+    patch_norm: bool = key(
+        False,
+        "Whether a norm comes before the positions are added (AIMv2).",
+        roles=("initialisation",),
+    )
+    post_norm: bool = key(
+        False,
+        "Whether each block's norms come behind its branches, not before them.",
+        roles=("initialisation",),
+    )
+    qk_norm: bool = key(
+        False,
+        "Whether each head's queries and keys go through a norm.",
+        roles=("initialisation",),
+    )
+    attention_norm: bool = key(
+        False,
+        "Whether a norm comes before attention's last linear layer (EVA-02).",
+        roles=("initialisation",),
+    )
+    mlp_norm: bool = key(
+        False,
+        "Whether a norm comes before the MLP's last linear layer (EVA-02).",
+        roles=("initialisation",),
+    )
+    final_norm: bool = key(
+        False,
+        "Whether the maps that the pyramid is made from go through the pre-training's last norm.",
+        roles=("initialisation",),
     )
     absolute_position: str = key(
         "pretrained",
@@ -225,11 +278,53 @@ class Vit:
     relative_trainable: bool = key(
         True, "Whether the relative position biases are trained.", roles=("finetune",)
     )
-    class_token: bool = key(
-        False, "Whether a class token takes part in attention (imTED); all blocks must be global."
+    rope: str = key(
+        "none",
+        "Rotary positions of queries and keys, by the rule of DINOv3, of EVA-02 or of the "
+        "Perception Encoder.",
+        choices=("none", "dinov3", "eva02", "pe"),
+        roles=("initialisation",),
+    )
+    rope_base: float = key(
+        100.0,
+        "Base of their wavelengths (DINOv3: 100, EVA-02 and PE: 10000).",
+        above=1,
+        most=1e9,
+        roles=("initialisation",),
+    )
+    rope_grid: float = key(
+        16.0,
+        "eva02, pe: side of the grid that the map is taken for, whatever its own size.",
+        above=0,
+        most=1024,
+        unit="patches",
+        roles=("initialisation",),
+    )
+    class_token: bool = key(False, "Whether a class token takes part in attention (imTED).")
+    registers: int = key(
+        0,
+        "Register tokens that take part in attention, behind the class token.",
+        least=0,
+        most=1024,
+        roles=("initialisation",),
+    )
+    prefix_in_windows: str = key(
+        "mean",
+        "Class token and registers in windowed blocks: every window has a copy and the results are "
+        "averaged, or these blocks drop them (they pass by unchanged).",
+        choices=("mean", "drop"),
+    )
+    resize: str = key(
+        "bicubic",
+        "How the absolute position embedding is resized: as MAE and DINOv2 do, as timm does (with "
+        "smoothing), or as RADIO does.",
+        choices=("bicubic", "antialias", "radio"),
+        roles=("initialisation",),
     )
     resize_offset: float = key(
-        0.0, "Added to the grid that the position embedding is resized to (imTED: 0.1).", **SHARE
+        0.0,
+        "bicubic: added to the grid that the position embedding is resized to (imTED: 0.1).",
+        **SHARE,
     )
     attention: str = key(
         "xla",
@@ -321,8 +416,11 @@ class Decoder:
 class Detector:
     """The numbers of Mask R-CNN that are not learned; the defaults are Detectron2's."""
 
-    strides: tuple[int, ...] = key(
-        (4, 8, 16, 32, 64), "Strides of P2 ... P6, or of the only level.", least=1, unit="pixels"
+    strides: tuple[float, ...] = key(
+        (4.0, 8.0, 16.0, 32.0, 64.0),
+        "Strides of P2 ... P6, or of the only level: `patch` / 4, / 2, * 1, * 2, * 4.",
+        least=1,
+        unit="pixels",
     )
     anchor_sizes: tuple[float, float, float, float, float] = key(
         (32.0, 64.0, 128.0, 256.0, 512.0),

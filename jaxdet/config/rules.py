@@ -43,7 +43,6 @@ def _vit(config: ConfigDict) -> Iterator[Rule]:
         vit.width % vit.heads == 0,
         f"divide config.model.vit.width={vit.width}",
     )
-    yield "model.vit.patch", vit.patch % 4 == 0, "be a multiple of 4"
     yield (
         "model.vit.global_blocks",
         _are_blocks(vit.global_blocks, vit.depth),
@@ -87,11 +86,11 @@ def _position(config: ConfigDict) -> Iterator[Rule]:
 
 
 def _image_size(config: ConfigDict) -> Iterator[Rule]:
-    coarsest = 4 * config.model.vit.patch
+    coarsest = 2 * config.model.vit.patch
     yield (
         "image_size",
         config.image_size % coarsest == 0,
-        f"be a multiple of {coarsest} (4 * config.model.vit.patch); "
+        f"be a multiple of {coarsest} (2 * config.model.vit.patch); "
         f"{max(coarsest, round(config.image_size / coarsest) * coarsest)} is the nearest",
     )
 
@@ -127,13 +126,15 @@ def _heads(config: ConfigDict) -> Iterator[Rule]:
 
 def _detector(config: ConfigDict) -> Iterator[Rule]:
     detector, patch = config.model.detector, config.model.vit.patch
-    strides = tuple(patch // 4 * 2**level for level in range(5))
+    strides = (patch / 4, patch / 2, patch, 2 * patch, 4 * patch)
     if config.model.pyramid.kind == "single":
         strides = (patch,)
+    shown = ", ".join(f"{stride:g}" for stride in strides)
     yield (
         "model.detector.strides",
         tuple(detector.strides) == strides,
-        f"be {strides} for this config.model.vit.patch and config.model.pyramid.kind",
+        f"be ({shown}{',' * (len(strides) == 1)}) for this config.model.vit.patch and "
+        "config.model.pyramid.kind",
     )
     yield "model.detector.aspect_ratios", len(detector.aspect_ratios) > 0, "have at least one ratio"
     yield (

@@ -43,7 +43,8 @@ def build_detector(
     if vit.attention == "cudnn":
         require_cudnn(vit, model.dtype)
     part = {"dtype": jnp.dtype(model.dtype), "rngs": rngs}
-    settings = Settings(num_classes=num_classes, **model.detector)
+    strides = {"strides": tuple(map(float, model.detector.strides))}
+    settings = Settings(num_classes=num_classes, **{**model.detector, **strides})
     channels = model.pyramid.channels
     return MaskRCNN(
         backbone=ViT(vit, **part),

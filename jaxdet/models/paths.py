@@ -10,6 +10,8 @@ import jax
 ABSOLUTE_POSITION = r"backbone\.pos_embed$"
 RELATIVE_POSITION = r"backbone\.(rel_pos_|blocks\.\d+\.attn\.rel_pos\.)"
 CLASS_TOKEN = r"backbone\.class_(token|pos_embed)$"
+REGISTERS = r"backbone\.registers$"
+FINAL_NORM = r"backbone\.norm\."
 DECODER = r"box_head\.(norm|embed|pos_embed|blocks)\b"
 """What a box head takes from the decoder of a pre-training."""
 

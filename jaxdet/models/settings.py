@@ -33,9 +33,17 @@ class BlockSettings:
     Attributes:
         width, heads: channels of a token, and into how many heads attention splits them.
         mlp_ratio: hidden width of the MLP over `width`.
+        mlp_hidden: hidden width of the MLP itself, where not None.
         qkv_bias: "qkv", "qv" (BEiT: none on the keys) or "none".
+        bias: whether the linear layers behind attention and in the MLP have one.
         activation: of the MLP, see `jaxdet.models.block.Mlp`.
         layer_scale: initial value of a learned factor on each residual branch, or None for none.
+        norm: "layer" or "rms", all norms; `norm_eps` is their epsilon.
+        post_norm: whether a block's norms come behind its branches and not before them.
+        qk_norm: whether the queries and keys of each head go through a norm.
+        attention_norm, mlp_norm: whether a norm comes before the last linear layer of the
+            attention and of the MLP (sub-LN).
+        rope: rule of rotary positions, see `jaxdet.models.rope`.
         attention: its implementation, see `jaxdet.models.attention.attend`.
         remat: what of a block is computed again for the gradient instead of kept: "none",
             "attention" for the attention weights, or "block" for all but the block's input.
@@ -44,9 +52,18 @@ class BlockSettings:
     width: int
     heads: int
     mlp_ratio: float = 4.0
+    mlp_hidden: int | None = None
     qkv_bias: str = "qkv"
+    bias: bool = True
     activation: str = "gelu"
     layer_scale: float | None = None
+    norm: str = "layer"
+    norm_eps: float = 1e-6
+    post_norm: bool = False
+    qk_norm: bool = False
+    attention_norm: bool = False
+    mlp_norm: bool = False
+    rope: str = "none"
     attention: str = "xla"
     remat: str = "none"
 
@@ -58,6 +75,7 @@ class VitSettings(BlockSettings):
     Attributes:
         image_size: side of the (square) image in pixels, a multiple of `patch`.
         patch: side of a patch in pixels.
+        patch_bias: whether the projection of patches has one.
         depth: number of blocks.
         window: side of an attention window in tokens.
         global_blocks: 0-based positions of the blocks that attend globally.
@@ -66,17 +84,22 @@ class VitSettings(BlockSettings):
         pretrain_grid: side of the grid the absolute position embedding is stored at, except for
             "sincos", whose table is made for the image's own grid.
         absolute_position: see `jaxdet.models.position.absolute_embedding`.
-        resize_offset: see `jaxdet.models.position.resize_embedding`.
+        resize, resize_offset: see `jaxdet.models.position.resize_embedding`.
+        rope_base, rope_grid: see `jaxdet.models.rope`.
         relative_position: "shared" for one table of biases for all windowed and one for all global
             blocks (arXiv 2111.11429), "decomposed" for rows and columns apart in every block (arXiv
             2203.16527), or "none".
+        patch_norm: whether the patches go through a norm before positions are added, as in AIMv2.
         pre_norm: whether a norm comes before the first block, as in CLIP.
-        class_token: whether a class token takes part in attention; then all blocks must be global
-            and without relative position.
+        final_norm: whether the maps that are returned go through a norm.
+        class_token: whether a class token takes part in attention.
+        registers: how many register tokens do, behind the class token.
+        prefix_in_windows: what windowed blocks do with these tokens, see `jaxdet.models.vit.ViT`.
     """
 
     image_size: int
     patch: int = 16
+    patch_bias: bool = True
     depth: int
     window: int = 14
     global_blocks: tuple[int, ...]
@@ -84,15 +107,27 @@ class VitSettings(BlockSettings):
     drop_path: float = 0.0
     pretrain_grid: int = 14
     absolute_position: str = "pretrained"
+    resize: str = "bicubic"
     resize_offset: float = 0.0
+    rope_base: float = 100.0
+    rope_grid: float = 16.0
     relative_position: str = "shared"
+    patch_norm: bool = False
     pre_norm: bool = False
+    final_norm: bool = False
     class_token: bool = False
+    registers: int = 0
+    prefix_in_windows: str = "mean"
 
     @property
     def grid(self) -> int:
         """Side of the map of tokens."""
         return self.image_size // self.patch
+
+    @property
+    def prefix_tokens(self) -> int:
+        """How many tokens stand before the patches."""
+        return self.class_token + self.registers
 
     def attended_side(self, block: int) -> int:
         """Side of the map of tokens that a block attends within: its windows', or the whole one."""

@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 def pyramid_anchors(
     grid_sizes: Sequence[tuple[int, int]],
-    strides: Sequence[int],
+    strides: Sequence[int | float],
     sizes: Sequence[float | Sequence[float]],
     aspect_ratios: Sequence[float],
 ) -> list[Float[np.ndarray, "anchors 4"]]:

@@ -53,7 +53,7 @@ def roi_align(
     features: Sequence[Float[ArrayLike, "_ _ channels"]],
     boxes: Float[ArrayLike, "rois 4"],
     *,
-    strides: Sequence[int],
+    strides: Sequence[int | float],
     output_size: int,
     sampling_ratio: int,
     canonical_size: float = 224.0,
@@ -70,7 +70,7 @@ def roi_align(
         features: one map per level, from fine to coarse.
         boxes: in pixels of the image, not longer on any side than the image (on the coarsest
             level a quarter longer). Longer ones come out wrong with adaptive sampling.
-        strides: pixels a cell covers, one per level, consecutive powers of two.
+        strides: pixels a cell covers, one per level, each twice that before it.
         output_size: bins per side.
         sampling_ratio: samples per bin and axis; 0 chooses for each box as many as its bins are
             long in cells, rounded up.
@@ -105,7 +105,7 @@ def roi_align(
 
 def assign_levels(
     boxes: Float[ArrayLike, "*batch 4"],
-    strides: Sequence[int],
+    strides: Sequence[int | float],
     canonical_size: float = 224.0,
     canonical_level: int = 4,
 ) -> Int32[Array, "*batch"]:
@@ -121,7 +121,7 @@ def assign_levels(
 
 
 def _level_bounds(
-    strides: Sequence[int], canonical_size: float, canonical_level: int
+    strides: Sequence[int | float], canonical_size: float, canonical_level: int
 ) -> list[float]:
     """Where each level but the last ends: the square root of area, in pixels."""
     return [2 * stride * canonical_size / 2**canonical_level for stride in strides[:-1]]

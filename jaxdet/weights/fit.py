@@ -12,8 +12,22 @@ from ml_collections import ConfigDict
 from jaxdet.config.old_names import renamed
 from jaxdet.config.values import unknown_key, value_of
 from jaxdet.errors import UserError
-from jaxdet.models.paths import ABSOLUTE_POSITION, CLASS_TOKEN, DECODER, RELATIVE_POSITION
+from jaxdet.models.paths import (
+    ABSOLUTE_POSITION,
+    CLASS_TOKEN,
+    DECODER,
+    FINAL_NORM,
+    REGISTERS,
+    RELATIVE_POSITION,
+)
 from jaxdet.weights.file import Weights
+
+OPTIONAL_PARTS = {
+    "model.vit.class_token": CLASS_TOKEN,
+    "model.vit.registers": REGISTERS,
+    "model.vit.final_norm": FINAL_NORM,
+}
+"""What a pre-training may have and a config need not take, by the keys that say so."""
 
 
 def check_fit(weights: Weights, config: ConfigDict) -> None:
@@ -72,8 +86,8 @@ def _check_pixels(weights: Weights, report: dict[str, Any], config: ConfigDict) 
 
 def _is_taken(config: ConfigDict, key: str) -> bool:
     """Whether a config takes from a pre-training what a key of its report is about."""
-    if key == "model.vit.class_token":
-        return config.model.vit.class_token
+    if key in OPTIONAL_PARTS:
+        return bool(value_of(config, key))
     return not key.startswith("model.decoder.") or _takes_decoder(config)
 
 
@@ -90,7 +104,7 @@ def _agree(ours: Any, theirs: Any) -> bool:
 def reinitialized(config: ConfigDict, names: Collection[str]) -> list[str]:
     """Those of some parameters that a config does not take from a pre-training."""
     vit, heads = config.model.vit, config.model.heads
-    patterns = [] if vit.class_token else [CLASS_TOKEN]
+    patterns = [pattern for key, pattern in OPTIONAL_PARTS.items() if not value_of(config, key)]
     if not _takes_decoder(config):
         patterns.append(DECODER)
     elif heads.box_features == "pyramid":

@@ -181,7 +181,7 @@ WRONG = [
     ("model.vit.depth", 0),
     ("model.vit.heads", 7),
     ("model.vit.heads", 0),
-    ("model.vit.patch", 14),
+    ("model.vit.patch", 3),
     ("model.vit.patch", 0),
     ("model.vit.qkv_bias", "kv"),
     ("model.vit.global_blocks", (12,)),

@@ -111,7 +111,11 @@ def require_cudnn(settings: VitSettings, dtype: DTypeLike) -> None:
         )
     most = 256 if float(device.compute_capability) >= 9.0 else 128
     position = settings.relative_position
-    for side in sorted({settings.attended_side(block) for block in range(settings.depth)}):
+    attended = {
+        (settings.attended_side(block), settings.attended_prefix(block))
+        for block in range(settings.depth)
+    }
+    for side, prefix in sorted(attended):
         channels, tokens = settings.width // settings.heads, f"{side} x {side} tokens"
         if position == "decomposed":
             channels = position_channels((side, side), channels)
@@ -122,7 +126,7 @@ def require_cudnn(settings: VitSettings, dtype: DTypeLike) -> None:
                 f"config.model.vit.relative_position={position!r} has {channels}: change "
                 f"config.model.vit.width or heads, {fix}"
             )
-        if position == "shared" and side % 2:
+        if position == "shared" and (side * side + prefix) % 2:
             raise UserError(
                 f"{key} with config.model.vit.relative_position='shared' needs an even number of "
                 f"tokens in each attention, and a block attends within {tokens}: change "

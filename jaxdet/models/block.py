@@ -5,7 +5,7 @@ Modules take the settings that all blocks share whole, and what differs from blo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +15,10 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
 from jaxdet.models.attention import attend, attention_weights
-from jaxdet.models.layers import LayerNorm, drop_path, gelu, normal
+from jaxdet.models.layers import LayerNorm, RMSNorm, drop_path, gelu, normal
 from jaxdet.models.position import DecomposedRelativePosition
+from jaxdet.models.prefix import merge_with_prefix, partition_with_prefix
+from jaxdet.models.rope import Rotation, rotate
 from jaxdet.models.settings import BlockSettings
 from jaxdet.models.windows import merge_windows, partition_windows
 
@@ -28,12 +30,19 @@ ACTIVATIONS = {
 """Functions between the MLP's layers: SigLIP's is "gelu_tanh", OpenAI's CLIP's "quick_gelu"."""
 
 
+def norm(settings: BlockSettings, channels: int, *, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.Module:
+    """A norm over channels of the settings' kind."""
+    kind = {"layer": LayerNorm, "rms": RMSNorm}[settings.norm]
+    return kind(channels, epsilon=settings.norm_eps, dtype=dtype, rngs=rngs)
+
+
 class Attention(nnx.Module):
     """Multi-head self-attention over the tokens of one sequence.
 
     Args:
         decomposed_grid: the map of tokens that this attention has a decomposed relative position of
-            its own for, or None for none.
+            its own for, or None for none. It takes the queries as attention does.
+        prefix: tokens before the map's.
         out_std: standard deviation of the output projection's initial weights.
 
     Attributes:
@@ -46,28 +55,34 @@ class Attention(nnx.Module):
         settings: BlockSettings,
         *,
         decomposed_grid: tuple[int, int] | None,
+        prefix: int = 0,
         out_std: float,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
-        width = settings.width
+        width, channels = settings.width, settings.width // settings.heads
+        part = {"dtype": dtype, "rngs": rngs}
         self.qkv = nnx.Linear(
             width,
             3 * width,
             use_bias=settings.qkv_bias == "qkv",
             kernel_init=normal(0.02),
-            dtype=dtype,
-            rngs=rngs,
+            **part,
         )
         if settings.qkv_bias == "qv":
             self.q_bias = nnx.Param(jnp.zeros(width))
             self.v_bias = nnx.Param(jnp.zeros(width))
+        self.q_norm = norm(settings, channels, **part) if settings.qk_norm else None
+        self.k_norm = norm(settings, channels, **part) if settings.qk_norm else None
         self.rel_pos = (
-            DecomposedRelativePosition(decomposed_grid, width // settings.heads)
+            DecomposedRelativePosition(decomposed_grid, channels, prefix)
             if decomposed_grid is not None
             else None
         )
-        self.proj = nnx.Linear(width, width, kernel_init=normal(out_std), dtype=dtype, rngs=rngs)
+        self.norm = norm(settings, width, **part) if settings.attention_norm else None
+        self.proj = nnx.Linear(
+            width, width, use_bias=settings.bias, kernel_init=normal(out_std), **part
+        )
         self.settings = settings
         self.record_weights = False
 
@@ -75,14 +90,20 @@ class Attention(nnx.Module):
         self,
         x: Float[Array, "n tokens width"],
         bias: Float[Array, "heads tokens tokens"] | None = None,
+        rotation: Rotation | None = None,
     ) -> Float[Array, "n tokens width"]:
         q, k, v = self._queries_keys_values(x)
+        if self.q_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        if rotation is not None:
+            q, k = (rotate(each, rotation, self.settings.rope) for each in (q, k))
         if self.record_weights:
             self.sow(nnx.Intermediate, "weights", attention_weights(q, k, bias, self.rel_pos))
         remat = self.settings.remat == "attention"
         function = jax.checkpoint(attend, static_argnums=5) if remat else attend
         y = function(q, k, v, bias, self.rel_pos, self.settings.attention)
-        return self.proj(y.reshape(x.shape))
+        y = y.reshape(x.shape)
+        return self.proj(y if self.norm is None else self.norm(y))
 
     def _queries_keys_values(
         self, x: Float[Array, "n tokens width"]
@@ -103,9 +124,8 @@ class Attention(nnx.Module):
 class Mlp(nnx.Module):
     """Two linear layers with an activation between them.
 
-    The activation is one of ACTIVATIONS, or "swiglu" (DINOv2's ViT-g): half of the first layer's
-    outputs, through SiLU, multiply the other half; the hidden width is then two thirds of that of
-    the others, rounded up to a multiple of 8.
+    The activation is one of ACTIVATIONS, or "swiglu" (DINOv2's ViT-g): the first half of the first
+    layer's outputs, through SiLU, multiplies the other half.
 
     Args:
         out_std: standard deviation of the second layer's initial weights.
@@ -114,25 +134,26 @@ class Mlp(nnx.Module):
     def __init__(
         self, settings: BlockSettings, *, out_std: float, dtype: DTypeLike, rngs: nnx.Rngs
     ):
-        width, hidden = settings.width, int(settings.width * settings.mlp_ratio)
-        is_gated = settings.activation == "swiglu"
-        if is_gated:
-            hidden = (int(hidden * 2 / 3) + 7) // 8 * 8
-        inner = 2 * hidden if is_gated else hidden
-        self.fc1 = nnx.Linear(width, inner, kernel_init=normal(0.02), dtype=dtype, rngs=rngs)
-        self.fc2 = nnx.Linear(hidden, width, kernel_init=normal(out_std), dtype=dtype, rngs=rngs)
+        width, hidden = settings.width, settings.hidden
+        inner = 2 * hidden if settings.activation == "swiglu" else hidden
+        part = {"use_bias": settings.bias, "dtype": dtype, "rngs": rngs}
+        self.fc1 = nnx.Linear(width, inner, kernel_init=normal(0.02), **part)
+        self.norm = norm(settings, hidden, dtype=dtype, rngs=rngs) if settings.mlp_norm else None
+        self.fc2 = nnx.Linear(hidden, width, kernel_init=normal(out_std), **part)
         self.activation = settings.activation
 
     def __call__(self, x: Float[Array, "... width"]) -> Float[Array, "... width"]:
         x = self.fc1(x)
         if self.activation == "swiglu":
             gate, x = jnp.split(x, 2, axis=-1)
-            return self.fc2(jax.nn.silu(gate) * x)
-        return self.fc2(ACTIVATIONS[self.activation](x))
+            x = jax.nn.silu(gate) * x
+        else:
+            x = ACTIVATIONS[self.activation](x)
+        return self.fc2(x if self.norm is None else self.norm(x))
 
 
 class Block(nnx.Module):
-    """A pre-norm transformer block on a map of tokens.
+    """A transformer block on a map of tokens, its norms before its branches or behind them.
 
     Args:
         depth_index: 1-based position; the last weights of each residual branch start scaled by
@@ -140,6 +161,8 @@ class Block(nnx.Module):
         window: side of the windows it attends within; None attends globally, and then the map's
             height and width mean nothing.
         decomposed_grid: see `Attention`.
+        prefix: tokens before the map's patches that it attends with. The map is then one row of
+            all tokens, and each window has a copy of these, whose results are averaged.
         drop_path: probability of dropping a residual branch.
     """
 
@@ -150,21 +173,26 @@ class Block(nnx.Module):
         depth_index: int,
         window: int | None = None,
         decomposed_grid: tuple[int, int] | None = None,
+        prefix: int = 0,
         drop_path: float = 0.0,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
         part = {"dtype": dtype, "rngs": rngs}
         std = float(0.02 / np.sqrt(2 * depth_index))
-        self.norm1 = LayerNorm(settings.width, **part)
-        self.attn = Attention(settings, decomposed_grid=decomposed_grid, out_std=std, **part)
-        self.norm2 = LayerNorm(settings.width, **part)
+        self.norm1 = norm(settings, settings.width, **part)
+        self.attn = Attention(
+            settings, decomposed_grid=decomposed_grid, prefix=prefix, out_std=std, **part
+        )
+        self.norm2 = norm(settings, settings.width, **part)
         self.mlp = Mlp(settings, out_std=std, **part)
         if settings.layer_scale is not None:
             self.gamma1 = nnx.Param(jnp.full(settings.width, settings.layer_scale))
             self.gamma2 = nnx.Param(jnp.full(settings.width, settings.layer_scale))
         self.layer_scale = settings.layer_scale
+        self.post_norm = settings.post_norm
         self.window = window
+        self.prefix = prefix
         self.drop_path = drop_path
 
     def __call__(
@@ -172,23 +200,45 @@ class Block(nnx.Module):
         x: Float[Array, "n h w c"],
         bias: Float[Array, "heads tokens tokens"] | None = None,
         keys: Key[Array, " n"] | None = None,
+        rotation: Rotation | None = None,
+        grid: tuple[int, int] | None = None,
     ) -> Float[Array, "n h w c"]:
         """The tokens after both branches.
 
         Args:
             bias: added to the attention logits of every window.
             keys: one per image, the randomness of drop path in training; None in evaluation.
+            rotation: of queries and keys, by window.
+            grid: rows and columns of the patches, where windows need them of a row of tokens.
         """
         first, second = (None, None) if keys is None else jax.vmap(jax.random.split)(keys).T
-        y = self._attend(self.norm1(x), bias)
+
+        def attend(x: Array) -> Array:
+            return self._attend(x, bias, rotation, grid)
+
+        y = self._branch(attend, self.norm1, x)
         x = x + drop_path(self._scale(y, 1), self.drop_path, first)
-        y = self.mlp(self.norm2(x))
+        y = self._branch(self.mlp, self.norm2, x)
         return x + drop_path(self._scale(y, 2), self.drop_path, second)
 
-    def _attend(self, x: Float[Array, "n h w c"], bias: Array | None) -> Float[Array, "n h w c"]:
+    def _branch(self, function: Callable[[Array], Array], norm: nnx.Module, x: Array) -> Array:
+        return norm(function(x)) if self.post_norm else function(norm(x))
+
+    def _attend(
+        self,
+        x: Float[Array, "n h w c"],
+        bias: Array | None,
+        rotation: Rotation | None,
+        grid: tuple[int, int] | None,
+    ) -> Float[Array, "n h w c"]:
         if self.window is None:
-            return self.attn(x.reshape(x.shape[0], -1, x.shape[-1]), bias).reshape(x.shape)
-        y = self.attn(partition_windows(x, self.window), bias)
+            tokens = x.reshape(x.shape[0], -1, x.shape[-1])
+            return self.attn(tokens, bias, rotation).reshape(x.shape)
+        if self.prefix:
+            windows = partition_with_prefix(x, self.window, self.prefix, grid)
+            y = self.attn(windows, bias, rotation)
+            return merge_with_prefix(y, self.window, self.prefix, grid)
+        y = self.attn(partition_windows(x, self.window), bias, rotation)
         return merge_windows(y, self.window, x.shape[1:3])
 
     def _scale(self, y: Float[Array, "n h w c"], branch: int) -> Float[Array, "n h w c"]:

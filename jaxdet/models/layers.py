@@ -39,6 +39,7 @@ def torch_default_bias(fan_in: int) -> jax.nn.initializers.Initializer:
 
 
 LayerNorm = partial(nnx.LayerNorm, epsilon=1e-6, use_fast_variance=False)
+RMSNorm = partial(nnx.RMSNorm, epsilon=1e-6)
 GroupNorm = partial(nnx.GroupNorm, epsilon=1e-5, use_fast_variance=False)
 
 

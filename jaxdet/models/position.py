@@ -42,20 +42,31 @@ def sincos_embedding(grid: int, width: int) -> Float[np.ndarray, "grid grid widt
 
 
 def resize_embedding(
-    embedding: Float[Array, "h w c"], grid: tuple[int, int], offset: float = 0.0
+    embedding: Float[Array, "h w c"],
+    grid: tuple[int, int],
+    offset: float = 0.0,
+    rule: str = "bicubic",
 ) -> Float[Array, "grid_h grid_w c"]:
-    """Resizes an absolute position embedding as PyTorch's bicubic, align_corners=False, does.
-
-    JAX's own "cubic" has another kernel and smooths when it shrinks; it is not this function.
+    """Resizes an absolute position embedding as PyTorch does, with align_corners=False.
 
     Args:
-        offset: the scale is (grid + offset) / stored grid. imTED's code, like DINO's, asks
+        rule: "bicubic" is PyTorch's plain one (MAE, DINOv2, Hugging Face's ViTs); "antialias" is
+            its antialiased one, which has another kernel and smooths where it shrinks (timm);
+            "radio" is bilinear, to a square of the longer side that is then cropped (C-RADIO).
+        offset: bicubic: the scale is (grid + offset) / stored grid. imTED's code, like DINO's, asks
             PyTorch for an offset of .1 to be safe from rounding; PyTorch then also takes its
             samples at that scale, a little closer together.
     """
     shape = (*grid, embedding.shape[-1])
     if embedding.shape == shape:
         return embedding
+    if rule == "antialias":
+        return jax.image.resize(embedding, shape, jax.image.ResizeMethod.CUBIC)
+    if rule == "radio":
+        square = (max(grid), max(grid), shape[-1])
+        method = jax.image.ResizeMethod.LINEAR
+        resized = jax.image.resize(embedding, square, method, antialias=False)
+        return resized[: grid[0], : grid[1]]
     scale = (jnp.asarray(grid) + offset) / jnp.asarray(embedding.shape[:2])
     method = jax.image.ResizeMethod.CUBIC_PYTORCH
     return jax.image.scale_and_translate(
@@ -69,15 +80,19 @@ class RelativePositionBias(nnx.Module):
     One instance may serve many blocks, as in arXiv 2111.11429, where all windowed blocks share one
     table and all global blocks another.
 
+    Args:
+        prefix: tokens before the map's, whose pairs have no bias.
+
     Attributes:
         table: float32 [(2 h - 1) * (2 w - 1), heads], starts at zero. The row
             (dy + h - 1) * (2 w - 1) + dx + w - 1 is for keys that lie (-dy, -dx) from the query.
     """
 
-    def __init__(self, grid: tuple[int, int], heads: int):
+    def __init__(self, grid: tuple[int, int], heads: int, prefix: int = 0):
         height, width = grid
         self.table = nnx.Param(jnp.zeros(((2 * height - 1) * (2 * width - 1), heads)))
         self.grid = grid
+        self.prefix = prefix
 
     def __call__(self) -> Float[Array, "heads tokens tokens"]:
         """The bias of every (query, key) pair, tokens in row-major order."""
@@ -86,31 +101,35 @@ class RelativePositionBias(nnx.Module):
         # One axis at a time: an index of all pairs would be tokens^2 large (16.8 M at 64 x 64).
         bias = table[offsets(height)][:, :, offsets(width)]
         bias = bias.transpose(4, 0, 2, 1, 3)
-        return bias.reshape(-1, height * width, height * width)
+        return _before(bias.reshape(-1, height * width, height * width), self.prefix, 1, 2)
 
 
 class DecomposedRelativePosition(nnx.Module):
     """A bias that depends on the query: its product with a learned vector per row offset and one
     per column offset (MViTv2, arXiv 2112.01526, as ViTDet uses it).
 
+    Args:
+        prefix: tokens before the map's, whose pairs have no bias.
+
     Attributes:
         height, width: float32 [2 h - 1, channels] and [2 w - 1, channels], start at zero.
     """
 
-    def __init__(self, grid: tuple[int, int], channels: int):
+    def __init__(self, grid: tuple[int, int], channels: int, prefix: int = 0):
         rows, columns = grid
         self.height = nnx.Param(jnp.zeros((2 * rows - 1, channels)))
         self.width = nnx.Param(jnp.zeros((2 * columns - 1, channels)))
         self.grid = grid
+        self.prefix = prefix
 
     def __call__(
         self, query: Float[Array, "n tokens heads channels"]
     ) -> Float[Array, "n heads tokens tokens"]:
         """The bias of every (query, key) pair, from queries before they are scaled."""
-        n, tokens, heads, _ = query.shape
-        by_row, by_column = self._products(query, "nhyx")
+        n, tokens, heads, _ = query[:, self.prefix :].shape
+        by_row, by_column = self._products(query[:, self.prefix :], "nhyx")
         bias = by_row[..., :, None] + by_column[..., None, :]
-        return bias.reshape(n, heads, tokens, tokens)
+        return _before(bias.reshape(n, heads, tokens, tokens), self.prefix, 2, 3)
 
     def extend(
         self,
@@ -128,10 +147,14 @@ class DecomposedRelativePosition(nnx.Module):
         rows, columns = self.grid
         n, tokens, heads, channels = query.shape
         scaled = query * np.asarray(1 / np.sqrt(channels), query.dtype)
-        biases = (x.reshape(n, tokens, heads, -1) for x in self._products(query, "nyxh"))
+        biases = (
+            _before(x.reshape(n, rows * columns, heads, -1), self.prefix, 1)
+            for x in self._products(query[:, self.prefix :], "nyxh")
+        )
         own = np.concatenate(
             [np.repeat(np.eye(rows), columns, 0), np.tile(np.eye(columns), (rows, 1))], -1
         )
+        own = np.pad(own, ((self.prefix, 0), (0, 0)))
         own = jnp.broadcast_to(
             jnp.asarray(own, key.dtype)[:, None], (n, tokens, heads, rows + columns)
         )
@@ -150,6 +173,13 @@ class DecomposedRelativePosition(nnx.Module):
         by_row = jnp.einsum(f"nyxhc,yrc->{axes}r", q, of_rows)
         by_column = jnp.einsum(f"nyxhc,xsc->{axes}s", q, of_columns)
         return by_row, by_column
+
+
+def _before(x: Array, count: int, *axes: int) -> Array:
+    """So many zeros before what is on each of some axes."""
+    if count == 0:
+        return x
+    return jnp.pad(x, [(count if axis in axes else 0, 0) for axis in range(x.ndim)])
 
 
 def offsets(length: int) -> np.ndarray:

@@ -67,6 +67,14 @@ class BlockSettings:
     attention: str = "xla"
     remat: str = "none"
 
+    @property
+    def hidden(self) -> int:
+        """Hidden width of the MLP: with "swiglu" two thirds of the others', a multiple of 8."""
+        if self.mlp_hidden is not None:
+            return self.mlp_hidden
+        hidden = int(self.width * self.mlp_ratio)
+        return (int(hidden * 2 / 3) + 7) // 8 * 8 if self.activation == "swiglu" else hidden
+
 
 @dataclass(frozen=True, kw_only=True)
 class VitSettings(BlockSettings):
@@ -132,3 +140,8 @@ class VitSettings(BlockSettings):
     def attended_side(self, block: int) -> int:
         """Side of the map of tokens that a block attends within: its windows', or the whole one."""
         return self.grid if block in self.global_blocks else self.window
+
+    def attended_prefix(self, block: int) -> int:
+        """How many of the tokens before the patches a block's attention has."""
+        is_dropped = block not in self.global_blocks and self.prefix_in_windows == "drop"
+        return 0 if is_dropped else self.prefix_tokens

@@ -4,6 +4,9 @@ Defined by arXiv 2111.11429 section 2: all blocks attend inside non-overlapping 
 pre-training grid's size, except a few that attend globally; in the recipe the last block of each
 quarter does, and the pyramid is made from the outputs of these four. There is no final norm, and no
 class token unless asked for (imTED, arXiv 2205.09613, keeps it).
+
+Of what today's encoders have besides, all parts are off unless asked for, and fit together: rotary
+positions (`jaxdet.models.rope`), registers, other norms and where they stand, other linear layers.
 """
 
 from __future__ import annotations
@@ -17,27 +20,35 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
-from jaxdet.models.block import Block
-from jaxdet.models.layers import LayerNorm, normal, torch_default, torch_default_bias
+from jaxdet.models.block import Block, norm
+from jaxdet.models.layers import normal, torch_default, torch_default_bias
 from jaxdet.models.position import RelativePositionBias, absolute_embedding, resize_embedding
+from jaxdet.models.prefix import join_prefix, split_prefix
+from jaxdet.models.rope import Rotation, rotation
 from jaxdet.models.settings import VitSettings
 
 
 class ViT(nnx.Module):
-    """Images to the token maps that a detector is made from."""
+    """Images to the token maps that a detector is made from.
+
+    Class token and registers have no place in the image. In a windowed block every window has a
+    copy of them and the copies' results are averaged (`prefix_in_windows` "mean"), or the block
+    goes without them and they pass by unchanged ("drop").
+    """
 
     def __init__(self, settings: VitSettings, *, dtype: DTypeLike, rngs: nnx.Rngs):
         s = settings
-        pixels = 3 * s.patch * s.patch
+        pixels, part = 3 * s.patch * s.patch, {"dtype": dtype, "rngs": rngs}
         # BEiT's code leaves the patch projection at PyTorch's default.
         self.patch_embed = nnx.Linear(
             pixels,
             s.width,
+            use_bias=s.patch_bias,
             kernel_init=torch_default,
             bias_init=torch_default_bias(pixels),
-            dtype=dtype,
-            rngs=rngs,
+            **part,
         )
+        self.patch_norm = norm(s, s.width, **part) if s.patch_norm else None
         self.pos_embed = absolute_embedding(
             s.absolute_position,
             stored_grid=s.pretrain_grid,
@@ -46,8 +57,10 @@ class ViT(nnx.Module):
             rngs=rngs,
         )
         self.class_token, self.class_pos_embed = _class_token(s, rngs)
-        self.norm_pre = LayerNorm(s.width, dtype=dtype, rngs=rngs) if s.pre_norm else None
-        self.blocks = _blocks(s, dtype=dtype, rngs=rngs)
+        self.registers = _registers(s, rngs)
+        self.norm_pre = norm(s, s.width, **part) if s.pre_norm else None
+        self.blocks = _blocks(s, **part)
+        self.norm = norm(s, s.width, **part) if s.final_norm else None
         self.rel_pos_window, self.rel_pos_global = _shared_biases(s)
         self.settings = settings
         self.patch = s.patch
@@ -66,6 +79,7 @@ class ViT(nnx.Module):
         grid = (images.shape[1] // self.patch, images.shape[2] // self.patch)
         window_bias = self.rel_pos_window() if self.rel_pos_window is not None else None
         global_bias = self.rel_pos_global() if self.rel_pos_global is not None else None
+        rotations = self._rotations(grid)
         maps = []
         for i, block in enumerate(self.blocks):
             block_keys = None if keys is None else jax.vmap(jax.random.fold_in, (0, None))(keys, i)
@@ -74,19 +88,21 @@ class ViT(nnx.Module):
                 # Here and not inside, where the float32 one would be kept; and in each block, so
                 # that gradients are added up in float32.
                 bias = bias.astype(self.dtype)
-            x = self._run(block, x, bias, block_keys)
+            x = self._run(block, x, bias, block_keys, rotations[block.window], grid)
             if i in self.settings.out_indices:
-                maps.append(self._without_class_token(x, grid))
+                maps.append(self._map(x, grid))
         return maps
 
     def embed(self, images: Float[Array, "n image_h image_w 3"]) -> Float[Array, "n h w width"]:
-        """What goes into the first block: a map of tokens, or one row behind a class token."""
+        """What goes into the first block: a map of tokens, or one row behind those of no place."""
         x = self.patch_embed(patchify(images, self.patch))
+        if self.patch_norm is not None:
+            x = self.patch_norm(x)
         if self.pos_embed is not None:
-            offset = self.settings.resize_offset
-            position = resize_embedding(self.pos_embed[...], x.shape[1:3], offset)
+            rule = (self.settings.resize_offset, self.settings.resize)
+            position = resize_embedding(self.pos_embed[...], x.shape[1:3], *rule)
             x += position.astype(self.dtype)
-        x = self._with_class_token(x)
+        x = self._with_prefix(x)
         return x if self.norm_pre is None else self.norm_pre(x)
 
     def _run(
@@ -95,30 +111,44 @@ class ViT(nnx.Module):
         x: Float[Array, "n h w width"],
         bias: Float[Array, "heads tokens tokens"] | None,
         keys: Key[Array, " n"] | None,
+        rotation: Rotation | None,
+        grid: tuple[int, int],
     ) -> Float[Array, "n h w width"]:
         # What a block records cannot leave a checkpoint.
         remat = self.settings.remat == "block" and not block.attn.record_weights
-        call = jax.checkpoint(Block.__call__) if remat else Block.__call__
-        return call(block, x, bias, keys)
+        call = jax.checkpoint(Block.__call__, static_argnums=5) if remat else Block.__call__
+        if block.prefix == self.settings.prefix_tokens:
+            return call(block, x, bias, keys, rotation, grid)
+        prefix, patches = split_prefix(x, self.settings.prefix_tokens, grid)
+        return join_prefix(prefix, call(block, patches, bias, keys, rotation, grid))
 
-    def _with_class_token(
-        self, x: Float[Array, "n rows columns width"]
-    ) -> Float[Array, "n h w width"]:
-        """The tokens in one row behind the class token, where there is one."""
-        if self.class_token is None:
+    def _rotations(self, grid: tuple[int, int]) -> dict[int | None, Rotation | None]:
+        """Those of windowed and of global blocks, by the side of their windows."""
+        prefixes = {block.window: block.prefix for block in self.blocks}
+        return {
+            window: rotation(self.settings, grid, window, prefix)
+            for window, prefix in prefixes.items()
+        }
+
+    def _with_prefix(self, x: Float[Array, "n rows columns width"]) -> Float[Array, "n h w width"]:
+        """The tokens in one row behind class token and registers, where there are some."""
+        tokens = []
+        if self.class_token is not None:
+            tokens.append((self.class_token[...] + self.class_pos_embed[...])[None])
+        if self.registers is not None:
+            tokens.append(self.registers[...])
+        if not tokens:
             return x
-        n, _, _, width = x.shape
-        token = (self.class_token[...] + self.class_pos_embed[...]).astype(x.dtype)
-        token = jnp.broadcast_to(token, (n, 1, 1, width))
-        return jnp.concatenate([token, x.reshape(n, 1, -1, width)], axis=2)
+        prefix = jnp.concatenate(tokens).astype(x.dtype)
+        return join_prefix(jnp.broadcast_to(prefix, (x.shape[0], *prefix.shape)), x)
 
-    def _without_class_token(
+    def _map(
         self, x: Float[Array, "n h w width"], grid: tuple[int, int]
     ) -> Float[Array, "n rows columns width"]:
-        """Undoes `_with_class_token`."""
-        if self.class_token is None:
-            return x
-        return x[:, :, 1:].reshape(x.shape[0], *grid, x.shape[-1])
+        """The map that is made of a block's output: its patches, through the final norm if any."""
+        if self.settings.prefix_tokens:
+            _, x = split_prefix(x, self.settings.prefix_tokens, grid)
+        return x if self.norm is None else self.norm(x)
 
 
 def patchify(images: Float[Array, "n h w 3"], patch: int) -> Float[Array, "n rows columns pixels"]:
@@ -136,6 +166,12 @@ def _class_token(s: VitSettings, rngs: nnx.Rngs) -> tuple[nnx.Param, nnx.Param] 
     return nnx.Param(normal(0.02)(rngs.params(), (s.width,))), nnx.Param(jnp.zeros(s.width))
 
 
+def _registers(s: VitSettings, rngs: nnx.Rngs) -> nnx.Param | None:
+    if s.registers == 0:
+        return None
+    return nnx.Param(normal(0.02)(rngs.params(), (s.registers, s.width)))
+
+
 def _blocks(s: VitSettings, *, dtype: DTypeLike, rngs: nnx.Rngs) -> Sequence[Block]:
     rates = np.linspace(0.0, s.drop_path, s.depth)
 
@@ -146,6 +182,7 @@ def _blocks(s: VitSettings, *, dtype: DTypeLike, rngs: nnx.Rngs) -> Sequence[Blo
             depth_index=i + 1,
             window=None if i in s.global_blocks else s.window,
             decomposed_grid=(side, side) if s.relative_position == "decomposed" else None,
+            prefix=s.attended_prefix(i),
             drop_path=float(rates[i]),
             dtype=dtype,
             rngs=rngs,
@@ -160,8 +197,12 @@ def _shared_biases(
     """The biases of windowed and of global blocks, each None where there is no block to use it."""
     if s.relative_position != "shared":
         return None, None
-    any_windowed = len(set(s.global_blocks)) < s.depth
+    windowed = set(range(s.depth)) - set(s.global_blocks)
+
+    def bias(side: int, block: int) -> RelativePositionBias:
+        return RelativePositionBias((side, side), s.heads, s.attended_prefix(block))
+
     return (
-        RelativePositionBias((s.window, s.window), s.heads) if any_windowed else None,
-        RelativePositionBias((s.grid, s.grid), s.heads) if s.global_blocks else None,
+        bias(s.window, min(windowed)) if windowed else None,
+        bias(s.grid, min(s.global_blocks)) if s.global_blocks else None,
     )

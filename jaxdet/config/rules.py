@@ -56,12 +56,6 @@ def _vit(config: ConfigDict) -> Iterator[Rule]:
         and vit.out_indices[-1] == vit.depth - 1,
         f"name {'four ' if is_fpn else ''}blocks in ascending order, {vit.depth - 1} the last",
     )
-    is_all_global = len(vit.global_blocks) == vit.depth and vit.relative_position == "none"
-    yield (
-        "model.vit.class_token",
-        not vit.class_token or is_all_global,
-        "be false unless all blocks are global and config.model.vit.relative_position is 'none'",
-    )
 
 
 def _position(config: ConfigDict) -> Iterator[Rule]:
@@ -83,6 +77,23 @@ def _position(config: ConfigDict) -> Iterator[Rule]:
         "be zero where config.initialisation is 'random'",
     )
     yield "model.vit.width", vit.absolute_position != "sincos" or vit.width % 4 == 0, SINCOS
+    yield (
+        "model.vit.resize_offset",
+        vit.resize_offset == 0 or vit.resize == "bicubic",
+        f"be 0 where config.model.vit.resize is {vit.resize!r}",
+    )
+    channels = vit.width // vit.heads
+    yield (
+        "model.vit.rope",
+        vit.rope == "none" or channels % 4 == 0,
+        f"be 'none' unless config.model.vit.width / heads, {channels}, is a multiple of 4",
+    )
+    yield (
+        "model.vit.relative_position",
+        vit.rope == "none" or vit.relative_position != "decomposed",
+        f"be 'shared' or 'none' where config.model.vit.rope is {vit.rope!r}, which turns the "
+        "queries that decomposed positions are read from",
+    )
 
 
 def _image_size(config: ConfigDict) -> Iterator[Rule]:

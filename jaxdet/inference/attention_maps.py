@@ -74,7 +74,7 @@ def attention_map(
 ) -> Float[np.ndarray, "heads h w"]:
     """What one token attends to, as a map of tokens.
 
-    Its attention to a class token or to a window's padding is not on the map.
+    Its attention to class token, registers or a window's padding is not on the map.
 
     Args:
         weights: of one image.
@@ -83,13 +83,14 @@ def attention_map(
         query: row and column of the token that attends.
     """
     (height, width), (row, column) = grid, query
+    # Class token and registers come first.
+    extra = weights.shape[-1] - (height * width if window is None else window**2)
     if window is None:
-        extra = weights.shape[-1] - height * width  # a class token comes first
         return weights[0, :, extra + row * width + column, extra:].reshape(-1, height, width)
     per_row = -(-width // window)
     top, left = row // window * window, column // window * window
-    position = (row - top) * window + column - left  # in its window
-    heads = weights[row // window * per_row + column // window, :, position]
+    position = extra + (row - top) * window + column - left  # in its window
+    heads = weights[row // window * per_row + column // window, :, position, extra:]
     attention = np.zeros((len(heads), height, width), heads.dtype)
     part = attention[:, top : top + window, left : left + window]
     part[:] = heads.reshape(-1, window, window)[:, : part.shape[1], : part.shape[2]]

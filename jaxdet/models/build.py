@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import fields
 from typing import Any
 
 import jax
@@ -21,7 +20,7 @@ from jaxdet.models.mask_rcnn import MaskRCNN
 from jaxdet.models.pyramid import FPN, ImTEDPyramid, SimplePyramid, SingleScale
 from jaxdet.models.roi_features import EncoderRoIs, ModulatedRoIs, PyramidRoIs
 from jaxdet.models.rpn import RPNHead
-from jaxdet.models.settings import Settings, VitSettings
+from jaxdet.models.settings import Settings, vit_settings
 from jaxdet.models.vit import ViT
 
 Tree = dict[Any, Any]
@@ -71,13 +70,6 @@ def build_detector(
         roi_chunks=model.heads.roi_chunks,
         mesh=mesh,
     )
-
-
-def vit_settings(config: ConfigDict) -> VitSettings:
-    """The structure of a config's ViT; its other keys only say what starts where and trains."""
-    structure = {field.name for field in fields(VitSettings)}
-    keys = {name: value for name, value in config.model.vit.items() if name in structure}
-    return VitSettings(image_size=config.image_size, **keys)
 
 
 def _pyramid(model: ConfigDict, part: dict[str, Any]) -> nnx.Module:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+
+from ml_collections import ConfigDict
 
 from jaxdet.config.keys import Detector
 
@@ -145,3 +147,10 @@ class VitSettings(BlockSettings):
         """How many of the tokens before the patches a block's attention has."""
         is_dropped = block not in self.global_blocks and self.prefix_in_windows == "drop"
         return 0 if is_dropped else self.prefix_tokens
+
+
+def vit_settings(config: ConfigDict) -> VitSettings:
+    """The structure of a config's ViT; its other keys only say what starts where and trains."""
+    structure = {field.name for field in fields(VitSettings)}
+    keys = {name: value for name, value in config.model.vit.items() if name in structure}
+    return VitSettings(image_size=config.image_size, **keys)

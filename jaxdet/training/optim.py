@@ -77,13 +77,14 @@ def step_multipliers(
 ) -> Any:
     """A tree of float: what each parameter's whole step, decay included, is multiplied with.
 
-    Block i of `depth` gets layer_decay ** (depth - i), the embeddings of patches, positions and
-    class layer_decay ** (depth + 1), everything else 1 (BEiT's rule as ViTDet uses it). The same
-    holds for a decoder in the box head, its first norm and its embedding. A parameter whose dotted
-    path one of the regular expressions in `frozen` matches at its start gets 0.
+    Block i of `depth` gets layer_decay ** (depth - i), the embeddings of patches and positions,
+    class token and registers layer_decay ** (depth + 1), everything else 1 (BEiT's rule as ViTDet
+    uses it). The same holds for a decoder in the box head, its first norm and its embedding. A
+    parameter whose dotted path one of the regular expressions in `frozen` matches at its start gets
+    0.
     """
     embeddings = {
-        "backbone": r"backbone\.(patch_embed|pos_embed|class_)",
+        "backbone": r"backbone\.(patch_embed|patch_norm|pos_embed|class_|registers)",
         "box_head": r"box_head\.(norm|embed)\.",
     }
     decays = {

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 from ml_collections import ConfigDict
 
+from jaxdet.models.settings import BlockSettings, VitSettings, vit_settings
+
 COCO_CLASSES = 80
 
 
@@ -47,10 +49,10 @@ def forward_cost(
         masks: RoIs that go through the mask head: in training the foreground ones that there is
             room for, in detection the detections.
     """
-    model, grid = config.model, config.image_size // config.model.vit.patch
+    model, vit = config.model, vit_settings(config)
     return {
-        "backbone": _backbone(model.vit, grid),
-        "pyramid": _pyramid(model, grid),
+        "backbone": _backbone(vit),
+        "pyramid": _pyramid(model, vit.grid),
         "rpn": _rpn(model, config.image_size),
         "box_features": proposals * _box_features(model),
         "box_head": proposals * _box_head(model, num_classes),
@@ -78,32 +80,30 @@ def _conv3x3(positions: int, inputs: int, outputs: int) -> Cost:
     return _linear(positions, 9 * inputs, outputs)
 
 
-def _block(
-    tokens: int, keys: int, width: int, heads: int, mlp_ratio: float, mlp_tokens: int
-) -> Cost:
+def _block(block: BlockSettings, tokens: int, keys: int, mlp_tokens: int) -> Cost:
     """A transformer block whose tokens attend to `keys` others each."""
-    hidden = int(width * mlp_ratio)
+    width, heads, hidden = block.width, block.heads, block.hidden
     return (
         _linear(tokens, width, 3 * width)
         + Cost(tokens * keys * width, tokens * keys * heads)  # queries with keys
         + Cost(tokens * keys * width, tokens * width)  # weights with values
         + _linear(tokens, width, width)
-        + _linear(mlp_tokens, width, hidden)
+        + _linear(mlp_tokens, width, 2 * hidden if block.activation == "swiglu" else hidden)
         + _linear(mlp_tokens, hidden, width)
     )
 
 
-def _backbone(vit: ConfigDict, grid: int) -> Cost:
-    class_token, cost = int(vit.class_token), _linear(grid**2, 3 * vit.patch**2, vit.width)
+def _backbone(vit: VitSettings) -> Cost:
+    cost = _linear(vit.grid**2, 3 * vit.patch**2, vit.width)
     for block in range(vit.depth):
         # Windows that reach beyond the map are padded to their full size.
-        side = grid if block in vit.global_blocks else vit.window
-        tokens = (math.ceil(grid / side) * side) ** 2 + class_token
-        keys, mlp_tokens = side**2 + class_token, grid**2 + class_token
-        cost += _block(tokens, keys, vit.width, vit.heads, vit.mlp_ratio, mlp_tokens)
+        side, prefix = vit.attended_side(block), vit.attended_prefix(block)
+        windows, keys = math.ceil(vit.grid / side) ** 2, side**2 + prefix
+        cost += _block(vit, windows * keys, keys, vit.grid**2 + prefix)
         if vit.relative_position == "decomposed":
-            # Each query with a vector for each row and each column of keys.
-            cost += Cost(tokens * 2 * side * vit.width, tokens * 2 * side * vit.heads)
+            # Each query of the map with a vector for each row and each column of keys.
+            queries = windows * side**2
+            cost += Cost(queries * 2 * side * vit.width, queries * 2 * side * vit.heads)
     return cost
 
 
@@ -138,7 +138,7 @@ def _rpn(model: ConfigDict, image_size: int) -> Cost:
     return total(
         model.heads.rpn_convs * _conv3x3(cells, channels, channels)
         + _linear(cells, channels, 5 * anchors)
-        for cells in ((image_size // stride) ** 2 for stride in detector.strides)
+        for cells in (math.ceil(image_size / stride) ** 2 for stride in detector.strides)
     )
 
 
@@ -155,7 +155,8 @@ def _box_head(model: ConfigDict, num_classes: int) -> Cost:
     outputs = 5 * num_classes + 1
     if heads.box == "decoder":
         decoder = model.decoder
-        block = _block(cells, cells, decoder.width, decoder.heads, 4.0, cells)
+        settings = BlockSettings(width=decoder.width, heads=decoder.heads)
+        block = _block(settings, cells, cells, cells)
         cost = _linear(cells, inputs, decoder.width) + decoder.depth * block
         return cost + _linear(1, decoder.width, outputs)
     cost, channels = _convs(heads.box_convs, cells, inputs, heads.box_conv_dim)

@@ -29,11 +29,19 @@ def test_the_paper_s_detectors_cost_what_was_counted_for_them(name, expected):
 
 def tiny_config(kind: str):
     recipe = {"lr": 1e-3, "weight_decay": 0.1, "drop_path": 0.0, "epochs": 1.0}
-    if kind in ("fpn", "single"):
+    if kind in ("fpn", "single", "mean", "drop"):
         config = benchmark("b", "random", **recipe)
         if kind == "single":
             config.model.pyramid.kind = "single"
             config.model.detector.strides = (16,)
+        elif kind != "fpn":
+            config.model.vit.update(
+                activation="swiglu",
+                class_token=True,
+                registers=2,
+                prefix_in_windows=kind,
+                relative_position="decomposed",
+            )
     elif kind == "simple":
         config = vitdet("b", "random", layer_decay=0.7, **recipe)
     else:
@@ -75,7 +83,9 @@ def products(jaxpr) -> Cost:
     return cost
 
 
-@pytest.mark.parametrize("kind", ["fpn", "simple", "single", "modulated", "baseline"])
+@pytest.mark.parametrize(
+    "kind", ["fpn", "simple", "single", "modulated", "baseline", "mean", "drop"]
+)
 def test_parts_cost_what_they_compute(kind):
     config, classes, rois = tiny_config(kind), 5, 6
     stateless = StatelessModel(lambda rngs: build_detector(config, classes, rngs))
@@ -97,7 +107,8 @@ def test_parts_cost_what_they_compute(kind):
     out_indices = [(1, grid, grid, 32)] * 4
     inputs = 32 if config.model.heads.box_features == "modulated" else 8
     pooled = [(rois, 7, 7, 32), (rois, 7, 7, 8)] if inputs == 32 else (rois, 7, 7, 8)
-    maps = [(1, 128 // stride, 128 // stride, 8) for stride in config.model.detector.strides]
+    sides = [int(128 // stride) for stride in config.model.detector.strides]
+    maps = [(1, side, side, 8) for side in sides]
     found = {
         "backbone": count(lambda m, x: m.backbone(x), (1, 128, 128, 3)),
         "pyramid": count(

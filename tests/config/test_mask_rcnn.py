@@ -242,6 +242,35 @@ def test_a_single_scale_takes_two_keys(config):
         check(config)
 
 
+def test_patches_of_14_pixels_take_three_keys(config):
+    changes = {"model.vit.patch": 14, "image_size": 1036}
+    config.update_from_flattened_dict(changes)
+    with pytest.raises(UserError, match=r"strides=.* must be \(3\.5, 7, 14, 28, 56\) for this"):
+        check(config)
+    config.model.detector.strides = (3.5, 7, 14, 28, 56)
+    check(config)
+    config.image_size = 1024
+    with pytest.raises(UserError, match=r"multiple of 28 \(2 \* .*\); 1036 is the nearest"):
+        check(config)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"rope": "pe", "heads": 128}, r"rope='pe' must .* / heads, 6, is a multiple of 4"),
+        (
+            {"rope": "dinov3", "relative_position": "decomposed"},
+            "relative_position='decomposed' must be 'shared' or 'none'",
+        ),
+        ({"resize": "radio", "resize_offset": 0.1}, r"resize_offset=0\.1 must be 0"),
+    ],
+)
+def test_parts_of_a_vit_that_do_not_fit_together(config, changes, reason):
+    config.model.vit.update(changes)
+    with pytest.raises(UserError, match=reason):
+        check(config)
+
+
 def test_a_config_file_cannot_invent_keys(config):
     for section, name in ((config, "epoch"), (config.optim, "lrr"), (config.model.detector, "iou")):
         with pytest.raises((AttributeError, KeyError)):

@@ -510,3 +510,28 @@ def test_a_single_scale_learns_in_every_part():
     assert all(metrics[name] > 0 for name in metrics if name.startswith("loss_"))
     assert all_finite((metrics, gradients))
     assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradients))
+
+
+def test_patches_of_14_pixels_have_maps_and_anchors_of_their_own():
+    """P5 has an odd side, and P6 half of it rounded up."""
+    config, side = tiny_config(), 3 * 28
+    config.image_size = side
+    config.model.vit.patch = 14
+    config.model.detector.strides = (3.5, 7, 14, 28, 56)
+    check(config)
+    stateless = StatelessModel(lambda rngs: build_detector(config, CLASSES, rngs))
+    given = random_batch(OBJECTS[:1]) | {"image": np.zeros((1, side, side, 3), np.uint8)}
+
+    def run(params, stats, batch):
+        model = stateless.bind(params, stats)
+        maps = model.features(batch["image"], batch["image_hw"]).pyramid
+        return maps, model.detect(batch).boxes
+
+    maps, boxes = jax.eval_shape(run, *stateless.abstract, given)
+    maps = [jnp.zeros(m.shape) for m in maps]
+    assert [m.shape[1] for m in maps] == [24, 12, 6, 3, 2]
+    assert boxes.shape == (1, DETECTIONS, 4)
+    settings = Settings(num_classes=CLASSES, strides=(3.5, 7.0, 14.0, 28.0, 56.0))
+    anchors = MaskRCNN.anchors(SimpleNamespace(settings=settings), maps)
+    np.testing.assert_array_equal((anchors[0][3, :2] + anchors[0][3, 2:]) / 2, [3.5, 0])
+    assert [len(level) for level in anchors] == [3 * m.shape[1] ** 2 for m in maps]

@@ -128,6 +128,19 @@ def test_extreme_boxes_on_a_full_size_image(size, ratio):
     np.testing.assert_allclose(pooled, expected, atol=2e-4)
 
 
+def test_strides_of_patches_of_14_pixels():
+    strides, boxes = (3.5, 7.0, 14.0, 28.0), random_boxes(112, 40)
+    random = np.random.default_rng(0)
+    features = [random.normal(size=(side, side, 3)).astype(np.float32) for side in (32, 16, 8, 4)]
+    levels = np.asarray(assign_levels(boxes, strides, 28.0))
+    assert len(set(levels)) == 4
+    pooled = roi_align(
+        features, boxes, strides=strides, output_size=7, sampling_ratio=0, canonical_size=28.0
+    )
+    expected = naive_roi_align(features, boxes, levels, strides, 7, 0)
+    np.testing.assert_allclose(pooled, expected, atol=1e-4)
+
+
 @sampling
 @pytest.mark.parametrize("canonical_size", [28.0, 224.0])
 def test_random_boxes_on_a_small_image(ratio, canonical_size):

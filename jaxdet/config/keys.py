@@ -37,6 +37,13 @@ _sharding = partial(
     choices=("replicated", "fsdp"),
     roles=("resume",),
 )
+_reduce_dtype = partial(
+    key,
+    "float32",
+    "What gradients are added up in over the devices; bfloat16 halves these messages.",
+    choices=DTYPES,
+    roles=("resume",),
+)
 _on_nonfinite = partial(
     key,
     "stop",
@@ -530,6 +537,7 @@ class DetectorConfig:
         choices=("batch", "microbatch"),
     )
     sharding: str = _sharding()
+    reduce_dtype: str = _reduce_dtype()
     on_nonfinite: str = _on_nonfinite()
     epochs: float = key(
         100.0, "Length of the training.", above=0, most=1e6, unit="epochs", roles=("reported",)
@@ -655,6 +663,7 @@ class PretrainingConfig:
     batch_size: int = key(4096, "Images of an optimizer step, over all devices.", least=1)
     accumulate: int = _accumulate(roles=("resume",))
     sharding: str = _sharding()
+    reduce_dtype: str = _reduce_dtype()
     on_nonfinite: str = _on_nonfinite()
     epochs: float = key(1600.0, "Length of the training.", above=0, most=1e6, unit="epochs")
     data: PretrainingData = section(PretrainingData)

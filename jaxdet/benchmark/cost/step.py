@@ -74,6 +74,7 @@ def compile_step(config: ConfigDict, num_classes: int, mesh: Mesh) -> CompiledSt
         batch_statistics=config.batch_statistics,
         frozen=frozen_parameters(config),
         sharding=config.sharding,
+        reduce_dtype=config.reduce_dtype,
     )
     traced = step.trace(state, batch, key)
     compiled = traced.lower().compile()

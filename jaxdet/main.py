@@ -4,10 +4,11 @@
     jaxdet eval --config=vitb_mae --workdir=runs/vitb_mae
     jaxdet eval --config=vitb_mae --detections=results.json
     jaxdet plan --config=vitb_mae
+    jaxdet plan --config=vitb_mae --config.batch_size=16 --device=h100
 
 `python -m jaxdet.main --mode=train|eval|plan` is the same. The third scores a file in COCO's result
 format, whatever made it. The last one only compiles, and says what training takes: memory, FLOPs,
-the largest batch. The same command resumes a run that was interrupted.
+the largest batch; with --device for devices that are not there. The same command resumes a run that was interrupted.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from jaxdet.models.position import DecomposedRelativePosition
 from jaxdet.models.settings import VitSettings
 
 
+@jax.named_scope("attention")
 def attend(
     query: Float[Array, "n tokens heads channels"],
     key: Float[Array, "n tokens heads channels"],
@@ -90,17 +91,20 @@ def position_channels(grid: tuple[int, int], channels: int) -> int:
     return -(-(channels + sum(grid)) // 8) * 8
 
 
-def require_cudnn(settings: VitSettings, dtype: DTypeLike) -> None:
-    """Raises UserError unless cuDNN's attention can train this ViT on these devices.
+def require_cudnn(
+    settings: VitSettings, dtype: DTypeLike, device: jax.Device | None = None
+) -> None:
+    """Raises UserError unless cuDNN's attention can train this ViT on such devices.
 
     The limits are those of `jax.nn.dot_product_attention`.
 
     Args:
         dtype: compute dtype.
+        device: one of those that compute, which need not be there; None is the first at hand.
     """
-    key, device = "config.model.vit.attention='cudnn'", jax.devices()[0]
-    fix = "or use config.model.vit.attention='xla'"
-    if "cuda" not in device.client.platform_version:
+    key, fix = "config.model.vit.attention='cudnn'", "or use config.model.vit.attention='xla'"
+    device = device or jax.devices()[0]
+    if device.platform != "gpu" or not device.device_kind.startswith("NVIDIA"):
         raise UserError(
             f"{key} needs an NVIDIA GPU, and jax runs on {device.platform}: install jax for CUDA, "
             f"{fix}"

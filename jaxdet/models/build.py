@@ -41,7 +41,7 @@ def build_detector(
     model = config.model
     vit = vit_settings(config)
     if vit.attention == "cudnn":
-        require_cudnn(vit, model.dtype)
+        require_cudnn(vit, model.dtype, None if mesh is None else mesh.devices.flat[0])
     part = {"dtype": jnp.dtype(model.dtype), "rngs": rngs}
     settings = Settings(num_classes=num_classes, **model.detector)
     channels = model.pyramid.channels

@@ -79,6 +79,7 @@ class RelativePositionBias(nnx.Module):
         self.table = nnx.Param(jnp.zeros(((2 * height - 1) * (2 * width - 1), heads)))
         self.grid = grid
 
+    @jax.named_scope("attention")
     def __call__(self) -> Float[Array, "heads tokens tokens"]:
         """The bias of every (query, key) pair, tokens in row-major order."""
         height, width = self.grid

@@ -4,19 +4,19 @@ The computation by blocks is FlashAttention's (arXiv 2205.14135). The kernels of
 library want a bias for every sequence, and give its gradient back for each; here all sequences
 share one, which is read once a block, and its gradient is added up over them inside the kernel.
 
-Everything is held channels first and keys by queries, so that what there is one of a query (maximum,
-sum, correction) lies along the lanes.
+Everything is held channels first and keys by queries, so that what there is one of a query
+(maximum, sum, correction) lies along the lanes.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
@@ -168,7 +168,7 @@ def _call(
 
     Args:
         kernel: called with `sizes`, the blocks of `_Inputs`, those of the outputs, and the scratch.
-        key_axis: place of the keys' blocks among the axes of the grid: 2, within the queries', or 1.
+        key_axis: place of the keys' blocks in the grid: 2, within the queries', or 1.
         outputs: shapes, and what their blocks belong to; those of the outer blocks are written
             once, behind the last inner one.
         scratch: channels of each float32 accumulator, which has a block for every sequence.
@@ -314,13 +314,12 @@ def _cost(
     channels = inputs.query.shape[2] + inputs.value.shape[2]
     if inputs.dy is not None:  # the logits and the weights' gradient, then one or two products
         channels += sum(shape.shape[2] for shape, kind in outputs if kind != "pair")
-    moved = sizes.blocks if sizes.sequences else 0
-    bytes_accessed = 0
-    for x, kind in zip(inputs, _KINDS, strict=True):
-        if x is not None:
-            times = 1 if kind == "pair" else moved
-            bytes_accessed += times * int(np.prod(x.shape)) * x.dtype.itemsize
-    bytes_accessed += sum(int(np.prod(s.shape)) * s.dtype.itemsize for s, _ in outputs)
+    read = sum(
+        (1 if kind == "pair" else sizes.blocks) * x.nbytes
+        for x, kind in zip(inputs, _KINDS, strict=True)
+        if x is not None
+    )
+    written = sum(math.prod(shape.shape) * shape.dtype.itemsize for shape, _ in outputs)
     return pl.CostEstimate(
-        flops=2 * pairs * channels, transcendentals=pairs, bytes_accessed=bytes_accessed
+        flops=2 * pairs * channels, transcendentals=pairs, bytes_accessed=read + written
     )

@@ -131,19 +131,20 @@ def make_train_step(
     def step(state: State, batch: dict[str, jax.Array], key: jax.Array) -> tuple[State, Metrics]:
         keys = jax.random.split(jax.random.fold_in(key, state["step"]), len(batch["image"]))
         gradients, metrics, stats = differentiate(state["params"], state["stats"], batch, keys)
-        updates, opt_state = optimizer.update(gradients, state["opt_state"], state["params"])
-        params = optax.apply_updates(state["params"], updates)
+        with jax.named_scope("optimizer"):
+            updates, opt_state = optimizer.update(gradients, state["opt_state"], state["params"])
+            params = optax.apply_updates(state["params"], updates)
 
-        norms = {f"grad_norm/{name}": optax.tree.norm(tree) for name, tree in gradients.items()}
-        norm = jnp.sqrt(sum(jnp.square(value) for value in norms.values()))
-        is_finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
-        new = {"params": params, "stats": stats, "opt_state": opt_state}
-        kept = jax.tree.map(
-            lambda new, old: jnp.where(is_finite, new, old),
-            new,
-            {name: state[name] for name in new},
-        )
-        metrics |= {"grad_norm": norm, **norms, "skipped": 1.0 - is_finite}
+            norms = {f"grad_norm/{name}": optax.tree.norm(tree) for name, tree in gradients.items()}
+            norm = jnp.sqrt(sum(jnp.square(value) for value in norms.values()))
+            is_finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
+            new = {"params": params, "stats": stats, "opt_state": opt_state}
+            kept = jax.tree.map(
+                lambda new, old: jnp.where(is_finite, new, old),
+                new,
+                {name: state[name] for name in new},
+            )
+            metrics |= {"grad_norm": norm, **norms, "skipped": 1.0 - is_finite}
         return {**kept, "step": state["step"] + 1}, metrics
 
     out_shardings = (shardings, parallel.replicated(mesh))

@@ -239,9 +239,10 @@ class Vit:
         0.0, "Added to the grid that the position embedding is resized to (imTED: 0.1).", **SHARE
     )
     attention: str = key(
-        "xla",
-        "What computes attention; cudnn needs an NVIDIA GPU.",
-        choices=("xla", "cudnn"),
+        "auto",
+        "What computes attention: auto takes NVIDIA's fused kernel (cudnn) or a TPU's where it "
+        "can, and the plain computation (xla) elsewhere.",
+        choices=("auto", "xla", "cudnn"),
         roles=("resume", "finetune"),
     )
     remat: str = key(

@@ -17,7 +17,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
-from jaxdet.models.batching import in_chunks, in_microbatches, per_image
+from jaxdet.models.batching import in_chunks, in_microbatches, per_device, per_image
 from jaxdet.models.roi_features import Features, PyramidRoIs
 from jaxdet.models.rpn import Proposals, propose
 from jaxdet.models.settings import Settings
@@ -116,6 +116,9 @@ class MaskRCNN(nnx.Module):
 
     def detect(self, batch: Batch) -> Detections:
         """Detections of a batch of images: threshold, NMS per class, the best of all, masks."""
+        return per_device(self._detect, self.mesh)(batch)
+
+    def _detect(self, batch: Batch) -> Detections:
         features = self.features(batch["image"], batch["image_hw"])
         objectness, deltas = self.rpn(features.pyramid)
         anchors = self.anchors(features.pyramid)

@@ -36,7 +36,8 @@ class BlockSettings:
         qkv_bias: "qkv", "qv" (BEiT: none on the keys) or "none".
         activation: of the MLP, see `jaxdet.models.block.Mlp`.
         layer_scale: initial value of a learned factor on each residual branch, or None for none.
-        attention: its implementation, see `jaxdet.models.attention.attend`.
+        attention: its implementation, see `jaxdet.models.attention.attend`; a detector's may be
+            "auto" until it is built.
         remat: what of a block is computed again for the gradient instead of kept: "none",
             "attention" for the attention weights, or "block" for all but the block's input.
     """

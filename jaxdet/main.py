@@ -4,15 +4,17 @@
     jaxdet eval --config=vitb_mae --workdir=runs/vitb_mae
     jaxdet eval --config=vitb_mae --detections=results.json
     jaxdet plan --config=vitb_mae
+    jaxdet plan --config=vitb_mae --config.batch_size=16 --device=h100
 
 `python -m jaxdet.main --mode=train|eval|plan` is the same. The third scores a file in COCO's result
 format, whatever made it. The last one only compiles, and says what training takes: memory, FLOPs,
-the largest batch. The same command resumes a run that was interrupted.
+the largest batch; with --device for devices that are not there. The same command resumes a run that was interrupted.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -61,6 +63,18 @@ def parser_for(mode: str | None) -> Parser:
 
 def _add_plan_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
+        "--device",
+        metavar="NAME",
+        help="compile for devices that are not there: a100, h100, h200, b200, h100x8 (eight of "
+        "them), v5e-8, v5p-64, v6e-16, ...; default those at hand",
+    )
+    group.add_argument(
+        "--largest-batch",
+        action="store_true",
+        help="with --device: compile for other batches too, until the largest that fits is found",
+    )
+    group.add_argument("--json", action="store_true", help="with --device: print JSON")
+    group.add_argument(
         "--device-memory-gb",
         type=positive,
         help="memory of a device in 10^9 bytes; default what it reports, else 80",
@@ -83,6 +97,8 @@ def _run(arguments: Sequence[str] | None, mode: str | None) -> None:
     check(config)
     if options.detections is not None and options.mode != "eval":
         raise UserError("--detections names a file to score; add --mode=eval")
+    if options.mode == "plan" and options.device is not None:
+        _prepare_to_compile(options)
     # Imported late: jax takes seconds, and a mistyped flag should not.
     from absl import logging
 
@@ -94,6 +110,15 @@ def _run(arguments: Sequence[str] | None, mode: str | None) -> None:
         parallel.join_processes()
     experiment = Experiment(config, options.workdir)
     {"train": _train, "eval": _evaluate, "plan": _plan}[options.mode](experiment, options)
+
+
+def _prepare_to_compile(options: argparse.Namespace) -> None:
+    """Gets ready to compile for absent devices, which has to be done before JAX starts."""
+    from jaxdet.benchmark.cost.targets import parse_target, prepare_environment, require_compiler
+
+    target = parse_target(options.device)
+    require_compiler(target)
+    prepare_environment(target)
 
 
 def _train(experiment: Experiment, options: argparse.Namespace) -> None:
@@ -112,6 +137,9 @@ def _evaluate(experiment: Experiment, options: argparse.Namespace) -> None:
 
 
 def _plan(experiment: Experiment, options: argparse.Namespace) -> None:
+    if options.device is not None:
+        _plan_absent(experiment, options)
+        return
     from jaxdet.benchmark.cost.plan import make_plan, report
 
     found = make_plan(
@@ -121,6 +149,20 @@ def _plan(experiment: Experiment, options: argparse.Namespace) -> None:
         utilisation=options.utilisation,
     )
     print(report(found))
+
+
+def _plan_absent(experiment: Experiment, options: argparse.Namespace) -> None:
+    """Plans for devices that are not there."""
+    from jaxdet.benchmark.cost.bound import as_json, find_bound, report, with_largest_batch
+    from jaxdet.benchmark.cost.plan import count_classes
+    from jaxdet.benchmark.cost.targets import parse_target
+
+    num_classes, _ = count_classes(experiment)
+    target = parse_target(options.device)
+    bound = find_bound(experiment.workdir.name, experiment.config, num_classes, target)
+    if options.largest_batch:
+        bound = with_largest_batch(bound, num_classes)
+    print(json.dumps(as_json(bound), indent=1) if options.json else report(bound))
 
 
 if __name__ == "__main__":

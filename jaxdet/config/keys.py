@@ -37,6 +37,13 @@ _sharding = partial(
     choices=("replicated", "fsdp"),
     roles=("resume",),
 )
+_reduce_dtype = partial(
+    key,
+    "float32",
+    "What gradients are added up in over the devices; bfloat16 halves these messages.",
+    choices=DTYPES,
+    roles=("resume",),
+)
 _on_nonfinite = partial(
     key,
     "stop",
@@ -327,9 +334,10 @@ class Vit:
         **SHARE,
     )
     attention: str = key(
-        "xla",
-        "What computes attention; cudnn needs an NVIDIA GPU.",
-        choices=("xla", "cudnn"),
+        "auto",
+        "What computes attention: auto takes NVIDIA's fused kernel (cudnn) or a TPU's where it "
+        "can, and the plain computation (xla) elsewhere.",
+        choices=("auto", "xla", "cudnn"),
         roles=("resume", "finetune"),
     )
     remat: str = key(
@@ -628,6 +636,7 @@ class DetectorConfig:
         choices=("batch", "microbatch"),
     )
     sharding: str = _sharding()
+    reduce_dtype: str = _reduce_dtype()
     on_nonfinite: str = _on_nonfinite()
     epochs: float = key(
         100.0, "Length of the training.", above=0, most=1e6, unit="epochs", roles=("reported",)
@@ -753,6 +762,7 @@ class PretrainingConfig:
     batch_size: int = key(4096, "Images of an optimizer step, over all devices.", least=1)
     accumulate: int = _accumulate(roles=("resume",))
     sharding: str = _sharding()
+    reduce_dtype: str = _reduce_dtype()
     on_nonfinite: str = _on_nonfinite()
     epochs: float = key(1600.0, "Length of the training.", above=0, most=1e6, unit="epochs")
     data: PretrainingData = section(PretrainingData)

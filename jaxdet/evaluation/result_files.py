@@ -133,6 +133,7 @@ def _record(
         "init": model.init,
         "versions": versions(),
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}" if is_ours else None,
+        "attention": experiment.attention.name if is_ours else None,
         "evaluation": {
             "seconds": seconds,
             "images_per_second": images / seconds["detect"] if is_ours else None,

@@ -225,9 +225,9 @@ def _described(meta: Any, checkpoint: Path) -> tuple[ConfigDict, list[Category]]
 
 
 def _without_gpu(config: ConfigDict) -> None:
-    """Takes XLA's attention, which computes the same, where there is no GPU for cuDNN's."""
+    """Takes what attention there is, which computes the same, where there is no GPU for cuDNN's."""
     if config.model.vit.attention == "cudnn" and jax.default_backend() != "gpu":
-        config.model.vit.attention = "xla"
+        config.model.vit.attention = "auto"
 
 
 def _class_count(path: Path) -> int:

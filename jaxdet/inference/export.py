@@ -38,7 +38,9 @@ def export_detector(detector: Detector, batch: int) -> bytes:
     Raises:
         UserError: flatbuffers is not installed, or the weights are too large for the format.
     """
-    config = detector.config
+    config = detector.config.copy_and_resolve_references()
+    if config.model.vit.attention == "auto":
+        config.model.vit.attention = "xla"
     params, stats = jax.device_get((detector.params, detector.stats))
     weights = sum(leaf.nbytes for leaf in jax.tree.leaves((params, stats)))
     if weights >= LARGEST_BYTES:

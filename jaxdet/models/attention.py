@@ -1,22 +1,32 @@
-"""Softmax attention by the implementation a config names, and what cuDNN's needs.
+"""Softmax attention by the implementation a config names or its devices want.
 
 "xla" is the plain computation, which holds the weight of every pair of tokens in memory. "cudnn" is
-the fused kernel of NVIDIA GPUs, which never does.
+the fused kernel of NVIDIA GPUs, and "pallas" our own for TPUs, which never do.
 """
 
 from __future__ import annotations
 
+import re
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxdet.errors import UserError
 from jaxdet.models.position import DecomposedRelativePosition
 from jaxdet.models.settings import VitSettings
+from jaxdet.ops.fused_attention import fused_attention
+
+FEWEST_TOKENS = 512
+"""Of an attention that "pallas" computes by its kernel: in fewer tokens' windows the weights are
+small, and the kernel's blocks would be mostly padding."""
 
 
+@jax.named_scope("attention")
 def attend(
     query: Float[Array, "n tokens heads channels"],
     key: Float[Array, "n tokens heads channels"],
@@ -30,14 +40,18 @@ def attend(
     Args:
         bias: added to the logit of each (query, key) pair, the same for all sequences.
         position: computes the bias instead where it depends on the queries.
-        implementation: "xla" or "cudnn".
+        implementation: "xla", "cudnn" or "pallas".
     """
-    if position is None:
-        bias = None if bias is None else bias[None]
-    elif implementation == "cudnn":
+    if implementation == "pallas" and query.shape[1] < FEWEST_TOKENS:
+        implementation = "xla"
+    if position is not None and implementation != "xla":
         return attend_with_position_channels(query, key, value, position, implementation)
-    else:
+    if implementation == "pallas":
+        return fused_attention(query, key, value, bias, scale=query.shape[-1] ** -0.5)
+    if position is not None:
         bias = position(query)
+    elif bias is not None:
+        bias = bias[None]
     return jax.nn.dot_product_attention(query, key, value, bias, implementation=implementation)
 
 
@@ -74,6 +88,8 @@ def attend_with_position_channels(
     """
     channels = value.shape[-1]
     query, key = position.extend(query, key)
+    if implementation == "pallas":
+        return fused_attention(query, key, value, None, scale=1.0)
     width = position_channels(position.grid, channels)
 
     def padded(x: Array) -> Array:
@@ -90,27 +106,77 @@ def position_channels(grid: tuple[int, int], channels: int) -> int:
     return -(-(channels + sum(grid)) // 8) * 8
 
 
-def require_cudnn(settings: VitSettings, dtype: DTypeLike) -> None:
-    """Raises UserError unless cuDNN's attention can train this ViT on these devices.
+class Choice(NamedTuple):
+    """An implementation of attention.
+
+    Attributes:
+        name: see `attend`.
+        reason: why it is not cuDNN's on an NVIDIA GPU, where "auto" would have it; None if it is.
+    """
+
+    name: str
+    reason: str | None = None
+
+    def __str__(self) -> str:
+        return f"attention by {self.name}" + (f": {self.reason}" if self.reason else "")
+
+
+def choose(settings: VitSettings, dtype: DTypeLike, mesh: Mesh | None = None) -> Choice:
+    """The implementation for a ViT on some devices: what it asks for, or for "auto" the best.
+
+    Args:
+        dtype: compute dtype; the fused kernels are for bfloat16.
+        mesh: the devices, which need not be at hand; None for those at hand.
+
+    Raises:
+        UserError: the ViT asks for cuDNN's, which cannot train it there.
+    """
+    device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
+    if settings.attention == "cudnn":
+        require_cudnn(settings, dtype, device)
+    if settings.attention != "auto":
+        return Choice(settings.attention)
+    if device.platform == "tpu" and jnp.dtype(dtype) == jnp.bfloat16:
+        return Choice("pallas")
+    if not _is_nvidia(device):
+        return Choice("xla")
+    refusal = _refusal(settings, dtype, device)
+    return Choice("cudnn") if refusal is None else Choice("xla", f"cuDNN's {refusal.rule}")
+
+
+def require_cudnn(settings: VitSettings, dtype: DTypeLike, device: Any) -> None:
+    """Raises UserError unless cuDNN's attention can train this ViT on such devices.
 
     The limits are those of `jax.nn.dot_product_attention`.
 
     Args:
         dtype: compute dtype.
+        device: a `jax.Device`, one of those that compute, which need not be at hand.
     """
-    key, device = "config.model.vit.attention='cudnn'", jax.devices()[0]
-    fix = "or use config.model.vit.attention='xla'"
-    if "cuda" not in device.client.platform_version:
+    refusal = _refusal(settings, dtype, device)
+    if refusal is not None:
         raise UserError(
-            f"{key} needs an NVIDIA GPU, and jax runs on {device.platform}: install jax for CUDA, "
-            f"{fix}"
+            f"config.model.vit.attention='cudnn' {refusal.rule}: {refusal.fix}, or use "
+            "config.model.vit.attention='auto'"
         )
+
+
+class _Refusal(NamedTuple):
+    """What cuDNN's attention needs and does not have, and how it would."""
+
+    rule: str
+    fix: str
+
+
+def _refusal(settings: VitSettings, dtype: DTypeLike, device: Any) -> _Refusal | None:
+    if not _is_nvidia(device):
+        rule = f"needs an NVIDIA GPU, and jax runs on {device.platform}"
+        return _Refusal(rule, "install jax for CUDA")
     if jnp.dtype(dtype) != jnp.bfloat16:
-        raise UserError(
-            f"{key} needs config.model.dtype='bfloat16', not '{jnp.dtype(dtype)}': set it, {fix}"
-        )
-    most = 256 if float(device.compute_capability) >= 9.0 else 128
-    position = settings.relative_position
+        return _Refusal(f"needs config.model.dtype='bfloat16', not '{jnp.dtype(dtype)}'", "set it")
+    # Of a device that is not at hand, JAX believes no more.
+    is_hopper = float(device.compute_capability) >= 9.0 and device in jax.devices()
+    most, position = 256 if is_hopper else 128, settings.relative_position
     attended = {
         (settings.attended_side(block), settings.attended_prefix(block))
         for block in range(settings.depth)
@@ -120,15 +186,21 @@ def require_cudnn(settings: VitSettings, dtype: DTypeLike) -> None:
         if position == "decomposed":
             channels = position_channels((side, side), channels)
         if channels > most or channels % 8:
-            raise UserError(
-                f"{key} needs channels per head that are a multiple of 8 and at most {most} on "
+            return _Refusal(
+                f"needs channels per head that are a multiple of 8 and at most {most} on "
                 f"{device.device_kind}; attention within {tokens} with "
-                f"config.model.vit.relative_position={position!r} has {channels}: change "
-                f"config.model.vit.width or heads, {fix}"
+                f"config.model.vit.relative_position={position!r} has {channels}",
+                "change config.model.vit.width or heads",
             )
         if position == "shared" and (side * side + prefix) % 2:
-            raise UserError(
-                f"{key} with config.model.vit.relative_position='shared' needs an even number of "
-                f"tokens in each attention, and a block attends within {tokens}: change "
-                f"config.model.vit.window or image_size, {fix}"
+            return _Refusal(
+                "with config.model.vit.relative_position='shared' needs an even number of tokens "
+                f"in each attention, and a block attends within {tokens}",
+                "change config.model.vit.window or image_size",
             )
+    return None
+
+
+def _is_nvidia(device: Any) -> bool:
+    """AMD's GPUs have a capability such as "gfx942"."""
+    return device.platform == "gpu" and bool(re.fullmatch(r"[\d.]+", device.compute_capability))

@@ -1,4 +1,4 @@
-"""How functions of single images run over a batch: in parallel, or in microbatches."""
+"""How functions of images run over a batch: in parallel, on several devices, in microbatches."""
 
 from __future__ import annotations
 
@@ -12,21 +12,41 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxdet.parallel import BATCH_AXIS
 
 
+def is_split() -> bool:
+    """Whether what is computed here is one device's part, within `jax.shard_map` over images."""
+    return BATCH_AXIS in jax.sharding.get_abstract_mesh().manual_axes
+
+
+def sum_over_devices(tree: Any) -> Any:
+    """The sums over all devices of what each has of its own images, where these are split."""
+    return jax.lax.psum(tree, BATCH_AXIS) if is_split() else tree
+
+
+def per_device(function: Callable[..., Any], mesh: Mesh | None) -> Callable[..., Any]:
+    """`function`, which treats images independently, by each device on its own images.
+
+    Left to the partitioner, a vectorised `while_loop` synchronises all devices in each of its
+    iterations, `lax.top_k` gathers the whole batch on every device, and a kernel of our own cannot
+    be split at all.
+
+    Args:
+        function: of trees of arrays whose leading axis is images, to such trees.
+        mesh: the devices that axis is spread over along BATCH_AXIS; None if it is not.
+    """
+    if mesh is None or is_split():
+        return function
+    split = PartitionSpec(BATCH_AXIS)
+    return jax.shard_map(function, mesh=mesh, in_specs=split, out_specs=split, check_vma=False)
+
+
 def per_image(function: Callable[..., Any], mesh: Mesh | None) -> Callable[..., Any]:
     """`jax.vmap(function)` without any communication between devices.
 
-    Left to the partitioner, a vectorised `while_loop` synchronises all devices in each of its
-    iterations, and `lax.top_k` gathers the whole batch on every device.
-
     Args:
         function: of arrays of one image.
-        mesh: the devices the leading axis is spread over along BATCH_AXIS; None if it is not.
+        mesh: see `per_device`.
     """
-    mapped = jax.vmap(function)
-    if mesh is None:
-        return mapped
-    split = PartitionSpec(BATCH_AXIS)
-    return jax.shard_map(mapped, mesh=mesh, in_specs=split, out_specs=split, check_vma=False)
+    return per_device(jax.vmap(function), mesh)
 
 
 def split_microbatches(tree: Any, microbatches: int) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from jaxdet.models.attention import require_cudnn
+from jaxdet.models.attention import choose
 from jaxdet.models.box_head import BoxHead
 from jaxdet.models.decoder_head import DecoderHead
 from jaxdet.models.mask_head import MaskHead
@@ -39,8 +40,7 @@ def build_detector(
     """
     model = config.model
     vit = vit_settings(config)
-    if vit.attention == "cudnn":
-        require_cudnn(vit, model.dtype)
+    vit = replace(vit, attention=choose(vit, model.dtype, mesh).name)
     part = {"dtype": jnp.dtype(model.dtype), "rngs": rngs}
     strides = {"strides": tuple(map(float, model.detector.strides))}
     settings = Settings(num_classes=num_classes, **{**model.detector, **strides})

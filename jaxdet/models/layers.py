@@ -14,6 +14,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Key
 
+from jaxdet.models.batching import sum_over_devices
+
 gelu = partial(jax.nn.gelu, approximate=False)
 
 c2_xavier = jax.nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
@@ -46,10 +48,9 @@ GroupNorm = partial(nnx.GroupNorm, epsilon=1e-5, use_fast_variance=False)
 class BatchNorm(nnx.Module):
     """Batch normalisation whose statistics count valid entries only.
 
-    The statistics run over the whole batch as `jax.jit` sees it, so that a batch sharded over
-    devices is normalised like an unsharded one (SyncBN). They are float32, take two passes, and the
-    running variance is the unbiased one, as PyTorch's. With no valid entry at all the running
-    statistics stay as they are.
+    The statistics run over the whole batch, so that one split over devices is normalised like one
+    that is not (SyncBN). They are float32, take two passes, and the running variance is the
+    unbiased one, as PyTorch's. With no valid entry at all the running statistics stay as they are.
     """
 
     def __init__(self, features: int, *, momentum: float = 0.9, epsilon: float = 1e-5):
@@ -83,9 +84,10 @@ class BatchNorm(nnx.Module):
         weight = jnp.ones(x.shape[0]) if valid is None else valid.astype(jnp.float32)
         count = weight.sum() * (x.shape[1] * x.shape[2])
         weight = weight[:, None, None, None]
+        count, total = sum_over_devices((count, (x * weight).sum((0, 1, 2))))
         divisor = jnp.maximum(count, 1.0)
-        mean = (x * weight).sum((0, 1, 2)) / divisor
-        var = (jnp.square(x - mean) * weight).sum((0, 1, 2)) / divisor
+        mean = total / divisor
+        var = sum_over_devices((jnp.square(x - mean) * weight).sum((0, 1, 2))) / divisor
 
         unbiased = var * divisor / jnp.maximum(count - 1.0, 1.0)
         keep = jnp.where(count > 0, self.momentum, 1.0)

@@ -17,7 +17,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
-from jaxdet.models.batching import in_chunks, in_microbatches, per_image
+from jaxdet.models.batching import in_chunks, in_microbatches, per_device, per_image
 from jaxdet.models.roi_features import Features, PyramidRoIs
 from jaxdet.models.rpn import Proposals, propose
 from jaxdet.models.settings import Settings
@@ -116,6 +116,9 @@ class MaskRCNN(nnx.Module):
 
     def detect(self, batch: Batch) -> Detections:
         """Detections of a batch of images: threshold, NMS per class, the best of all, masks."""
+        return per_device(self._detect, self.mesh)(batch)
+
+    def _detect(self, batch: Batch) -> Detections:
         features = self.features(batch["image"], batch["image_hw"])
         objectness, deltas = self.rpn(features.pyramid)
         anchors = self.anchors(features.pyramid)
@@ -162,14 +165,17 @@ class MaskRCNN(nnx.Module):
 
     def _project(self, images, image_hw, keys) -> tuple[list[Array], Array]:
         """All that comes before the first batch statistic, and the transformer's last map."""
-        maps = self.backbone(self.normalise(images, image_hw), keys)
-        return self.pyramid.project(maps), maps[-1]
+        with jax.named_scope("backbone"):
+            maps = self.backbone(self.normalise(images, image_hw), keys)
+        with jax.named_scope("pyramid"):
+            return self.pyramid.project(maps), maps[-1]
 
     def _feature_stage(self, batch: Batch, keys: Array, microbatches: int) -> Features:
         projected, encoded = in_microbatches(
             self._project, microbatches, batch["image"], batch["image_hw"], keys
         )
-        pyramid = self.pyramid.merge(projected, train=True, microbatches=microbatches)
+        with jax.named_scope("pyramid"):
+            pyramid = self.pyramid.merge(projected, train=True, microbatches=microbatches)
         return Features(pyramid, encoded)
 
     def _rpn_stage(
@@ -178,7 +184,8 @@ class MaskRCNN(nnx.Module):
         """The RPN's losses, the RoIs sampled from its proposals, and counts, per image."""
 
         def stage(pyramid, image_hw, boxes, labels, valid, rpn_keys, roi_keys):
-            objectness, deltas = self.rpn(pyramid)
+            with jax.named_scope("rpn"):
+                objectness, deltas = self.rpn(pyramid)
             anchors = self.anchors(pyramid)
             rpn_losses = self._per_image(partial(self._rpn_losses, np.concatenate(anchors)))(
                 jnp.concatenate(objectness, 1), jnp.concatenate(deltas, 1), boxes, valid, rpn_keys
@@ -221,15 +228,18 @@ class MaskRCNN(nnx.Module):
 
     def _rpn_losses(self, anchors, objectness, deltas, boxes, valid, key) -> dict[str, Array]:
         s = self.settings
-        matched, labels = match_boxes(
-            boxes, valid, anchors, s.rpn_thresholds, (0, -1, 1), allow_low_quality=True
-        )
-        labels = sample(key, labels, s.rpn_batch, s.rpn_positive)
-        objectness_loss, box_loss = losses.rpn_losses(
-            objectness, deltas, anchors, labels, boxes[matched], s.rpn_batch
-        )
+        with jax.named_scope("matching"):
+            matched, labels = match_boxes(
+                boxes, valid, anchors, s.rpn_thresholds, (0, -1, 1), allow_low_quality=True
+            )
+            labels = sample(key, labels, s.rpn_batch, s.rpn_positive)
+        with jax.named_scope("rpn"):
+            objectness_loss, box_loss = losses.rpn_losses(
+                objectness, deltas, anchors, labels, boxes[matched], s.rpn_batch
+            )
         return {"loss_rpn_objectness": objectness_loss, "loss_rpn_box": box_loss}
 
+    @jax.named_scope("heads")
     def _box_losses(self, class_logits, box_deltas, samples: Samples, boxes) -> dict[str, Array]:
         labels, sampled, matched = samples.labels, samples.sampled, boxes[samples.matched]
         s = self.settings
@@ -240,12 +250,14 @@ class MaskRCNN(nnx.Module):
             * box_loss(box_deltas, labels, samples.rois, matched, sampled, s.box_weights),
         }
 
+    @jax.named_scope("heads")
     def _mask_loss(self, mask_logits, positives: Samples, masks, boxes) -> Array:
         targets = mask_targets(
             masks, boxes, positives.rois, positives.matched, out=mask_logits.shape[1]
         )
         return losses.mask_loss(mask_logits, positives.labels, targets, positives.foreground)
 
+    @jax.named_scope("proposals")
     def _propose(self, objectness, deltas, anchors, image_hw, *, train: bool) -> Proposals:
         s = self.settings
         one_image = partial(
@@ -257,6 +269,7 @@ class MaskRCNN(nnx.Module):
         )
         return self._per_image(one_image)(*jax.lax.stop_gradient((objectness, deltas)), image_hw)
 
+    @jax.named_scope("matching")
     def _sample(self, proposals: Proposals, boxes, labels, valid, key) -> Samples:
         """Proposals and ground truth of one image matched and sampled for the head losses."""
         s = self.settings
@@ -275,6 +288,7 @@ class MaskRCNN(nnx.Module):
             matched=matched,
         )
 
+    @jax.named_scope("roi_align")
     def _pool(self, kind, size: int, features: Features, rois: Float[Array, "n rois 4"]) -> Any:
         """RoIs pooled by a kind of `jaxdet.models.roi_features`, image by image."""
         return self._per_image(partial(kind.pool, size=size))(features, rois)
@@ -315,7 +329,8 @@ class MaskRCNN(nnx.Module):
         """
 
         def run(described: Array, valid: Array) -> Any:
-            outputs = head(_join_axes(described), valid=_join_axes(valid), train=train)
+            with jax.named_scope("heads"):
+                outputs = head(_join_axes(described), valid=_join_axes(valid), train=train)
             return jax.tree.map(lambda y: y.reshape(*valid.shape, *y.shape[1:]), outputs)
 
         if nnx.state(head, nnx.BatchStat):

@@ -94,13 +94,13 @@ class RelativePositionBias(nnx.Module):
         self.grid = grid
         self.prefix = prefix
 
+    @jax.named_scope("attention")
     def __call__(self) -> Float[Array, "heads tokens tokens"]:
         """The bias of every (query, key) pair, tokens in row-major order."""
         height, width = self.grid
-        table = self.table[...].reshape(2 * height - 1, 2 * width - 1, -1)
-        # One axis at a time: an index of all pairs would be tokens^2 large (16.8 M at 64 x 64).
-        bias = table[offsets(height)][:, :, offsets(width)]
-        bias = bias.transpose(4, 0, 2, 1, 3)
+        table = self.table[...].reshape(2 * height - 1, 2 * width - 1, -1).transpose(2, 0, 1)
+        bias = by_offset(by_offset(table, height, axis=1), width, axis=3)
+        bias = bias.transpose(0, 1, 3, 2, 4)
         return _before(bias.reshape(-1, height * width, height * width), self.prefix, 1, 2)
 
 
@@ -180,6 +180,21 @@ def _before(x: Array, count: int, *axes: int) -> Array:
     if count == 0:
         return x
     return jnp.pad(x, [(count if axis in axes else 0, 0) for axis in range(x.ndim)])
+
+
+def by_offset(x: Float[Array, "..."], length: int, *, axis: int) -> Float[Array, "..."]:
+    """`x` at every offset query - key: an axis of 2 length - 1 becomes two, of queries and of keys.
+
+    It is `x` taken at `offsets`, without an index: rows that are one longer than their distance
+    shift against each other. So the gradient is a sum of rows, where an index has a scatter, and
+    that is slow on accelerators.
+    """
+    before, after = x.shape[:axis], x.shape[axis + 1 :]
+    x = jnp.broadcast_to(jnp.expand_dims(x, axis), (*before, length, 2 * length - 1, *after))
+    x = x.reshape(*before, length * (2 * length - 1), *after)
+    x = jnp.pad(x, [(0, length if i == axis else 0) for i in range(x.ndim)])
+    x = x.reshape(*before, length, 2 * length, *after)
+    return jnp.flip(jax.lax.slice_in_dim(x, 0, length, axis=axis + 1), axis + 1)
 
 
 def offsets(length: int) -> np.ndarray:

@@ -46,7 +46,8 @@ class BlockSettings:
         attention_norm, mlp_norm: whether a norm comes before the last linear layer of the
             attention and of the MLP (sub-LN).
         rope: rule of rotary positions, see `jaxdet.models.rope`.
-        attention: its implementation, see `jaxdet.models.attention.attend`.
+        attention: its implementation, see `jaxdet.models.attention.attend`; a detector's may be
+            "auto" until it is built.
         remat: what of a block is computed again for the gradient instead of kept: "none",
             "attention" for the attention weights, or "block" for all but the block's input.
     """

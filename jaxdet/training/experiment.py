@@ -13,7 +13,8 @@ from jaxdet.data.dataset import DetectionDataset
 from jaxdet.data.loader import trained_images
 from jaxdet.data.source import open_dataset
 from jaxdet.errors import UserError
-from jaxdet.models.build import StatelessModel, build_detector
+from jaxdet.models.attention import Choice, choose
+from jaxdet.models.build import StatelessModel, build_detector, vit_settings
 from jaxdet.training import optim
 from jaxdet.training.run import Run
 
@@ -44,6 +45,11 @@ class Experiment(Run):
     def mesh(self) -> jax.sharding.Mesh:
         config = self.config
         return parallel.data_mesh(config.batch_size, config.eval_batch_size, config.accumulate)
+
+    @property
+    def attention(self) -> Choice:
+        """What computes the ViT's attention on these devices."""
+        return choose(vit_settings(self.config), self.config.model.dtype, self.mesh)
 
     @cached_property
     def stateless(self) -> StatelessModel:
@@ -100,4 +106,5 @@ class Experiment(Run):
 
     @property
     def summary(self) -> list[str]:
-        return list(dict.fromkeys((self.train_set.summary(), self.val_set.summary())))
+        data_sets = dict.fromkeys((self.train_set.summary(), self.val_set.summary()))
+        return [*data_sets, str(self.attention)]

@@ -82,6 +82,7 @@ def fit(task: Task) -> State:
         batch_statistics=run.batch_statistics,
         frozen=run.frozen,
         sharding=config.sharding,
+        reduce_dtype=config.reduce_dtype,
     )
     run_key = jax.jit(
         lambda: jax.random.key(config.seed), out_shardings=parallel.replicated(run.mesh)

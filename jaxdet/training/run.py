@@ -31,7 +31,7 @@ class Run:
         frozen: patterns of the parameters that are not trained.
         batch_statistics: see `jaxdet.training.step.gradient_function`.
         trained_images: number of images in an epoch.
-        summary: a line about each data set.
+        summary: a line about each data set, and what computes.
         identity: what a checkpoint belongs to, as JSON values; among them the config.
         compared: what of `record` must be the same on resume besides the config: key and name.
     """

@@ -9,11 +9,13 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
+from jax.typing import DTypeLike
 
 from jaxdet import parallel
 from jaxdet.models.batching import split_microbatches
 from jaxdet.models.build import StatelessModel, Tree, batch_stats
 from jaxdet.models.paths import path_name
+from jaxdet.training.data_parallel import over_devices
 from jaxdet.training.optim import is_frozen
 
 State = dict[str, Any]
@@ -98,6 +100,7 @@ def make_train_step(
     batch_statistics: str = "batch",
     frozen: Sequence[str] = (),
     sharding: str = "replicated",
+    reduce_dtype: DTypeLike = "float32",
 ) -> TrainStep:
     """The compiled step: (state, batch, run key) -> (new state, metrics).
 
@@ -107,34 +110,41 @@ def make_train_step(
     Args:
         accumulate, batch_statistics, frozen: see `gradient_function`.
         sharding: see `jaxdet.parallel.state_sharding`.
+        reduce_dtype: see `jaxdet.training.data_parallel.over_devices`.
 
     Returns:
         The step. Its metrics are the losses, counts worth watching, the norm of the gradient, of
         all ("grad_norm") and by module ("grad_norm/backbone", ...), and "skipped", 1 where nothing
         changed.
     """
-    differentiate = gradient_function(
-        stateless, accumulate=accumulate, batch_statistics=batch_statistics, frozen=frozen
-    )
     shardings = parallel.state_sharding(mesh, abstract_state(stateless, optimizer), sharding)
+    differentiate = over_devices(
+        gradient_function(
+            stateless, accumulate=accumulate, batch_statistics=batch_statistics, frozen=frozen
+        ),
+        mesh,
+        shardings["params"],
+        reduce_dtype=reduce_dtype,
+        frozen=frozen,
+    )
 
     def step(state: State, batch: dict[str, jax.Array], key: jax.Array) -> tuple[State, Metrics]:
         keys = jax.random.split(jax.random.fold_in(key, state["step"]), len(batch["image"]))
         gradients, metrics, stats = differentiate(state["params"], state["stats"], batch, keys)
-        gradients = jax.lax.with_sharding_constraint(gradients, shardings["params"])
-        updates, opt_state = optimizer.update(gradients, state["opt_state"], state["params"])
-        params = optax.apply_updates(state["params"], updates)
+        with jax.named_scope("optimizer"):
+            updates, opt_state = optimizer.update(gradients, state["opt_state"], state["params"])
+            params = optax.apply_updates(state["params"], updates)
 
-        norms = {f"grad_norm/{name}": optax.tree.norm(tree) for name, tree in gradients.items()}
-        norm = jnp.sqrt(sum(jnp.square(value) for value in norms.values()))
-        is_finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
-        new = {"params": params, "stats": stats, "opt_state": opt_state}
-        kept = jax.tree.map(
-            lambda new, old: jnp.where(is_finite, new, old),
-            new,
-            {name: state[name] for name in new},
-        )
-        metrics |= {"grad_norm": norm, **norms, "skipped": 1.0 - is_finite}
+            norms = {f"grad_norm/{name}": optax.tree.norm(tree) for name, tree in gradients.items()}
+            norm = jnp.sqrt(sum(jnp.square(value) for value in norms.values()))
+            is_finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
+            new = {"params": params, "stats": stats, "opt_state": opt_state}
+            kept = jax.tree.map(
+                lambda new, old: jnp.where(is_finite, new, old),
+                new,
+                {name: state[name] for name in new},
+            )
+            metrics |= {"grad_norm": norm, **norms, "skipped": 1.0 - is_finite}
         return {**kept, "step": state["step"] + 1}, metrics
 
     out_shardings = (shardings, parallel.replicated(mesh))

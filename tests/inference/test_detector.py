@@ -150,7 +150,7 @@ def test_weights_trained_with_cudnn_s_attention_run_without_a_gpu(finished, monk
         return meta
 
     monkeypatch.setattr(Checkpoints, "meta", changed)
-    assert load(finished[0].workdir).config.model.vit.attention == "xla"
+    assert load(finished[0].workdir).config.model.vit.attention == "auto"
 
 
 def test_a_converted_detector_needs_no_run(detector, photo, tmp_path):

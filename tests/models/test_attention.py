@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh
 
 from benchmarks.attention_agreement import disagreement
 from jaxdet.errors import UserError
-from jaxdet.models.attention import attend, attend_with_position_channels, require_cudnn
-from jaxdet.models.position import DecomposedRelativePosition
+from jaxdet.models import attention
+from jaxdet.models.attention import (
+    attend,
+    attend_with_position_channels,
+    choose,
+    require_cudnn,
+)
+from jaxdet.models.position import DecomposedRelativePosition, by_offset, offsets
 from jaxdet.models.settings import VitSettings
+from jaxdet.ops.fused_attention import fused_attention
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(3, 4), (5, 5)])
@@ -76,10 +87,33 @@ def test_cudnn_agrees_with_float32(relative_position, side):
     assert max(found.values()) < 0.02, found
 
 
+def test_a_tpu_s_kernel_agrees_with_float32(monkeypatch):
+    """Simulated; of the two positions the one that changes its inputs."""
+    monkeypatch.setattr(attention, "FEWEST_TOKENS", 1)
+    monkeypatch.setattr(attention, "fused_attention", partial(fused_attention, interpret=True))
+    found = disagreement("pallas", "decomposed", side=12, heads=1, channels=8, sequences=2)
+    assert set(found) == {"output", "query", "key", "value", "height", "width"}
+    assert 0 < max(found.values()) < 0.02, found
+
+
+def test_a_bias_by_offset_is_the_one_by_index():
+    table = jnp.asarray(np.random.default_rng(0).normal(size=(2, 9, 3)), jnp.float32)
+    weights = jnp.asarray(np.random.default_rng(1).normal(size=(2, 5, 5, 3)), jnp.float32)
+    found, back = jax.vjp(lambda t: by_offset(t, 5, axis=1), table)
+    expected, expected_back = jax.vjp(lambda t: t[:, offsets(5)], table)
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_allclose(back(weights)[0], expected_back(weights)[0], rtol=1e-5)
+
+
+class Device(SimpleNamespace):
+    """What is asked of a device."""
+
+    __hash__ = object.__hash__
+
+
 @pytest.fixture
 def a100(monkeypatch):
-    device = SimpleNamespace(
-        client=SimpleNamespace(platform_version="cuda 12090"),
+    device = Device(
         compute_capability="8.0",
         device_kind="NVIDIA A100-SXM4-80GB",
         platform="gpu",
@@ -113,17 +147,41 @@ def vit(head_width: int, relative_position: str, window: int, grid: int | None =
 )
 def test_cudnn_errors_state_the_rule(a100, settings, dtype, expected):
     with pytest.raises(UserError, match=expected):
-        require_cudnn(settings, dtype)
+        require_cudnn(settings, dtype, a100)
+    chosen = choose(replace(settings, attention="auto"), dtype)
+    assert chosen.name == "xla"
+    assert re.search(expected, chosen.reason)
 
 
-def test_cudnn_is_accepted_where_it_can_train(a100):
-    require_cudnn(vit(64, "shared", 14, 64), "bfloat16")
-    require_cudnn(vit(64, "decomposed", 14), "bfloat16")
+def test_cudnn_is_chosen_where_it_can_train(a100):
+    def name(*shape) -> str:
+        return choose(replace(vit(*shape), attention="auto"), "bfloat16").name
+
+    assert name(64, "shared", 14, 64) == name(64, "decomposed", 14) == "cudnn"
+    assert name(64, "decomposed", 14, 64) == "xla"
     a100.compute_capability = "9.0"
-    require_cudnn(vit(64, "decomposed", 14, 64), "bfloat16")
+    assert name(64, "decomposed", 14, 64) == "cudnn"
 
 
-@pytest.mark.skipif(jax.default_backend() == "gpu", reason="there is a GPU")
+@pytest.mark.parametrize(
+    ("platform", "capability", "dtype", "name"),
+    [
+        ("tpu", None, "bfloat16", "pallas"),
+        ("tpu", None, "float32", "xla"),
+        ("gpu", "8.0", "bfloat16", "cudnn"),
+        ("gpu", "gfx942", "bfloat16", "xla"),
+        ("cpu", None, "bfloat16", "xla"),
+    ],
+)
+def test_the_devices_of_the_mesh_choose(platform, capability, dtype, name):
+    device = Device(platform=platform, compute_capability=capability)
+    mesh = Mesh(np.array([device]), ("data",))
+    settings = vit(64, "shared", 14)
+    assert choose(replace(settings, attention="auto"), dtype, mesh).name == name
+    assert choose(settings, dtype, mesh).name == "xla", "as the settings ask for"
+
+
 def test_cudnn_is_rejected_without_a_gpu():
+    cpu = Device(platform="cpu")
     with pytest.raises(UserError, match=r"'cudnn' needs an NVIDIA GPU, and jax runs on cpu"):
-        require_cudnn(vit(64, "shared", 14), "bfloat16")
+        require_cudnn(vit(64, "shared", 14), "bfloat16", cpu)

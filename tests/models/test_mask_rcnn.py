@@ -22,6 +22,7 @@ from jaxdet.models.paths import path_name
 from jaxdet.models.rpn import Proposals
 from jaxdet.models.settings import Settings
 from jaxdet.ops.boxes import iou
+from jaxdet.training.data_parallel import over_devices
 from jaxdet.training.step import gradient_function
 from tests.tiny import get_config
 
@@ -222,7 +223,10 @@ def spread_gradients(batch, *, devices: int, accumulate: int, norm: str):
     mesh = Mesh(np.array(jax.devices()[:devices]), (BATCH_AXIS,))
     stateless = tiny_stateless(norm, mesh)
     whole, split = parallel.replicated(mesh), parallel.batch_sharding(mesh)
-    compute = jax.jit(gradient_function(stateless, accumulate=accumulate), out_shardings=whole)
+    shardings = parallel.state_sharding(mesh, stateless.abstract[0], "replicated")
+    compute = jax.jit(
+        over_devices(gradient_function(stateless, accumulate=accumulate), mesh, shardings)
+    )
     arguments = (
         *jax.device_put(initial(stateless), whole),
         jax.device_put(batch, split),

@@ -4,18 +4,68 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-PEAK_TFLOPS = {
-    "NVIDIA A100": 312.0,
-    "NVIDIA H100": 989.0,
-    "NVIDIA H100 PCIe": 756.0,
-    "NVIDIA H200": 989.0,
-    "TPU v4": 275.0,
-    "TPU v5 lite": 197.0,
-    "TPU v5": 459.0,
-    "TPU v6 lite": 918.0,
-}
-"""Dense bfloat16 TFLOP/s by the start of `device_kind`, as their makers state them ("v5 lite" is
-v5e, "v5" is v5p, "v6 lite" is v6e); all but v5e's were written from memory."""
+
+class Accelerator(NamedTuple):
+    """What its maker says of a device.
+
+    Attributes:
+        name: as `jaxdet plan --device` takes it.
+        kind: the start of what JAX calls it.
+        peak_flops: a second, of dense bfloat16 matrix products.
+        bandwidth: bytes a second between the device and its memory.
+        memory_bytes: that a program may use.
+        link: bytes a second that it can send to other devices, on all its links together.
+        source: of these numbers.
+    """
+
+    name: str
+    kind: str
+    peak_flops: float
+    bandwidth: float
+    memory_bytes: float
+    link: float
+    source: str
+
+
+_GIB = 2**30
+
+ACCELERATORS = (
+    Accelerator("a100", "NVIDIA A100", 312e12, 2039e9, 80e9, 300e9, "data sheet of A100 80GB SXM"),
+    Accelerator("h100", "NVIDIA H100", 989e12, 3352e9, 80e9, 450e9, "data sheet of H100 SXM"),
+    Accelerator(
+        "h100-pcie", "NVIDIA H100 PCIe", 756e12, 2039e9, 80e9, 300e9, "data sheet of H100 PCIe"
+    ),
+    Accelerator("h200", "NVIDIA H200", 989e12, 4800e9, 141e9, 450e9, "data sheet of H200 SXM"),
+    Accelerator("b200", "NVIDIA B200", 2250e12, 7672e9, 180e9, 900e9, "data sheet of HGX B200"),
+    Accelerator(
+        "v4", "TPU v4", 275e12, 1200e9, 32 * _GIB, 268e9, "docs.cloud.google.com/tpu/docs/v4"
+    ),
+    Accelerator(
+        "v5e",
+        "TPU v5 lite",
+        197e12,
+        819e9,
+        15.75 * _GIB,
+        200e9,
+        "docs.cloud.google.com/tpu/docs/v5e",
+    ),
+    Accelerator(
+        "v5p", "TPU v5", 459e12, 2765e9, 95 * _GIB, 600e9, "docs.cloud.google.com/tpu/docs/v5p"
+    ),
+    Accelerator(
+        "v6e",
+        "TPU v6 lite",
+        918e12,
+        1638e9,
+        31.25 * _GIB,
+        400e9,
+        "docs.cloud.google.com/tpu/docs/v6e",
+    ),
+)
+"""Peaks are without sparsity. A link is half of what makers state, who add up both directions; v4's
+is its pod's all-reduce bandwidth by chip. NVIDIA's peaks and links were written from memory, their
+bandwidths are those of XLA's descriptions of the devices; Google's are of the pages named, read on
+2026-11-25. A TPU's memory is without what its runtime keeps for itself."""
 
 ASSUMED_DEVICE = "NVIDIA H100"
 ASSUMED_MEMORY_GB = 80.0
@@ -45,7 +95,7 @@ def local_device(
     Args:
         dtype: of computation.
         memory_gb: 10^9 bytes, instead of what the backend reports.
-        peak_tflops: 10^12 FLOP/s, instead of PEAK_TFLOPS.
+        peak_tflops: 10^12 FLOP/s, instead of what ACCELERATORS has.
     """
     import jax  # late: peaks are looked up where jax is not wanted
 
@@ -65,16 +115,14 @@ def peak_of(kind: str | None, dtype: str, peak_tflops: float | None) -> tuple[fl
 
     Args:
         kind: as JAX calls it; None where the device is not at hand.
-        peak_tflops: 10^12 FLOP/s, instead of PEAK_TFLOPS.
+        peak_tflops: 10^12 FLOP/s, instead of what ACCELERATORS has.
     """
     if peak_tflops is not None:
         return 1e12 * peak_tflops, "--peak-tflops"
     if dtype != "bfloat16":
         return None, f"no peak is listed for {dtype}; --peak-tflops sets it"
-    known = [name for name in PEAK_TFLOPS if kind is not None and kind.startswith(name)]
+    known = [one for one in ACCELERATORS if kind is not None and kind.startswith(one.kind)]
     if known:
-        return 1e12 * PEAK_TFLOPS[max(known, key=len)], f"this {kind}'s"
-    return (
-        1e12 * PEAK_TFLOPS[ASSUMED_DEVICE],
-        f"assumed, {ASSUMED_DEVICE}'s; --peak-tflops sets it",
-    )
+        return max(known, key=lambda one: len(one.kind)).peak_flops, f"this {kind}'s"
+    assumed = next(one for one in ACCELERATORS if one.kind == ASSUMED_DEVICE)
+    return assumed.peak_flops, f"assumed, {ASSUMED_DEVICE}'s; --peak-tflops sets it"

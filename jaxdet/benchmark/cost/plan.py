@@ -61,7 +61,7 @@ def make_plan(
 
     Args:
         device_memory_gb: 10^9 bytes of a device, instead of what the backend reports.
-        peak_tflops: 10^12 FLOP/s of a device, instead of PEAK_TFLOPS.
+        peak_tflops: 10^12 FLOP/s of a device, instead of its maker's.
         utilisation: see `StepPlan`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""A config's training step, compiled for the devices at hand and not run."""
+"""A config's training step, compiled and not run."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ class CompiledStep:
         parameters: how many numbers each part of the detector has.
         state_bytes: by kind.
         batch_bytes: of one batch as the loader makes it.
+        temporary_bytes: most memory in use beside arguments and results.
         total_bytes: most memory in use at once: what goes in, temporary memory, and what comes out
             beside the state, whose memory is used again.
         compiled: the program itself.
@@ -40,6 +41,7 @@ class CompiledStep:
     parameters: dict[str, int]
     state_bytes: dict[str, int]
     batch_bytes: int
+    temporary_bytes: int
     total_bytes: int
     compiled: jax.stages.Compiled
     jaxpr: ClosedJaxpr
@@ -58,8 +60,20 @@ def resized_config(config: ConfigDict, batch_size: int) -> ConfigDict:
     return config
 
 
-def compile_step(config: ConfigDict, num_classes: int, mesh: Mesh) -> CompiledStep:
-    """Compiles a config's training step for the devices of a mesh."""
+def compile_step(
+    config: ConfigDict,
+    num_classes: int,
+    mesh: Mesh,
+    *,
+    platform: str | None = None,
+    compiler_options: dict[str, bool | int] | None = None,
+) -> CompiledStep:
+    """Compiles a config's training step for the devices of a mesh.
+
+    Args:
+        platform: "cuda" or "tpu" where the devices are not there; None where they are.
+        compiler_options: what XLA is told beside.
+    """
     stateless = StatelessModel(lambda rngs: build_detector(config, num_classes, rngs, mesh))
     optimizer = build_optimizer(config, lambda step: config.optim.lr)
     state = abstract_state(stateless, optimizer)
@@ -74,9 +88,11 @@ def compile_step(config: ConfigDict, num_classes: int, mesh: Mesh) -> CompiledSt
         batch_statistics=config.batch_statistics,
         frozen=frozen_parameters(config),
         sharding=config.sharding,
+        reduce_dtype=config.reduce_dtype,
     )
     traced = step.trace(state, batch, key)
-    compiled = traced.lower().compile()
+    lowered = traced.lower(lowering_platforms=None if platform is None else (platform,))
+    compiled = lowered.compile(compiler_options=compiler_options)
     memory = compiled.memory_analysis()
     return CompiledStep(
         parameters={name: parameter_count(part) for name, part in state["params"].items()},
@@ -85,6 +101,7 @@ def compile_step(config: ConfigDict, num_classes: int, mesh: Mesh) -> CompiledSt
             "optimizer state": bytes_per_device(state["opt_state"]),
         },
         batch_bytes=bytes_per_device(batch),
+        temporary_bytes=memory.temp_size_in_bytes,
         total_bytes=memory.argument_size_in_bytes
         + memory.temp_size_in_bytes
         + memory.output_size_in_bytes

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float
 
 from jaxdet.models.attention import attend, attention_weights
 from jaxdet.models.layers import LayerNorm, drop_path, gelu, normal
@@ -171,15 +171,15 @@ class Block(nnx.Module):
         self,
         x: Float[Array, "n h w c"],
         bias: Float[Array, "heads tokens tokens"] | None = None,
-        keys: Key[Array, " n"] | None = None,
+        kept: Bool[Array, "2 n"] | None = None,
     ) -> Float[Array, "n h w c"]:
         """The tokens after both branches.
 
         Args:
             bias: added to the attention logits of every window.
-            keys: one per image, the randomness of drop path in training; None in evaluation.
+            kept: which images keep which branch in training (drop path); None in evaluation.
         """
-        first, second = (None, None) if keys is None else jax.vmap(jax.random.split)(keys).T
+        first, second = (None, None) if kept is None else kept
         y = self._attend(self.norm1(x), bias)
         x = x + drop_path(self._scale(y, 1), self.drop_path, first)
         y = self.mlp(self.norm2(x))

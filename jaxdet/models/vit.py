@@ -15,10 +15,16 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Key
 
 from jaxdet.models.block import Block
-from jaxdet.models.layers import LayerNorm, normal, torch_default, torch_default_bias
+from jaxdet.models.layers import (
+    LayerNorm,
+    kept_branches,
+    normal,
+    torch_default,
+    torch_default_bias,
+)
 from jaxdet.models.position import RelativePositionBias, absolute_embedding, resize_embedding
 from jaxdet.models.settings import VitSettings
 
@@ -66,15 +72,17 @@ class ViT(nnx.Module):
         grid = (images.shape[1] // self.patch, images.shape[2] // self.patch)
         window_bias = self.rel_pos_window() if self.rel_pos_window is not None else None
         global_bias = self.rel_pos_global() if self.rel_pos_global is not None else None
+        kept = [None] * len(self.blocks)
+        if keys is not None:
+            kept = kept_branches(keys, [block.drop_path for block in self.blocks])
         maps = []
         for i, block in enumerate(self.blocks):
-            block_keys = None if keys is None else jax.vmap(jax.random.fold_in, (0, None))(keys, i)
             bias = global_bias if block.window is None else window_bias
             if bias is not None:
                 # Here and not inside, where the float32 one would be kept; and in each block, so
                 # that gradients are added up in float32.
                 bias = bias.astype(self.dtype)
-            x = self._run(block, x, bias, block_keys)
+            x = self._run(block, x, bias, kept[i])
             if i in self.settings.out_indices:
                 maps.append(self._without_class_token(x, grid))
         return maps
@@ -94,12 +102,12 @@ class ViT(nnx.Module):
         block: Block,
         x: Float[Array, "n h w width"],
         bias: Float[Array, "heads tokens tokens"] | None,
-        keys: Key[Array, " n"] | None,
+        kept: Bool[Array, "2 n"] | None,
     ) -> Float[Array, "n h w width"]:
         # What a block records cannot leave a checkpoint.
         remat = self.settings.remat == "block" and not block.attn.record_weights
         call = jax.checkpoint(Block.__call__) if remat else Block.__call__
-        return call(block, x, bias, keys)
+        return call(block, x, bias, kept)
 
     def _with_class_token(
         self, x: Float[Array, "n rows columns width"]

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float
 
 from jaxdet.models.attention import attend, attention_weights
 from jaxdet.models.layers import LayerNorm, RMSNorm, drop_path, gelu, normal
@@ -199,7 +199,7 @@ class Block(nnx.Module):
         self,
         x: Float[Array, "n h w c"],
         bias: Float[Array, "heads tokens tokens"] | None = None,
-        keys: Key[Array, " n"] | None = None,
+        kept: Bool[Array, "2 n"] | None = None,
         rotation: Rotation | None = None,
         grid: tuple[int, int] | None = None,
     ) -> Float[Array, "n h w c"]:
@@ -207,11 +207,11 @@ class Block(nnx.Module):
 
         Args:
             bias: added to the attention logits of every window.
-            keys: one per image, the randomness of drop path in training; None in evaluation.
+            kept: which images keep which branch in training (drop path); None in evaluation.
             rotation: of queries and keys, by window.
             grid: rows and columns of the patches, where windows need them of a row of tokens.
         """
-        first, second = (None, None) if keys is None else jax.vmap(jax.random.split)(keys).T
+        first, second = (None, None) if kept is None else kept
 
         def attend(x: Array) -> Array:
             return self._attend(x, bias, rotation, grid)

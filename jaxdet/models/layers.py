@@ -10,9 +10,10 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxdet.models.batching import sum_over_devices
 
@@ -195,16 +196,34 @@ class Upsample2x(nnx.Module):
         return y + self.bias[...].astype(self.dtype)
 
 
-def drop_path(
-    x: Float[Array, "n *rest"], rate: float, keys: Key[Array, " n"] | None
-) -> Float[Array, "n *rest"]:
-    """Stochastic depth: drops a residual branch of an image with probability `rate`.
+def kept_branches(
+    keys: Key[Array, " n"], rates: Sequence[float]
+) -> Bool[Array, "blocks branches n"]:
+    """Which images keep which of a block's two residual branches, drawn at once for all blocks.
 
     Args:
-        keys: one an image; None means evaluation, where nothing is dropped.
+        keys: one an image.
+        rates: the probability of dropping a branch, one a block.
     """
-    if keys is None or rate == 0.0:
+
+    def of_block(key: Key[Array, ""], block: Int[Array, ""]) -> Float[Array, " branches"]:
+        branches = jax.random.split(jax.random.fold_in(key, block))
+        return jax.vmap(jax.random.uniform)(branches)
+
+    blocks = jnp.arange(len(rates))
+    drawn = jax.vmap(jax.vmap(of_block, (0, None), 1), (None, 0))(keys, blocks)
+    return drawn < (1.0 - np.asarray(rates, np.float64)).astype(np.float32)[:, None, None]
+
+
+def drop_path(
+    x: Float[Array, "n *rest"], rate: float, kept: Bool[Array, " n"] | None
+) -> Float[Array, "n *rest"]:
+    """Stochastic depth: a residual branch that images keep with probability 1 - `rate`.
+
+    Args:
+        kept: which images keep it; None means evaluation, where nothing is dropped.
+    """
+    if kept is None or rate == 0.0:
         return x
-    keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - rate))(keys)
-    keep = keep.reshape(-1, *(1,) * (x.ndim - 1))
-    return jnp.where(keep, x / (1.0 - rate), 0.0).astype(x.dtype)
+    kept = kept.reshape(-1, *(1,) * (x.ndim - 1))
+    return jnp.where(kept, x / (1.0 - rate), 0.0).astype(x.dtype)

@@ -18,10 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Key
 
 from jaxdet.models.block import Block, norm
-from jaxdet.models.layers import normal, torch_default, torch_default_bias
+from jaxdet.models.layers import kept_branches, normal, torch_default, torch_default_bias
 from jaxdet.models.position import RelativePositionBias, absolute_embedding, resize_embedding
 from jaxdet.models.prefix import join_prefix, split_prefix
 from jaxdet.models.rope import Rotation, rotation
@@ -79,16 +79,18 @@ class ViT(nnx.Module):
         grid = (images.shape[1] // self.patch, images.shape[2] // self.patch)
         window_bias = self.rel_pos_window() if self.rel_pos_window is not None else None
         global_bias = self.rel_pos_global() if self.rel_pos_global is not None else None
+        kept = [None] * len(self.blocks)
+        if keys is not None:
+            kept = kept_branches(keys, [block.drop_path for block in self.blocks])
         rotations = self._rotations(grid)
         maps = []
         for i, block in enumerate(self.blocks):
-            block_keys = None if keys is None else jax.vmap(jax.random.fold_in, (0, None))(keys, i)
             bias = global_bias if block.window is None else window_bias
             if bias is not None:
                 # Here and not inside, where the float32 one would be kept; and in each block, so
                 # that gradients are added up in float32.
                 bias = bias.astype(self.dtype)
-            x = self._run(block, x, bias, block_keys, rotations[block.window], grid)
+            x = self._run(block, x, bias, kept[i], rotations[block.window], grid)
             if i in self.settings.out_indices:
                 maps.append(self._map(x, grid))
         return maps
@@ -110,7 +112,7 @@ class ViT(nnx.Module):
         block: Block,
         x: Float[Array, "n h w width"],
         bias: Float[Array, "heads tokens tokens"] | None,
-        keys: Key[Array, " n"] | None,
+        kept: Bool[Array, "2 n"] | None,
         rotation: Rotation | None,
         grid: tuple[int, int],
     ) -> Float[Array, "n h w width"]:
@@ -118,9 +120,9 @@ class ViT(nnx.Module):
         remat = self.settings.remat == "block" and not block.attn.record_weights
         call = jax.checkpoint(Block.__call__, static_argnums=5) if remat else Block.__call__
         if block.prefix == self.settings.prefix_tokens:
-            return call(block, x, bias, keys, rotation, grid)
+            return call(block, x, bias, kept, rotation, grid)
         prefix, patches = split_prefix(x, self.settings.prefix_tokens, grid)
-        return join_prefix(prefix, call(block, patches, bias, keys, rotation, grid))
+        return join_prefix(prefix, call(block, patches, bias, kept, rotation, grid))
 
     def _rotations(self, grid: tuple[int, int]) -> dict[int | None, Rotation | None]:
         """Those of windowed and of global blocks, by the side of their windows."""

@@ -18,6 +18,7 @@ from jaxdet.models.layers import (
     c2_msra,
     c2_xavier,
     drop_path,
+    kept_branches,
     normal,
 )
 
@@ -277,23 +278,35 @@ def test_initialisers_have_detectron2s_spread():
 def test_drop_path_drops_whole_samples_and_keeps_the_mean():
     rate, samples = 0.25, 4000
 
-    def keys(seed):
-        return jax.random.split(jax.random.key(seed), samples)
+    def kept(seed):
+        keys = jax.random.split(jax.random.key(seed), samples)
+        return kept_branches(keys, [0.0, rate])[1, 0]
 
     x = jnp.arange(1.0, 7.0).reshape(1, 2, 3).repeat(samples, 0)
-    y = np.asarray(drop_path(x, rate, keys(0)))
-    kept = y[:, 0, 0] > 0
-    np.testing.assert_allclose(y[kept], x[kept] / (1 - rate), rtol=1e-6)
-    assert not y[~kept].any()
+    y = np.asarray(drop_path(x, rate, kept(0)))
+    np.testing.assert_array_equal(y[:, 0, 0] > 0, kept(0))
+    np.testing.assert_allclose(y[kept(0)], x[kept(0)] / (1 - rate), rtol=1e-6)
+    assert not y[~kept(0)].any()
     # Five standard deviations of the mean of so many samples.
-    assert abs(kept.mean() - (1 - rate)) < 5 * np.sqrt(rate * (1 - rate) / samples)
-    np.testing.assert_array_equal(y, drop_path(x, rate, keys(0)))
-    assert (y != drop_path(x, rate, keys(1))).any()
+    assert abs(kept(0).mean() - (1 - rate)) < 5 * np.sqrt(rate * (1 - rate) / samples)
+    assert (y != drop_path(x, rate, kept(1))).any()
+
+
+def test_branches_are_drawn_image_by_image_and_block_by_block():
+    keys = jax.random.split(jax.random.key(0), 3)
+    rates = [0.0, 0.5, 0.3, 0.7]
+    kept = np.asarray(kept_branches(keys, rates))
+    for image, key in enumerate(keys):
+        for block, rate in enumerate(rates):
+            for branch, of_branch in enumerate(jax.random.split(jax.random.fold_in(key, block))):
+                alone = jax.random.bernoulli(of_branch, 1 - rate)
+                assert kept[block, branch, image] == alone
+    assert kept[0].all()
 
 
 def test_drop_path_does_nothing_in_evaluation_or_at_rate_zero():
     x = jnp.linspace(0.0, 1.0, 64).reshape(32, 2).astype(jnp.bfloat16)
-    keys = jax.random.split(jax.random.key(0), len(x))
+    kept = jnp.arange(len(x)) % 2 == 0
     assert drop_path(x, 0.9, None) is x
-    np.testing.assert_array_equal(drop_path(x, 0.0, keys), x)
-    assert drop_path(x, 0.5, keys).dtype == jnp.bfloat16
+    np.testing.assert_array_equal(drop_path(x, 0.0, kept), x)
+    assert drop_path(x, 0.5, kept).dtype == jnp.bfloat16

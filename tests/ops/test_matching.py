@@ -30,9 +30,16 @@ def with_padding(gt_boxes, boxes):
     return padded.astype(np.float32), valid
 
 
+@pytest.fixture(params=["best_in_sequence", "best_by_reductions"])
+def match_boxes(request, monkeypatch):
+    """`match_boxes` in the form for GPUs and in that for all others."""
+    monkeypatch.setattr(matching, "best_in_sequence", getattr(matching, request.param))
+    return lambda *a, **rule: jax.jit(lambda *a: matching.match_boxes(*a, **rule))(*a)
+
+
 @pytest.mark.parametrize(("name", "rule"), [("rpn", RPN), ("roi", ROI)])
 @pytest.mark.parametrize("padded", [False, True])
-def test_matching_agrees_with_reference(reference, name, rule, padded):
+def test_matching_agrees_with_reference(reference, match_boxes, name, rule, padded):
     stored = reference("matcher.npz")
     boxes, gt_boxes = stored["boxes"], stored["gt_boxes"]
     valid, shift = np.ones(len(gt_boxes), bool), 0
@@ -40,7 +47,7 @@ def test_matching_agrees_with_reference(reference, name, rule, padded):
         (gt_boxes, valid), shift = with_padding(gt_boxes, boxes), 2
     for matched, labels in (
         matching.match(box_ops.iou(gt_boxes, boxes), valid, **rule),
-        matching.match_boxes(gt_boxes, valid, boxes, **rule),
+        match_boxes(gt_boxes, valid, boxes, **rule),
     ):
         np.testing.assert_array_equal(matched - shift, stored[f"{name}_matches"])
         np.testing.assert_array_equal(labels, stored[f"{name}_labels"])
@@ -49,7 +56,7 @@ def test_matching_agrees_with_reference(reference, name, rule, padded):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_match_boxes_is_match_of_the_iou(seed):
+def test_match_boxes_is_match_of_the_iou(seed, match_boxes):
     random = np.random.default_rng(seed)
     gt_boxes, boxes = random_boxes(random, 12), random_boxes(random, 500)
     boxes[::50] = gt_boxes[:10]
@@ -58,7 +65,7 @@ def test_match_boxes_is_match_of_the_iou(seed):
     expected = jax.jit(lambda *a: matching.match(box_ops.iou(a[0], a[2]), a[1], **RPN))(
         gt_boxes, valid, boxes
     )
-    result = jax.jit(lambda *a: matching.match_boxes(*a, **RPN))(gt_boxes, valid, boxes)
+    result = match_boxes(gt_boxes, valid, boxes, **RPN)
     np.testing.assert_array_equal(result[0], expected[0])
     np.testing.assert_array_equal(result[1], expected[1])
     assert set(np.asarray(result[0])) <= set(np.flatnonzero(valid))
@@ -87,10 +94,10 @@ def test_the_example_in_the_docstring(other_iou, expected):
 
 @pytest.mark.parametrize("rule", [RPN, ROI])
 @pytest.mark.parametrize("padding", [0, 4])
-def test_image_without_objects_is_all_negative(rule, padding):
+def test_image_without_objects_is_all_negative(rule, padding, match_boxes):
     boxes = random_boxes(np.random.default_rng(0), 30)
     gt_boxes, valid = boxes[:padding], np.zeros(padding, bool)
-    _, labels = matching.match_boxes(gt_boxes, valid, boxes, **rule)
+    _, labels = match_boxes(gt_boxes, valid, boxes, **rule)
     np.testing.assert_array_equal(labels, np.zeros(30))
     if padding:
         _, labels = matching.match(box_ops.iou(gt_boxes, boxes), valid, **rule)
@@ -153,6 +160,17 @@ def test_samples_are_uniform_and_vary_with_the_key():
     # 5 of 20 each: a share of 1/4 with a standard deviation of .0068 over 4000 samples.
     np.testing.assert_allclose((sampled >= 0).mean(0), 0.25, atol=0.035)
     assert len(np.unique(sampled, axis=0)) > 3900
+
+
+@pytest.mark.parametrize("step", [1, 4])
+def test_a_search_finds_the_largest_cut(step):
+    random = np.random.default_rng(0)
+    values = random.integers(0, 2**32, (2, 50), np.uint32) & np.array([[2**32 - 1], [7]], np.uint32)
+    for count in (0, 1, 20, 49):
+        cut = matching._search(jnp.asarray(values), jnp.full(2, count), step=step, bits=32)
+        np.testing.assert_array_equal(cut[:, 0], np.sort(values)[:, count])
+    cut = matching._search(jnp.asarray(values), jnp.full(2, 50), step=step, bits=32)
+    np.testing.assert_array_equal(cut[:, 0], 2**32 - 1)
 
 
 def test_equal_priorities_do_not_change_the_counts(monkeypatch):

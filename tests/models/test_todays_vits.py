@@ -177,3 +177,9 @@ def test_tokens_equal_the_real_class_s(reference_file, name):
         model = filled(dataclasses.replace(settings, **changes), tensors)
         found = model(jnp.asarray(expected[image].transpose(0, 2, 3, 1)))
         np.testing.assert_allclose(found, expected[wanted], atol=1e-3, rtol=0)
+    if "norm.weight" in tensors and "final" in expected:
+        model = filled(dataclasses.replace(settings, final_norm=True, **WITHOUT), tensors)
+        found = model(jnp.asarray(expected["image"].transpose(0, 2, 3, 1)))[-1]
+        is_same = "final_without_prefix" not in expected
+        wanted = expected["final" if is_same else "final_without_prefix"]
+        np.testing.assert_allclose(found, wanted, atol=1e-3, rtol=0)

@@ -78,11 +78,11 @@ def match_boxes(
     The quarter million anchors of an image need a few megabytes where their IoU matrix needs
     hundreds.
     """
-    by_platform = dict.fromkeys(("cuda", "rocm"), best_by_reductions)
     best_iou, matched, low_quality = jax.lax.platform_dependent(
         *(jnp.asarray(a) for a in (gt_boxes, gt_valid, boxes)),
-        **by_platform,
         default=best_in_sequence,
+        cuda=best_by_reductions,
+        rocm=best_by_reductions,
     )
     if not allow_low_quality:
         low_quality = jnp.zeros_like(low_quality)
@@ -258,8 +258,9 @@ def _cut(
     elsewhere one, which is less work.
     """
     one_bit, four_bits = (functools.partial(_search, step=step, bits=bits) for step in (1, 4))
-    by_platform = dict.fromkeys(("cuda", "rocm"), four_bits)
-    return jax.lax.platform_dependent(values, counts, **by_platform, default=one_bit)
+    return jax.lax.platform_dependent(
+        values, counts, default=one_bit, cuda=four_bits, rocm=four_bits
+    )
 
 
 def _search(

@@ -9,6 +9,10 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxdet.ops import boxes as box_ops
 
+RULES = 4
+"""Applications of the rule of suppression between two looks at whether it still changes anything,
+for each of which the host waits for a GPU."""
+
 
 def nms(
     boxes: Float[ArrayLike, "n 4"],
@@ -72,13 +76,16 @@ def suppress_to_fixed_point(
     ten rounds, and the only assignment it leaves unchanged is the greedy one.
     """
 
+    droppers = overlaps.T  # of each box in its row, which are read as they lie in memory
+
     def has_changed(state):
         return state[1]
 
     def apply_rule(state):
         keep, _ = state
-        new_keep = valid & ~jnp.any(overlaps & keep[:, None], axis=0)
-        return new_keep, jnp.any(new_keep != keep)
+        for _ in range(RULES):
+            last, keep = keep, valid & ~jnp.any(droppers & keep, axis=1)
+        return keep, jnp.any(keep != last)
 
     return jax.lax.while_loop(has_changed, apply_rule, (valid, jnp.any(valid)))[0]
 

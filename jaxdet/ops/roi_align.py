@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,9 @@ AREA_SLACK = 1.0001
 
 UNROLL = 4
 """Slots per step of the forward loop, which reads and writes the result once a step."""
+
+GPU_UNROLL = 8
+"""The same on GPUs, where every step has its price and a longer one is compiled quickly enough."""
 
 
 class _Sampling(NamedTuple):
@@ -197,15 +200,7 @@ def _slot_terms(
 def _pool(
     sampling: _Sampling, table: Float[Array, "cells channels"], regions: _Regions
 ) -> Float[Array, "rois bins bins channels"]:
-    def add_slot(total, slot):
-        cell, weight = _slot_terms(sampling, regions, slot)
-        values = table.at[cell].get(mode="promise_in_bounds")
-        return total + weight[..., None] * values.astype(jnp.float32), None
-
-    bins = (regions.start.shape[0], sampling.output_size, sampling.output_size)
-    total = jnp.zeros((*bins, table.shape[1]), jnp.float32)
-    total, _ = jax.lax.scan(add_slot, total, jnp.arange(sampling.num_slots), unroll=UNROLL)
-    return total.astype(table.dtype)
+    return _by_platform(pool_in_sequence, pool_listed, sampling, table, regions)
 
 
 def _pool_forward(sampling, table, regions):
@@ -213,15 +208,80 @@ def _pool_forward(sampling, table, regions):
 
 
 def _pool_backward(sampling, regions, gradient):
+    return _by_platform(scatter_in_sequence, scatter_at_once, sampling, gradient, regions), None
+
+
+_pool.defvjp(_pool_forward, _pool_backward)
+
+
+def _by_platform(
+    anywhere: Callable[..., Array], on_gpus: Callable[..., Array], sampling: _Sampling, *arrays: Any
+) -> Array:
+    anywhere, on_gpus = (functools.partial(form, sampling) for form in (anywhere, on_gpus))
+    return jax.lax.platform_dependent(*arrays, default=anywhere, cuda=on_gpus, rocm=on_gpus)
+
+
+def pool_in_sequence(
+    sampling: _Sampling, table: Float[Array, "cells channels"], regions: _Regions
+) -> Float[Array, "rois bins bins channels"]:
+    """The sum over slots, a few at a time."""
+    terms = functools.partial(_slot_terms, sampling, regions)
+    return _pool_slots(table, terms, jnp.arange(sampling.num_slots), UNROLL)
+
+
+def pool_listed(
+    sampling: _Sampling, table: Float[Array, "cells channels"], regions: _Regions
+) -> Float[Array, "rois bins bins channels"]:
+    """The same with all cells and weights computed before, for GPUs: in few and larger steps."""
+    return _pool_slots(table, lambda terms: terms, _all_slots(sampling, regions), GPU_UNROLL)
+
+
+def _pool_slots(
+    table: Float[Array, "cells channels"],
+    terms: Callable[[Any], tuple[Array, Array]],
+    slots: Any,
+    unroll: int,
+) -> Float[Array, "rois bins bins channels"]:
     def add_slot(total, slot):
-        cell, weight = _slot_terms(sampling, regions, slot)
-        # Rows past the end are dropped: no work for slots that a box has no use for.
-        cell = jnp.where(weight > 0, cell, sampling.num_cells)
+        cell, weight = terms(slot)
+        values = table.at[cell].get(mode="promise_in_bounds")
+        return total + weight[..., None] * values.astype(jnp.float32), None
+
+    bins = jax.eval_shape(terms, jax.tree.map(lambda a: a[0], slots))[0].shape
+    total = jnp.zeros((*bins, table.shape[1]), jnp.float32)
+    return jax.lax.scan(add_slot, total, slots, unroll=unroll)[0].astype(table.dtype)
+
+
+def scatter_in_sequence(
+    sampling: _Sampling, gradient: Float[Array, "rois bins bins channels"], regions: _Regions
+) -> Float[Array, "cells channels"]:
+    """The gradient of the table, slot by slot."""
+
+    def add_slot(total, slot):
+        cell, weight = _used_cells(sampling, *_slot_terms(sampling, regions, slot))
         return total.at[cell].add(weight[..., None] * gradient, mode="drop"), None
 
     total = jnp.zeros((sampling.num_cells, gradient.shape[-1]), jnp.float32)
     total, _ = jax.lax.scan(add_slot, total, jnp.arange(sampling.num_slots))
-    return total.astype(gradient.dtype), None
+    return total.astype(gradient.dtype)
 
 
-_pool.defvjp(_pool_forward, _pool_backward)
+def scatter_at_once(
+    sampling: _Sampling, gradient: Float[Array, "rois bins bins channels"], regions: _Regions
+) -> Float[Array, "cells channels"]:
+    """The same in one scatter, for GPUs, whose compiler computes the terms where it adds them."""
+    cell, weight = _used_cells(sampling, *_all_slots(sampling, regions))
+    total = jnp.zeros((sampling.num_cells, gradient.shape[-1]), jnp.float32)
+    return total.at[cell].add(weight[..., None] * gradient, mode="drop").astype(gradient.dtype)
+
+
+def _all_slots(
+    sampling: _Sampling, regions: _Regions
+) -> tuple[Int[Array, "slots rois bins bins"], Float[Array, "slots rois bins bins"]]:
+    slots = jnp.arange(sampling.num_slots)
+    return jax.vmap(functools.partial(_slot_terms, sampling, regions))(slots)
+
+
+def _used_cells(sampling: _Sampling, cell: Array, weight: Array) -> tuple[Array, Array]:
+    """Rows past the end are dropped: no work for slots that a box has no use for."""
+    return jnp.where(weight > 0, cell, sampling.num_cells), weight

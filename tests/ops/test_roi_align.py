@@ -10,13 +10,22 @@ from jaxdet.ops.roi_align import assign_levels
 
 STRIDES = (4, 8, 16, 32)
 
-roi_align = jax.jit(
-    module.roi_align,
-    static_argnames=("strides", "output_size", "sampling_ratio", "canonical_size"),
-)
+STATIC = ("strides", "output_size", "sampling_ratio", "canonical_size")
+
+roi_align = jax.jit(module.roi_align, static_argnames=STATIC)
 
 sampling = pytest.mark.parametrize("ratio", [0, 2])
 sizes = pytest.mark.parametrize("size", [7, 14])
+
+
+@pytest.fixture(params=["anywhere", "on GPUs"])
+def each_form(request, monkeypatch):
+    """RoIAlign in the form for GPUs and in that for all others."""
+    if request.param == "anywhere":
+        return roi_align
+    monkeypatch.setattr(module, "pool_in_sequence", module.pool_listed)
+    monkeypatch.setattr(module, "scatter_in_sequence", module.scatter_at_once)
+    return jax.jit(lambda *a, **options: module.roi_align(*a, **options), static_argnames=STATIC)
 
 
 def naive_roi_align(features, boxes, levels, strides, size, ratio):
@@ -62,19 +71,19 @@ def random_boxes(image_size, *shape):
 
 @sampling
 @sizes
-def test_pyramid_agrees_with_reference(reference, size, ratio):
+def test_pyramid_agrees_with_reference(reference, each_form, size, ratio):
     stored = reference("multilevel_roi_align.npz")
     for image, boxes in enumerate(stored["boxes"]):
         features = [stored[f"p{level}"][image].transpose(1, 2, 0) for level in range(2, 6)]
         np.testing.assert_array_equal(assign_levels(boxes, STRIDES) + 2, stored["level"][image])
-        pooled = roi_align(features, boxes, strides=STRIDES, output_size=size, sampling_ratio=ratio)
+        pooled = each_form(features, boxes, strides=STRIDES, output_size=size, sampling_ratio=ratio)
         expected = stored[f"out{size}_sampling{ratio}"][image].transpose(0, 2, 3, 1)
         np.testing.assert_allclose(pooled, expected, atol=1e-4)
 
 
 @sampling
 @sizes
-def test_one_level_agrees_with_reference(reference, size, ratio):
+def test_one_level_agrees_with_reference(reference, each_form, size, ratio):
     stored = reference("roi_align.npz")
     stride = round(1 / float(stored["spatial_scale"]))
     outputs = stored[f"out{size}_sampling{ratio}"]
@@ -83,7 +92,7 @@ def test_one_level_agrees_with_reference(reference, size, ratio):
         of_image = stored["batch_index"] == image
 
         def pool(feature, rois=stored["rois"][of_image]):
-            return roi_align(
+            return each_form(
                 [feature], rois, strides=(stride,), output_size=size, sampling_ratio=ratio
             )
 

@@ -106,6 +106,21 @@ def parse_target(name: str) -> Target:
     )
 
 
+def with_facts(target: Target, memory_gb: float | None, peak_tflops: float | None) -> Target:
+    """The target with the user's facts of a device in place of its maker's.
+
+    Args:
+        memory_gb: 10^9 bytes.
+        peak_tflops: 10^12 FLOP/s.
+    """
+    facts = {}
+    if memory_gb is not None:
+        facts["memory_bytes"] = 1e9 * memory_gb
+    if peak_tflops is not None:
+        facts["peak_flops"] = 1e12 * peak_tflops
+    return target._replace(accelerator=target.accelerator._replace(**facts))
+
+
 def require_compiler(target: Target) -> None:
     """Raises UserError unless the packages are there that compile for a target."""
     extra, modules = PLATFORMS[target.platform]

@@ -54,7 +54,7 @@ def get_config():
 @pytest.mark.parametrize("device", COMPILERS)
 def test_a_step_is_compiled_for_devices_that_are_not_there(device, tmp_path):
     (tmp_path / "smallest.py").write_text(SMALLEST, encoding="utf-8")
-    command = [sys.executable, "-m", "jaxdet.cli", "plan", f"--config={tmp_path}/smallest.py"]
+    command = [sys.executable, "-m", "jaxdet", "plan", f"--config={tmp_path}/smallest.py"]
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     done = subprocess.run(
         [*command, f"--device={device}", "--json"],

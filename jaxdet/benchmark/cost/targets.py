@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxdet.benchmark.cost.devices import ACCELERATORS, Accelerator
 from jaxdet.errors import UserError
@@ -85,7 +85,7 @@ def parse_target(name: str) -> Target:
     kind, count = (found[1] or found[3], int(found[2] or found[4] or 1)) if found else ("", 0)
     if kind in _GPUS and found[3] is None:
         hosts, rest = divmod(count, GPUS_A_HOST)
-        if count < 1 or (hosts and rest and hosts + rest > 1):
+        if count < 1 or (count > GPUS_A_HOST and rest):
             raise UserError(
                 f"--device={name} must have 1 to {GPUS_A_HOST} cards, or a multiple of "
                 f"{GPUS_A_HOST}"
@@ -147,7 +147,7 @@ def prepare_environment(target: Target) -> None:
         )
 
 
-def absent_devices(target: Target) -> list:
+def absent_devices(target: Target) -> list[Any]:
     """JAX's devices of a target, good for compiling alone."""
     from jax.experimental import topologies  # late: takes jax along
 

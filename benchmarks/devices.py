@@ -133,7 +133,9 @@ def report(records: list[Record]) -> Iterator[str]:
         "`python benchmarks/devices.py`; compiled without these devices, nothing was run. The rate",
         "is a bound from the programs and the makers' figures, not a measurement: see",
         "`jaxdet/benchmark/cost/roofline.py`. All in bfloat16. GB, TFLOP and launches are of one",
-        "device; collectives are the bytes of the arrays that are reduced or gathered.",
+        "device; collectives are the bytes of the arrays that are reduced or gathered. `before` is",
+        "8725d43, with scopes that name its parts; its times to compile on GPUs leave the",
+        "assembler's processes out.",
         "",
         "| config | devices | code | attention | images a device | memory needed, GB | of them "
         "temporary | TFLOP a step | GB moved an image | launches | collectives, MB | at most, "

@@ -8,7 +8,8 @@
 
 `python -m jaxdet.main --mode=train|eval|plan` is the same. The third scores a file in COCO's result
 format, whatever made it. The last one only compiles, and says what training takes: memory, FLOPs,
-the largest batch; with --device for devices that are not there. The same command resumes a run that was interrupted.
+the largest batch; with --device for devices that are not there. The same command resumes a run that
+was interrupted.
 """
 
 from __future__ import annotations
@@ -97,8 +98,8 @@ def _run(arguments: Sequence[str] | None, mode: str | None) -> None:
     check(config)
     if options.detections is not None and options.mode != "eval":
         raise UserError("--detections names a file to score; add --mode=eval")
-    if options.mode == "plan" and options.device is not None:
-        _prepare_to_compile(options)
+    if options.mode == "plan":
+        _prepare_plan(options)
     # Imported late: jax takes seconds, and a mistyped flag should not.
     from absl import logging
 
@@ -112,8 +113,12 @@ def _run(arguments: Sequence[str] | None, mode: str | None) -> None:
     {"train": _train, "eval": _evaluate, "plan": _plan}[options.mode](experiment, options)
 
 
-def _prepare_to_compile(options: argparse.Namespace) -> None:
+def _prepare_plan(options: argparse.Namespace) -> None:
     """Gets ready to compile for absent devices, which has to be done before JAX starts."""
+    if options.device is None:
+        if options.largest_batch or options.json:
+            raise UserError("--largest-batch and --json are for absent devices; add --device=NAME")
+        return
     from jaxdet.benchmark.cost.targets import parse_target, prepare_environment, require_compiler
 
     target = parse_target(options.device)
@@ -155,10 +160,11 @@ def _plan_absent(experiment: Experiment, options: argparse.Namespace) -> None:
     """Plans for devices that are not there."""
     from jaxdet.benchmark.cost.bound import as_json, find_bound, report, with_largest_batch
     from jaxdet.benchmark.cost.plan import count_classes
-    from jaxdet.benchmark.cost.targets import parse_target
+    from jaxdet.benchmark.cost.targets import parse_target, with_facts
 
     num_classes, _ = count_classes(experiment)
     target = parse_target(options.device)
+    target = with_facts(target, options.device_memory_gb, options.peak_tflops)
     bound = find_bound(experiment.workdir.name, experiment.config, num_classes, target)
     if options.largest_batch:
         bound = with_largest_batch(bound, num_classes)

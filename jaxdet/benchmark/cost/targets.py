@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxdet.benchmark.cost.devices import ACCELERATORS, Accelerator
 from jaxdet.errors import UserError
@@ -85,7 +85,7 @@ def parse_target(name: str) -> Target:
     kind, count = (found[1] or found[3], int(found[2] or found[4] or 1)) if found else ("", 0)
     if kind in _GPUS and found[3] is None:
         hosts, rest = divmod(count, GPUS_A_HOST)
-        if count < 1 or (hosts and rest and hosts + rest > 1):
+        if count < 1 or (count > GPUS_A_HOST and rest):
             raise UserError(
                 f"--device={name} must have 1 to {GPUS_A_HOST} cards, or a multiple of "
                 f"{GPUS_A_HOST}"
@@ -104,6 +104,21 @@ def parse_target(name: str) -> Target:
         f"--device={name} must be one of {', '.join(_GPUS)}, with x8 for eight of them, or a slice "
         f"of {', '.join(_TPU_TOPOLOGIES)}, such as v5e-8"
     )
+
+
+def with_facts(target: Target, memory_gb: float | None, peak_tflops: float | None) -> Target:
+    """The target with the user's facts of a device in place of its maker's.
+
+    Args:
+        memory_gb: 10^9 bytes.
+        peak_tflops: 10^12 FLOP/s.
+    """
+    facts = {}
+    if memory_gb is not None:
+        facts["memory_bytes"] = 1e9 * memory_gb
+    if peak_tflops is not None:
+        facts["peak_flops"] = 1e12 * peak_tflops
+    return target._replace(accelerator=target.accelerator._replace(**facts))
 
 
 def require_compiler(target: Target) -> None:
@@ -132,7 +147,7 @@ def prepare_environment(target: Target) -> None:
         )
 
 
-def absent_devices(target: Target) -> list:
+def absent_devices(target: Target) -> list[Any]:
     """JAX's devices of a target, good for compiling alone."""
     from jax.experimental import topologies  # late: takes jax along
 

@@ -7,6 +7,8 @@ in place, the part. What the compiler keeps on the chip (a TPU's VMEM) is free.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from jaxdet.benchmark.cost.hlo import Computation, Instruction, Program, Shape, elements, shapes_of
 
 FREE = frozenset(
@@ -30,8 +32,8 @@ _LOOKED_THROUGH = frozenset(("bitcast", "reshape", "convert", "copy", "get-tuple
 """Inside a fusion, what passes an array on from one instruction to the next."""
 
 _PARTS_READ = frozenset(("dynamic-slice", "slice", "gather"))
-_UPDATES = {"dynamic-update-slice": 1, "scatter": 2}
-"""Updates in place, and which operand holds what is new (of a scatter with one operand)."""
+_UPDATES = frozenset(("dynamic-update-slice", "scatter"))
+_WORKSPACE = ("s8", "u8")
 
 
 def bytes_of(instruction: Instruction, computation: Computation, program: Program) -> int:
@@ -40,38 +42,41 @@ def bytes_of(instruction: Instruction, computation: Computation, program: Progra
     if opcode in FREE or instruction.opcode.endswith(("-done", "-update")):
         return 0
     inputs = [computation[name] for name in instruction.operands]
-    if opcode in ("fusion", "async") and "calls" in instruction.called:
+    if opcode == "fusion":
         return _of_fusion(instruction, inputs, program)
+    written = _in_memory(_result(instruction))
     if opcode in _PARTS_READ:
-        wanted, rest = _total(_result(instruction)), (s for one in inputs[1:] for s in one.results)
-        return 2 * wanted + _total(rest)
+        read = min(_size(_result(instruction)), _in_memory(inputs[0].results))
+        return read + _all_in_memory(inputs[1:]) + written
     if opcode in _UPDATES:
-        return 2 * _new_bytes(instruction, computation) + _indices(instruction, computation)
-    return _total(one for i in inputs for one in i.results) + _total(_result(instruction))
+        new = _new_bytes(instruction, computation)
+        # A scatter adds to what is there; a slice only takes its place.
+        touched = 2 * new if opcode == "scatter" else new
+        return min(touched, written) + _all_in_memory(inputs[_arrays(instruction) :])
+    return _all_in_memory(inputs) + written
 
 
 def _of_fusion(fusion: Instruction, inputs: list[Instruction], program: Program) -> int:
     inner = program.computations[fusion.called["calls"][0]]
     touched = 0
     for parameter, given in zip(inner.parameters, inputs, strict=True):
-        touched += min(_read(parameter, inner, program), _total(given.results))
+        touched += min(_read(parameter, inner, program), _in_memory(given.results))
     root, results = inner[inner.root], _result(fusion)
     if root.opcode != "tuple" or len(root.operands) != len(results):
-        return touched + min(_written(root, inner, program), _total(results))
+        return touched + min(_written(root, inner, program), _in_memory(results))
     for name, result in zip(root.operands, results, strict=True):
-        touched += min(_written(inner[name], inner, program), _total([result]))
+        touched += min(_written(inner[name], inner, program), _in_memory([result]))
     return touched
 
 
 def _read(array: Instruction, computation: Computation, program: Program) -> int:
     """Bytes that are read of an array inside a fusion."""
-    total = 0
+    total, everything = 0, _size(array.results)
     for user in computation.users[array.name]:
         first = user.operands[0] == array.name
         if first and user.opcode in _PARTS_READ:
-            total += _total(user.results)
+            total += _size(user.results)
         elif first and user.opcode in _UPDATES and array.name not in user.operands[1:]:
-            # A scatter adds to what is there; a slice only takes its place.
             total += _new_bytes(user, computation) if user.opcode == "scatter" else 0
         elif user.opcode in _LOOKED_THROUGH:
             total += _read(user, computation, program)
@@ -81,44 +86,43 @@ def _read(array: Instruction, computation: Computation, program: Program) -> int
                 if name == array.name:
                     total += _read(parameter, inner, program)
         elif user.opcode != "tuple":
-            return _total(array.results)
-    return min(total, _total(array.results))
+            return everything
+    return min(total, everything)
 
 
 def _written(root: Instruction, computation: Computation, program: Program) -> int:
-    """Bytes that a fusion with this root writes."""
-    if root.opcode == "bitcast" and root.operands:
-        source = computation.operand(root, 0)
-        if source.opcode in _UPDATES or source.opcode == "bitcast":
-            return _written(source, computation, program)
+    """Bytes that a fusion writes for one of its results."""
     if root.opcode in _UPDATES:
         return _new_bytes(root, computation)
     if root.opcode == "fusion":
         inner = program.computations[root.called["calls"][0]]
         return _written(inner[inner.root], inner, program)
-    return _total(root.results)
+    if root.opcode == "bitcast":
+        source = computation.operand(root, 0)
+        if source.opcode in (*_UPDATES, "bitcast"):
+            return _written(source, computation, program)
+    return _size(root.results)
+
+
+def _arrays(update: Instruction) -> int:
+    """How many arrays a dynamic-update-slice or a scatter changes: its first operands."""
+    return len(update.operands) // 2 if update.opcode.startswith("scatter") else 1
 
 
 def _new_bytes(update: Instruction, computation: Computation) -> int:
-    """Bytes that a dynamic-update-slice or a scatter puts in its first operands' place."""
-    if update.opcode == "scatter":
-        arrays = len(update.operands) // 2  # arrays, indices, what is new for each array
-        return _total(s for name in update.operands[-arrays:] for s in computation[name].results)
-    return _total(computation.operand(update, _UPDATES[update.opcode]).results)
-
-
-def _indices(update: Instruction, computation: Computation) -> int:
-    """Bytes that say where an update goes; a scatter also reads what it adds to."""
-    if update.opcode == "scatter":
-        indices = _total(computation.operand(update, len(update.operands) // 2).results)
-        return indices + _new_bytes(update, computation)
-    return 0
+    """Bytes of what a dynamic-update-slice or a scatter puts in its arrays' place."""
+    count = _arrays(update)
+    if update.opcode.startswith("scatter"):  # arrays, indices, what is new for each array
+        new = update.operands[count + 1 :]
+    else:
+        new = update.operands[1:2]
+    return _size(shape for name in new for shape in computation[name].results)
 
 
 def _result(instruction: Instruction) -> tuple[Shape, ...]:
     """What an instruction writes; of one in two halves, without what the first passes on."""
-    if instruction.target.startswith(("__cublas", "__cudnn")):  # room to work in comes last
-        return tuple(one for one in instruction.results if one.dtype not in ("s8", "u8"))
+    if instruction.target.startswith(("__cublas", "__cudnn")):
+        return tuple(one for one in instruction.results if one.dtype not in _WORKSPACE)
     if not instruction.opcode.endswith("-start") or not instruction.shape.startswith("("):
         return instruction.results
     parts = elements(instruction.shape)
@@ -127,5 +131,14 @@ def _result(instruction: Instruction) -> tuple[Shape, ...]:
     return shapes_of(parts[1]) if len(parts) > 1 else instruction.results
 
 
-def _total(shapes) -> int:
+def _size(shapes: Iterable[Shape]) -> int:
+    return sum(shape.bytes for shape in shapes)
+
+
+def _in_memory(shapes: Iterable[Shape]) -> int:
+    """Bytes of those that are not kept on the chip."""
     return sum(shape.bytes for shape in shapes if not shape.on_chip)
+
+
+def _all_in_memory(instructions: list[Instruction]) -> int:
+    return sum(_in_memory(one.results) for one in instructions)

@@ -16,6 +16,7 @@ from jaxdet.benchmark.cost import bound as bounds
 from jaxdet.benchmark.cost.bound import as_json, find_bound, largest, report
 from jaxdet.benchmark.cost.targets import parse_target
 from jaxdet.errors import UserError
+from jaxdet.main import main
 from tests.conftest import REPOSITORY
 from tests.tiny import get_config
 
@@ -54,7 +55,7 @@ def get_config():
 @pytest.mark.parametrize("device", COMPILERS)
 def test_a_step_is_compiled_for_devices_that_are_not_there(device, tmp_path):
     (tmp_path / "smallest.py").write_text(SMALLEST, encoding="utf-8")
-    command = [sys.executable, "-m", "jaxdet.cli", "plan", f"--config={tmp_path}/smallest.py"]
+    command = [sys.executable, "-m", "jaxdet", "plan", f"--config={tmp_path}/smallest.py"]
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     done = subprocess.run(
         [*command, f"--device={device}", "--json"],
@@ -112,3 +113,39 @@ def test_the_largest_batch_is_found_by_bisection(most, start):
 
     assert largest(fits, start, {start: start <= most}) == most
     assert len(asked) == len(set(asked)) <= 7
+
+
+def test_a_bound_reads_well(monkeypatch):
+    """Of a program that is one reduction of 4 KB over eight devices."""
+    text = """HloModule step
+
+ENTRY %main (g: f32[1024]) -> f32[1024] {
+  %g = f32[1024]{0} parameter(0)
+  ROOT %sum = f32[1024]{0} all-reduce(%g), replica_groups={}, to_apply=%add
+}
+"""
+    step = SimpleNamespace(
+        compiled=SimpleNamespace(as_text=lambda: text),
+        state_bytes={"parameters": 4096},
+        batch_bytes=100,
+        temporary_bytes=2 * 10**9,
+        total_bytes=3 * 10**9,
+    )
+    monkeypatch.setattr(bounds, "compile_step", lambda *arguments, **options: step)
+    monkeypatch.setattr(bounds, "absent_mesh", lambda target: SimpleNamespace())
+    found = find_bound("tiny", get_config(), 4, parse_target("h100x8"))
+    lines = report(found)
+    assert "8 x NVIDIA H100, each 989 TFLOP/s in bfloat16, 3352 GB/s, 80 GB" in lines
+    assert "8 = 8 device(s) x 1 microbatch(es) x 1 image(s)" in lines
+    assert "memory: temporary   2 GB a device" in lines
+    assert "3 GB a device, which has 80 GB: fits" in lines
+    assert "all-reduce f32      1 of 0.004096 MB together" in lines
+    assert "A bound from the compiled program and the makers' figures, not a measurement." in lines
+    assert as_json(found)["collectives"] == [
+        {"kind": "all-reduce", "dtype": "f32", "count": 1, "bytes": 4096}
+    ]
+
+
+def test_flags_for_absent_devices_need_one(capsys):
+    assert main(["--json"], "plan") == 2
+    assert "--json are for absent devices; add --device=NAME" in capsys.readouterr().err

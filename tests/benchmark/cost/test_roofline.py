@@ -144,3 +144,27 @@ def test_a_kernel_that_does_not_say_what_it_computes_is_named():
     told = GPU.replace('call_config":{}', 'call_config":{"cost_estimate":{"flops":"1234"}}')
     assert found_in(told).unknown_kernels == {}
     assert found_in(told).parts["other"].flops == 1234
+
+
+TPU = """HloModule jit_step
+
+ENTRY %main (x: f32[1000,64], y: f32[10,64], i: s32[10]) -> f32[1000,64] {
+  %x = f32[1000,64]{1,0} parameter(0)
+  %y = f32[10,64]{1,0:T(8,128)S(1)} parameter(1)
+  %i = s32[10]{0} parameter(2)
+  %slice = f32[10,64]{1,0:T(8,128)S(1)} slice(%x), slice={[0:10], [0:64]}, metadata={op_name="rpn"}
+  %sum = f32[10,64]{1,0:T(8,128)S(1)} add(%slice, %y), metadata={op_name="heads"}
+  %copy-start = (f32[10,64]{1,0}, f32[10,64]{1,0:T(8,128)S(1)}, u32[]{:S(2)}) copy-start(%sum), metadata={op_name="pyramid"}
+  %copy-done = f32[10,64]{1,0} copy-done(%copy-start)
+  ROOT %scatter = f32[1000,64]{1,0} scatter(%x, %i, %copy-done), to_apply=%add, metadata={op_name="optimizer"}
+}
+"""  # noqa: E501 lines are as long as the compiler makes them
+
+
+def test_what_is_kept_on_the_chip_is_free():
+    parts, rows = found_in(TPU).parts, 4 * 10 * 64
+    assert parts["RPN"].bytes == rows  # read alone
+    assert parts["heads"].bytes == 0
+    assert parts["pyramid"].bytes == rows  # written alone
+    # Indices and rows are read, and of the table as many rows are read and written.
+    assert parts["optimizer"].bytes == 4 * 10 + 3 * rows

@@ -181,7 +181,7 @@ def evaluate(experiment: Experiment) -> Metrics:
 
 def _difference(stored: dict[str, Any], given: dict[str, Any]) -> str | None:
     """What the models of two identities (`Experiment.identity`) differ in, None if in nothing."""
-    free = {f"config.{name}" for name in keys_with("test")}
+    free = {f"config.{name}" for name in (*keys_with("test"), *keys_with("resume"))}
     was, is_now = stored["config"], given["config"]
     return (
         difference(was["model"], is_now["model"], "config.model", free)

@@ -31,7 +31,7 @@ GRID_COLOUR = (255, 255, 255)
 def feature_pyramid(detector: Detector, image: Source) -> list[Float[np.ndarray, "h w channels"]]:
     """P2 ... P6 of an image as `Detector.prepare` gives it."""
     batch = detector.prepare(image)
-    maps = _pyramid(detector.stateless, detector.params, detector.stats, batch)
+    maps = _pyramid(detector.stateless, *_on_one_device(detector), batch)
     return [np.asarray(level[0], np.float32) for level in maps]
 
 
@@ -44,8 +44,13 @@ def attention_weights(
         block: 0-based position; its windows come row by row.
     """
     batch = detector.prepare(image)
-    weights = _weights(detector.stateless, detector.params, detector.stats, batch, block)
-    return np.asarray(weights)
+    return np.asarray(_weights(detector.stateless, *_on_one_device(detector), batch, block))
+
+
+def _on_one_device(detector: Detector) -> tuple[Tree, Tree]:
+    """Parameters and batch statistics where a single image is computed: a kernel of our own, as a
+    TPU's attention is, cannot be split by the compiler."""
+    return jax.device_put((detector.params, detector.stats), jax.local_devices()[0])
 
 
 @partial(jax.jit, static_argnums=0)

@@ -5,11 +5,44 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from jaxdet.errors import UserError
+
+SPECIAL = {
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFDIR: "a folder",
+}
+"""What may lie where a file is expected: to read some of them never ends."""
+
+
+def regular_file(path: Path) -> Path:
+    """The same path, which is to be opened for reading: links are followed, nothing is opened.
+
+    Raises:
+        UserError: it is no ordinary file.
+        OSError: there is none, links lead in a circle, or its folder cannot be searched.
+    """
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode):
+        kind = SPECIAL.get(stat.S_IFMT(mode), "no file")
+        raise UserError(f"{path} is {kind} and must be an ordinary file; name one")
+    return path
+
+
+def read_file(path: Path) -> bytes:
+    """The content of an ordinary file.
+
+    Raises:
+        UserError, OSError: as `regular_file`; it cannot be read.
+    """
+    return regular_file(path).read_bytes()
 
 
 @contextlib.contextmanager

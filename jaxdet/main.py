@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,8 +23,11 @@ from jaxdet.config.command_line import DEFAULT_CONFIG, parse_with_config
 from jaxdet.config.mask_rcnn import check
 from jaxdet.errors import UserError
 from jaxdet.flags import Parser, add_distributed, positive, run_main, share
+from jaxdet.training.workdir_lock import lone_run
 
 if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
     from jaxdet.training.experiment import Experiment
 
 MODES = ("train", "eval", "plan")
@@ -83,6 +87,13 @@ def _run(arguments: Sequence[str] | None, mode: str | None) -> None:
     check(config)
     if options.detections is not None and options.mode != "eval":
         raise UserError("--detections names a file to score; add --mode=eval")
+    # Of several processes one has the lock, and which it is JAX knows.
+    is_alone = options.mode == "train" and not options.distributed
+    with lone_run(options.workdir) if is_alone else nullcontext():
+        _start(options, config)
+
+
+def _start(options: argparse.Namespace, config: ConfigDict) -> None:
     # Imported late: jax takes seconds, and a mistyped flag should not.
     from absl import logging
 

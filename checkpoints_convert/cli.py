@@ -46,7 +46,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> flags.Parser:
     parser = flags.Parser("jaxdet convert", __doc__)
-    parser.add_argument("source", type=Path, help="the published file, or a converted one")
+    parser.add_argument(
+        "source", type=flags.local_path, help="the published file, or a converted one"
+    )
     parser.add_argument("out", nargs="?", help="a file, or a folder (ending in /)")
     parser.add_argument("--from", dest="layout", choices=sorted(NAMES), help="default: recognised")
     parser.add_argument("--to", choices=sorted(SUFFIXES), default="jax")

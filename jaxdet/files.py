@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
 import stat
@@ -26,13 +27,13 @@ def regular_file(path: Path) -> Path:
     """The same path, which is to be opened for reading: links are followed, nothing is opened.
 
     Raises:
-        UserError: it is no ordinary file.
-        OSError: there is none, links lead in a circle, or its folder cannot be searched.
+        OSError: it is no ordinary file, there is none, links lead in a circle, or its folder cannot
+            be searched.
     """
     mode = path.stat().st_mode
     if not stat.S_ISREG(mode):
-        kind = SPECIAL.get(stat.S_IFMT(mode), "no file")
-        raise UserError(f"{path} is {kind} and must be an ordinary file; name one")
+        kind = SPECIAL.get(stat.S_IFMT(mode), "something else")
+        raise OSError(errno.EINVAL, f"it is {kind}, not an ordinary file", str(path))
     return path
 
 
@@ -40,7 +41,7 @@ def read_file(path: Path) -> bytes:
     """The content of an ordinary file.
 
     Raises:
-        UserError, OSError: as `regular_file`; it cannot be read.
+        OSError: as `regular_file`, or it cannot be read.
     """
     return regular_file(path).read_bytes()
 

@@ -46,7 +46,8 @@ from jaxdet.data.prepared import (
     record_file,
 )
 from jaxdet.errors import UserError
-from jaxdet.flags import Parser, run_main
+from jaxdet.files import read_file
+from jaxdet.flags import Parser, local_path, run_main
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
@@ -121,7 +122,7 @@ def _shards(
 ) -> list[Shard]:
     entries = _entries(dataset, AnnotationFile.read(annotations))
     count = math.ceil(len(entries) / images_per_shard)
-    digest = hashlib.sha256(annotations.read_bytes()).hexdigest()
+    digest = hashlib.sha256(read_file(annotations)).hexdigest()
     return [
         Shard(
             folder / record_file(split, number, count),
@@ -199,7 +200,7 @@ def _make_shard(shard: Shard) -> dict[str, Any]:
 def _receipt_of(shard: Shard) -> dict[str, Any] | None:
     """The receipt of a shard that is current and undamaged; None where it is not."""
     try:
-        receipt = json.loads(shard.receipt.read_bytes())
+        receipt = json.loads(read_file(shard.receipt))
         measured = _measure(shard.path)
     except (OSError, ValueError):
         return None
@@ -217,7 +218,7 @@ def _write_shard(shard: Shard) -> None:
     for entry in shard.entries:
         # Decoded once, so that training meets no broken file.
         EncodedImage(entry.hw, entry.path, str(entry.path), shard.annotations).pixels()
-        record = features.serialize_example({"image": entry.path.read_bytes(), **entry.fields})
+        record = features.serialize_example({"image": read_file(entry.path), **entry.fields})
         payload += len(record)
         writer.write(record)
     writer.close()
@@ -325,8 +326,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(arguments: list[str] | None) -> None:
     parser = Parser("jaxdet data prepare", __doc__)
-    parser.add_argument("source", type=Path, help="a folder in COCO's layout")
-    parser.add_argument("target", type=Path, help="the folder to build in")
+    parser.add_argument("source", type=local_path, help="a folder in COCO's layout")
+    parser.add_argument("target", type=local_path, help="the folder to build in")
     parser.add_argument("--splits", nargs="+", default=["train", "val"], choices=["train", "val"])
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
     parser.add_argument("--images-per-shard", type=int, default=IMAGES_PER_SHARD)

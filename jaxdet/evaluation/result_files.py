@@ -15,7 +15,7 @@ from jaxdet.config.values import config_digest
 from jaxdet.data.rle import compressed_rle
 from jaxdet.evaluation.scoring import Metrics
 from jaxdet.evaluation.table import summary_lines
-from jaxdet.files import atomic_write, without_nan, write_json
+from jaxdet.files import atomic_write, read_file, without_nan, write_json
 from jaxdet.inference.coco_results import Results
 from jaxdet.inference.prediction import DRAW_THRESHOLD, Prediction
 from jaxdet.models.build import Tree, parameter_count
@@ -89,15 +89,28 @@ def evaluated_checkpoint(
 def initial_weights(workdir: Path) -> dict[str, str] | None:
     """Name and SHA-256 of the original in a run's init.json, None where there is none."""
     try:
-        origin = json.loads((workdir / "init.json").read_text(encoding="utf-8"))
+        origin = json.loads(read_file(workdir / "init.json"))
         return {field: origin["source"][field] for field in ("file", "sha256")}
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
 
 
-def report(experiment: Experiment, model: EvaluatedModel, evaluation: Evaluation) -> None:
-    """Writes result.json, detections.json and detections.png, and says what and where they are."""
-    workdir, images = experiment.workdir, len(experiment.val_set)
+def report(
+    experiment: Experiment,
+    model: EvaluatedModel,
+    evaluation: Evaluation,
+    out: Path | None = None,
+) -> None:
+    """Says what was found, and writes result.json, detections.json and detections.png.
+
+    Args:
+        out: the folder to write to, by default the workdir.
+
+    Raises:
+        UserError: they cannot be written; what was found has been said.
+    """
+    workdir, images = experiment.workdir if out is None else out, len(experiment.val_set)
+    print(*summary_lines(evaluation.metrics, images), sep="\n", flush=True)
     is_ours = model.kind != "file of detections"
     write_json(workdir / "result.json", _record(experiment, model, evaluation), indent=2)
     detections = model.path
@@ -106,11 +119,11 @@ def report(experiment: Experiment, model: EvaluatedModel, evaluation: Evaluation
         write_json(detections, evaluation.results)
     draw_samples(experiment, evaluation.results, workdir / "detections.png")
 
-    print(*summary_lines(evaluation.metrics, images), sep="\n")
     print(f"result      {workdir / 'result.json'}")
     print(f"detections  {detections}, images in {workdir / 'detections.png'}")
     if model.kind == "checkpoint":
-        print(f"curves      {workdir / 'metrics.jsonl'}, or: tensorboard --logdir {workdir}")
+        curves = experiment.workdir
+        print(f"curves      {curves / 'metrics.jsonl'}, or: tensorboard --logdir {curves}")
     if is_ours:
         print(f"{model.kind:11} {model.path}")
 

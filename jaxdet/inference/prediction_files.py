@@ -12,7 +12,7 @@ from typing import Any
 from jaxdet.data.dataset import Category, LazyImage
 from jaxdet.data.image import is_named_image, open_image
 from jaxdet.errors import UserError
-from jaxdet.files import write_json
+from jaxdet.files import read_file, write_json
 from jaxdet.inference.coco_results import Results
 from jaxdet.inference.detector import Detector
 from jaxdet.inference.prediction import Prediction
@@ -107,7 +107,7 @@ def _files_of_others(out: Path) -> set[str]:
     drawings = set()
     try:
         if "images.json" in names:
-            images = json.loads((out / "images.json").read_bytes())["images"]
+            images = json.loads(read_file(out / "images.json"))["images"]
             drawings = {image["drawing"] for image in images}
         elif "detections.json" in names:
             raise ValueError("detections.json stands alone")
@@ -158,13 +158,13 @@ def read_categories(path: Path) -> list[Category]:
         UserError: the file cannot be read, lists none, or gives two the same id.
     """
     try:
-        listed = json.loads(path.read_bytes())["categories"]
+        listed = json.loads(read_file(path))["categories"]
         categories = sorted(Category(int(one["id"]), str(one["name"])) for one in listed)
         if not categories:
             raise ValueError("the list is empty")
         if len({category.id for category in categories}) < len(categories):
             raise ValueError("two of them have the same id")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
             f"{path} lists no categories ({error}); give a JSON file with "
             '{"categories": [{"id": 1, "name": "..."}, ...]}'

@@ -291,7 +291,7 @@ def _read_score(path: Path) -> float | None:
     try:
         score = json.loads(read_file(path))["score"] if path.exists() else None
         return float(score) if score is not None and math.isfinite(score) else None
-    except (OSError, UserError, ValueError, TypeError, KeyError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         if parallel.is_main():
             print(
                 f"note: {path} holds no score ({_brief(error)}); the checkpoint is sound but never "

@@ -33,6 +33,7 @@ from jaxdet.config.schema import defaults
 from jaxdet.config.values import config_digest
 from jaxdet.errors import UserError
 from jaxdet.evaluation.metric_names import IOU_TYPES
+from jaxdet.files import read_file
 
 LARGEST_RESULT = 64 * 2**20
 LARGEST_DEPTH = 1000
@@ -89,7 +90,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > LARGEST_RESULT:
             raise UserError("damaged: result.json is too large to be one")
-        result = json.loads(path.read_text(encoding="utf-8"), parse_constant=fail)
+        result = json.loads(read_file(path), parse_constant=fail)
     except (OSError, ValueError, RecursionError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"damaged: result.json cannot be read ({reason})") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import math
 import stat
@@ -44,6 +45,16 @@ def read_file(path: Path) -> bytes:
         OSError: as `regular_file`, or it cannot be read.
     """
     return regular_file(path).read_bytes()
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of an ordinary file, in hexadecimal digits.
+
+    Raises:
+        OSError: as `read_file`.
+    """
+    with regular_file(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextlib.contextmanager

@@ -68,7 +68,8 @@ class Shard:
     """A file to be made of consecutive images.
 
     Attributes:
-        fingerprint: changes with the annotations and the number of images in a shard.
+        fingerprint: changes with the annotations, the number of images in a shard, and the size or
+            time of one of its image files.
     """
 
     path: Path
@@ -122,17 +123,30 @@ def _shards(
 ) -> list[Shard]:
     entries = _entries(dataset, AnnotationFile.read(annotations))
     count = math.ceil(len(entries) / images_per_shard)
-    digest = hashlib.sha256(read_file(annotations)).hexdigest()
+    parts = [
+        entries[number * images_per_shard : (number + 1) * images_per_shard]
+        for number in range(count)
+    ]
     return [
         Shard(
             folder / record_file(split, number, count),
-            f"{digest}, {images_per_shard} images a shard",
-            entries[number * images_per_shard : (number + 1) * images_per_shard],
+            f"{dataset.annotations_sha256}, {images_per_shard} images a shard, "
+            f"files {_files_digest(part)}",
+            part,
             str(annotations),
             tuple(category.name for category in dataset.categories),
         )
-        for number in range(count)
+        for number, part in enumerate(parts)
     ]
+
+
+def _files_digest(entries: Sequence[Entry]) -> str:
+    """Of the sizes and times of image files, which tell of one that was replaced."""
+    digest = hashlib.sha256()
+    for entry in entries:
+        found = entry.path.stat()
+        digest.update(f"{entry.path.name} {found.st_size} {found.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
 
 
 def _entries(dataset: CocoDataset, file: AnnotationFile) -> list[Entry]:
@@ -255,6 +269,7 @@ def _write_side_files(
         "shards": len(receipts),
         "sha256": [receipt["sha256"] for receipt in receipts],
         "summary": dataset.findings(),
+        "annotations_sha256": dataset.annotations_sha256,
     }
     description_file(folder, split).write_text(json.dumps(description), encoding="utf-8")
 

@@ -72,6 +72,7 @@ class PreparedDataset:
             ) from error
         self.categories = tuple(Category(*category) for category in description["categories"])
         self._summary = description["summary"]
+        self.annotations_sha256: str | None = description.get("annotations_sha256")
         self._ground_truth: dict[str, Any] | None = None
         shards = description["shards"]
         paths = [folder / record_file(split, shard, shards) for shard in range(shards)]

@@ -87,6 +87,10 @@ class ShapesDataset:
         self._ground_truth: dict[str, Any] | None = None
 
     @property
+    def annotations_sha256(self) -> None:
+        return None
+
+    @property
     def image_ids(self) -> Sequence[int]:
         return range(1, self._num_images + 1)
 

@@ -27,12 +27,12 @@ from jaxdet.evaluation.result_files import (
     EvaluatedModel,
     Evaluation,
     evaluated_checkpoint,
-    initial_weights,
     report,
+    source_of,
 )
 from jaxdet.evaluation.scoring import Metrics, check_novel, score
 from jaxdet.evaluation.submission import read_detections
-from jaxdet.files import make_folder, write_json
+from jaxdet.files import write_json
 from jaxdet.inference.coco_results import Results, coco_results, result_workers
 from jaxdet.inference.detector import detect_function
 from jaxdet.models.build import Tree
@@ -202,17 +202,15 @@ def _evaluate_converted(experiment: Experiment, out: Path | None) -> Metrics:
     evaluation = Evaluator(experiment)(params, stats)
     sha256 = digest(params, stats)
     if parallel.is_main():
-        folder = experiment.workdir if out is None else out
-        make_folder(folder, "--workdir" if out is None else "--out")
-        write_json(folder / "init.json", origin, indent=2)
         model = EvaluatedModel(
             kind="converted detector",
             path=Path(experiment.config.init),
             sha256=sha256,
             config=experiment.plain_config,
-            init=initial_weights(folder),
+            init=source_of(origin),
         )
         report(experiment, model, evaluation, out)
+        write_json((out or experiment.workdir) / "init.json", origin, indent=2)
     return evaluation.metrics
 
 
@@ -243,6 +241,5 @@ def evaluate_detections(experiment: Experiment, path: Path, out: Path | None = N
     model = EvaluatedModel(
         kind="file of detections", path=path, sha256=sha256, config=experiment.plain_config
     )
-    make_folder(folder, "--workdir" if out is None else "--out")
     report(experiment, model, Evaluation(metrics, results, seconds), folder)
     return metrics

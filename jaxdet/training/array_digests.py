@@ -94,7 +94,7 @@ def _own_parts(array: jax.Array | np.ndarray) -> list[tuple[str, np.ndarray]]:
     if isinstance(array, np.ndarray):
         return [(_box_name((slice(None),) * array.ndim, array.shape), array)]
     return [
-        (_box_name(shard.index, array.shape), np.asarray(shard.data))
+        (_box_name(shard.index, array.shape), jax.device_get(shard.data))
         for shard in array.addressable_shards
         if shard.replica_id == 0
     ]
@@ -112,7 +112,7 @@ def _stored_parts(
         indices = array.sharding.devices_indices_map(array.shape).values()
         if {_box_name(index, array.shape) for index in indices} == set(boxes):
             return [
-                (_box_name(shard.index, array.shape), np.asarray(shard.data))
+                (_box_name(shard.index, array.shape), jax.device_get(shard.data))
                 for shard in array.addressable_shards
             ]
     host = parallel.to_host(array)

@@ -179,7 +179,8 @@ def _check_same_run(run: Run, stored: dict[str, Any]) -> None:
     given = run.record(0)
     changed = difference(stored["config"], given["config"], ignored=resumable_keys(run.config))
     for key, name in run.compared.items():
-        changed = changed or difference(stored[key], given[key], name)
+        if stored.get(key) is not None and given[key] is not None:
+            changed = changed or difference(stored[key], given[key], name)
     if changed:
         raise UserError(
             f"{run.workdir} holds a run of another config ({changed}); "

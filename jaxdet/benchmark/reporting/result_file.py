@@ -56,6 +56,7 @@ def read_run(folder: Path) -> Run:
     evaluated_on = _complete({**given, "data": _section(result, "evaluated_on")})["data"]
     step, epochs = _progress(result, config["epochs"])
     metrics, images = _section(result, "metrics"), _section(result, "images")
+    annotations = section(result.get("annotations_sha256"))
     kinds = [kind for kind in IOU_TYPES if kind in metrics]
     if not kinds:
         raise UserError("damaged: its metrics are of neither boxes nor masks")
@@ -80,6 +81,8 @@ def read_run(folder: Path) -> Run:
         train_rate=training_rate(lines, config["batch_size"]),
         eval_rate=number(section(result.get("evaluation")).get("images_per_second")),
         memory_gb=peak_memory(lines),
+        train_annotations_sha256=text(annotations.get("train")),
+        val_annotations_sha256=text(annotations.get("val")),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import zipfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -144,7 +145,7 @@ def is_report(report: Any) -> bool:
         return (
             isinstance(values, list)
             and len(values) == 3
-            and all(isinstance(value, int | float) for value in values)
+            and all(isinstance(value, int | float) and abs(value) < math.inf for value in values)
         )
 
     return (

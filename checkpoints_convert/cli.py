@@ -12,6 +12,7 @@ file, or a folder for one named after SOURCE. `--config.init=OUT` then starts a 
 from __future__ import annotations
 
 import argparse
+import os
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -88,7 +89,7 @@ def _run(options: argparse.Namespace) -> None:
         _print_report(source)
         return
     out = _out_path(options.out, options.source, options.to)
-    if out.resolve() == options.source.resolve():
+    if os.path.realpath(out) == os.path.realpath(options.source):
         raise UserError(f"{out} is the source itself; give another path")
     if options.to == "torch":
         if not is_converted:

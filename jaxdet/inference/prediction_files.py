@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import glob
 import json
+import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,6 +19,8 @@ from jaxdet.inference.coco_results import Results
 from jaxdet.inference.detector import Detector
 from jaxdet.inference.prediction import Prediction
 
+ANY_FOLDERS = re.compile(r"(?:^|/)\*\*(?:/|$)")
+
 
 def find_images(arguments: Sequence[str]) -> list[Path]:
     """The files that names of files, folders and patterns stand for, each once.
@@ -28,21 +32,52 @@ def find_images(arguments: Sequence[str]) -> list[Path]:
     """
     paths: list[Path] = []
     for argument in arguments:
-        path = Path(argument)
-        if path.is_dir():
-            try:
+        path = Path(argument).expanduser()
+        try:
+            if path.is_dir():
                 found = sorted(file for file in path.iterdir() if is_named_image(file))
-            except OSError as error:
-                raise UserError(f"{path} cannot be read ({error}); give rights to it") from error
-        elif path.exists():
-            found = [path]
-        else:
-            matches = map(Path, sorted(glob.glob(argument, recursive=True)))
-            found = [match for match in matches if match.is_file()]
+            elif path.exists():
+                found = [path]
+            else:
+                found = [
+                    match for match in map(Path, sorted(_matches(str(path)))) if match.is_file()
+                ]
+        except OSError as error:
+            raise UserError(
+                f"{argument:.200} cannot be read ({error.strerror}); correct the path or its rights"
+            ) from error
         if not found:
             raise UserError(f"{argument} must be an image or a folder of images; correct the path")
         paths += found
     return list(dict.fromkeys(paths))
+
+
+def _matches(pattern: str) -> list[str]:
+    """What a pattern stands for, in which ** is any folders; links that lead in a circle end."""
+    stars = ANY_FOLDERS.search(pattern)
+    if stars is None:
+        return glob.glob(pattern)
+    start = pattern[: stars.start()] or ("/" if pattern.startswith("/") else ".")
+    rest = pattern[stars.end() :] or "*"
+    return [
+        match
+        for first in glob.glob(start)
+        for folder in _folders(first)
+        for match in _matches(os.path.join(glob.escape(folder), rest))
+    ]
+
+
+def _folders(start: str) -> Iterator[str]:
+    """A folder and all in it that are not hidden, each once, however many links lead there."""
+    seen: set[str] = set()
+    for folder, inner, _ in os.walk(start, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            inner.clear()
+            continue
+        seen.add(real)
+        inner[:] = sorted(name for name in inner if not name.startswith("."))
+        yield folder
 
 
 def write_predictions(
@@ -61,8 +96,8 @@ def write_predictions(
         UserError: nothing could be read, `out` cannot be written, or it holds the images or files
             of the same names that this function has not written.
     """
-    folders = {form.parent for path in paths for form in (path.absolute(), path.resolve())}
-    if out.resolve() in {folder.resolve() for folder in folders}:
+    folders = {form for path in paths for form in (path.parent, os.path.dirname(_real(path)))}
+    if _real(out) in map(_real, folders):
         raise UserError(f"{out} holds the images themselves; choose another --out")
     taken = _files_of_others(out)
     images: list[dict[str, Any]] = []
@@ -93,6 +128,11 @@ def write_predictions(
     write_json(out / "detections.json", detections)
     write_json(out / "images.json", {"images": images, "categories": categories, "annotations": []})
     return len(images), detections
+
+
+def _real(path: str | Path) -> str:
+    """Where links lead; unlike `Path.resolve`, those in a circle are no error."""
+    return os.path.realpath(path)
 
 
 def _files_of_others(out: Path) -> set[str]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import math
 import re
+import shutil
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -26,8 +26,12 @@ from jaxdet.files import read_file, write_json
 from jaxdet.models.build import StatelessModel, Tree
 from jaxdet.models.paths import path_name
 from jaxdet.training.array_digests import damaged_arrays, digests_of, misfit
+from jaxdet.training.storage_noise import silence
 
 ARRAYS = ("params", "stats", "opt_state")
+
+LEAST_SHARE = 0.8
+"""Of the arrays' bytes, what a checkpoint takes at least: floats hardly compress."""
 
 
 class DamagedCheckpointError(UserError):
@@ -56,7 +60,7 @@ class Checkpoints:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        logging.getLogger("absl").addFilter(_is_not_orbax)
+        silence()
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._manager = self._open()
@@ -109,6 +113,7 @@ class Checkpoints:
         Raises:
             UserError: this checkpoint or the one before it cannot be written.
         """
+        self._check_space(state)
         stored = {**meta, "digests": digests_of({name: state[name] for name in ARRAYS})}
         stored["crc32"] = _meta_checksum(stored)
         # The storage library fails on what is empty, as batch statistics are without a batch norm.
@@ -121,6 +126,21 @@ class Checkpoints:
             )
         except Exception as failure:  # whatever the storage library makes of a full disk
             raise self._unwritten(failure) from failure
+
+    def _check_space(self, state: dict[str, Any]) -> None:
+        """Raises UserError where the disk is too full: half-written arrays would fill it up."""
+        needed = LEAST_SHARE * sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        problem = None
+        if parallel.is_main():
+            try:
+                free = shutil.disk_usage(self.folder).free
+            except OSError as error:
+                free, problem = math.inf, f"{error.strerror}"
+            if free < needed:
+                problem = f"{free / 1e6:.3g} of at least {needed / 1e6:.3g} MB are free"
+        problem = parallel.gather([problem])[0]
+        if problem is not None:
+            raise self._unwritten(OSError(problem))
 
     def record_score(self, step: int, score: float | None) -> None:
         """Says that a checkpoint was evaluated, and removes those that need not be kept any more.
@@ -268,11 +288,6 @@ class Checkpoints:
         return DamagedCheckpointError(
             f"checkpoint {self.folder / str(step)} is damaged ({reason})", fix
         )
-
-
-def _is_not_orbax(record: logging.LogRecord) -> bool:
-    """Orbax logs with tracebacks, thread by thread, what it then raises."""
-    return "orbax" not in Path(record.pathname).parts
 
 
 class _Preserved:

@@ -6,6 +6,9 @@ import json
 import os
 import resource
 import shutil
+import subprocess
+import sys
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -295,6 +298,46 @@ def test_a_full_disk_leaves_the_last_checkpoint_complete(tmp_path):
         placement = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         restored = checkpoints.restore(1, abstract(first, placement))
         jax.tree.map(np.testing.assert_allclose, jax.device_get(restored), first)
+
+
+def test_what_cannot_fit_is_not_begun(tmp_path, monkeypatch):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(small_state(1, 64), 1, {})
+        checkpoints.wait()
+        usage = SimpleNamespace(free=1_000_000)
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+        checkpoints.save(small_state(2, 20_000), 2, {})  # 0.48 MB
+        checkpoints.wait()
+        with pytest.raises(UserError, match=r"\(1 of at least 1\.92 MB are free\).*step 2 is"):
+            checkpoints.save(small_state(3, 100_000), 3, {})
+    assert kept(tmp_path) == {"2"}
+
+
+TELL = """
+import resource, sys
+import numpy as np
+from pathlib import Path
+from jaxdet.errors import UserError
+from jaxdet.training.checkpoint import Checkpoints
+
+arrays = {name: {str(i): np.random.rand(500) for i in range(20)} for name in ("params", "stats")}
+try:
+    with Checkpoints(Path(sys.argv[1])) as checkpoints:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, resource.RLIM_INFINITY))
+        checkpoints.save({**arrays, "opt_state": {}}, 1, {})
+        checkpoints.wait()
+except UserError as error:
+    print(error)
+"""
+
+
+def test_a_full_disk_is_told_once(tmp_path):
+    result = subprocess.run(
+        [sys.executable, "-c", TELL, str(tmp_path)], capture_output=True, text=True, timeout=120
+    )
+    assert "could not be written" in result.stdout
+    assert "File too large" in result.stdout
+    assert "Traceback" not in result.stderr
 
 
 @pytest.mark.parametrize("change", ["shape", "missing", "surplus"])

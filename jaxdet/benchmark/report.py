@@ -4,9 +4,9 @@
     jaxdet report runs
 
 RUNS are workdirs of `jaxdet train`, or folders that hold some. The page needs no other
-file and no network. Runs of different recipes, or whose validation data differ in the number of
-images, in the categories or in the names of the annotation files given, never stand in one table;
-runs that differ in the seed alone are one row. What is unfinished or damaged is named and left out.
+file and no network. Runs of different recipes, or whose data differ in the number of images, in the
+categories, or in the names or contents of the annotation files, never stand in one table; runs that
+differ in the seed alone are one row. What is unfinished or damaged is named and left out.
 """
 
 from __future__ import annotations

@@ -113,6 +113,7 @@ class Checkpoints:
         Raises:
             UserError: this checkpoint or the one before it cannot be written.
         """
+        self.wait()  # for the one before, which takes space
         self._check_space(state)
         stored = {**meta, "digests": digests_of({name: state[name] for name in ARRAYS})}
         stored["crc32"] = _meta_checksum(stored)

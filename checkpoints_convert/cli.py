@@ -12,6 +12,7 @@ file, or a folder for one named after SOURCE. `--config.init=OUT` then starts a 
 from __future__ import annotations
 
 import argparse
+import os
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -46,7 +47,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> flags.Parser:
     parser = flags.Parser("jaxdet convert", __doc__)
-    parser.add_argument("source", type=Path, help="the published file, or a converted one")
+    parser.add_argument(
+        "source", type=flags.local_path, help="the published file, or a converted one"
+    )
     parser.add_argument("out", nargs="?", help="a file, or a folder (ending in /)")
     parser.add_argument("--from", dest="layout", choices=sorted(NAMES), help="default: recognised")
     parser.add_argument("--to", choices=sorted(SUFFIXES), default="jax")
@@ -86,7 +89,7 @@ def _run(options: argparse.Namespace) -> None:
         _print_report(source)
         return
     out = _out_path(options.out, options.source, options.to)
-    if out.resolve() == options.source.resolve():
+    if os.path.realpath(out) == os.path.realpath(options.source):
         raise UserError(f"{out} is the source itself; give another path")
     if options.to == "torch":
         if not is_converted:

@@ -177,6 +177,12 @@ def _read_torch(path: Path, members: list[str] | None) -> Content:
         _fail_on_objects(path, found[1] if found else "objects of an unknown kind", error)
 
     def tensor(value: torch.Tensor, name: str) -> Tensor:
+        if value.is_meta or value.is_quantized or value.layout is not torch.strided:
+            kind = "meta" if value.is_meta else "quantized" if value.is_quantized else "sparse"
+            raise UserError(
+                f"{path}: {name:.80} is a {kind} tensor, not one of plain numbers; save the "
+                "model's dense weights and convert these"
+            )
         if value.numel() * value.element_size() > value.untyped_storage().nbytes():
             raise UserError(f"{path}: {name} claims more values than are stored; do not use it")
         return Tensor(

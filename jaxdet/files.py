@@ -3,13 +3,58 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import hashlib
 import json
 import math
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from jaxdet.errors import UserError
+
+SPECIAL = {
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFDIR: "a folder",
+}
+"""What may lie where a file is expected: to read some of them never ends."""
+
+
+def regular_file(path: Path) -> Path:
+    """The same path, which is to be opened for reading: links are followed, nothing is opened.
+
+    Raises:
+        OSError: it is no ordinary file, there is none, links lead in a circle, or its folder cannot
+            be searched.
+    """
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode):
+        kind = SPECIAL.get(stat.S_IFMT(mode), "something else")
+        raise OSError(errno.EINVAL, f"it is {kind}, not an ordinary file", str(path))
+    return path
+
+
+def read_file(path: Path) -> bytes:
+    """The content of an ordinary file.
+
+    Raises:
+        OSError: as `regular_file`, or it cannot be read.
+    """
+    return regular_file(path).read_bytes()
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of an ordinary file, in hexadecimal digits.
+
+    Raises:
+        OSError: as `read_file`.
+    """
+    with regular_file(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextlib.contextmanager

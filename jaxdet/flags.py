@@ -6,13 +6,32 @@ Those that take a config are read by `jaxdet.config.command_line`.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import errno
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from jaxdet.errors import PreemptedError, UserError
+
+LONGEST_MESSAGE = 490
+"""Characters of an error; of a longer one, the middle is left out."""
+
+LONGEST_PATH, LONGEST_NAME = 4096, 255
+"""Bytes, which systems set."""
+
+OF_FILES = {
+    getattr(errno, name)
+    for name in (
+        *("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "EIO", "ENAMETOOLONG", "ELOOP"),
+        *("ENOTDIR", "EISDIR", "ENOENT", "EINVAL", "EMFILE", "ENFILE", "ESTALE"),
+    )
+}
+"""Errors of the system that are a file's, a folder's or a disk's, and no fault of the program."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -72,8 +91,9 @@ def run_main(command: Callable[[], int | None], *, resumes: bool = False) -> int
     try:
         return command() or 0
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return _fail(str(error))
+    except RecursionError:
+        return _fail("a file or value that was given is nested too deeply to be read; flatten it")
     except PreemptedError as stop:
         print(stop, file=sys.stderr)
         return 128 + signal.SIGTERM
@@ -84,6 +104,27 @@ def run_main(command: Callable[[], int | None], *, resumes: bool = False) -> int
     except BrokenPipeError:  # as in `| head`: whoever read is satisfied
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 what Python flushes at exit
         return 0
+    except OSError as error:
+        if error.errno not in OF_FILES:
+            raise
+        name = error.filename or "a file"
+        hint = "; the same command resumes" if resumes else ""
+        return _fail(f"{name} cannot be used ({error.strerror}); free space or rights{hint}")
+
+
+def _fail(message: str) -> int:
+    with contextlib.suppress(OSError):  # as on a full disk
+        print(f"error: {brief(message)}", file=sys.stderr)
+    return 2
+
+
+def brief(message: str) -> str:
+    """A message on one line of at most LONGEST_MESSAGE characters, without control characters."""
+    line = "".join(character if character.isprintable() else " " for character in message)
+    if len(line) <= LONGEST_MESSAGE:
+        return line
+    kept = LONGEST_MESSAGE // 2 - 2
+    return f"{line[:kept]} ... {line[-kept + 1 :]}"
 
 
 def add_distributed(parser: Parser) -> None:
@@ -96,6 +137,23 @@ def add_distributed(parser: Parser) -> None:
         default=False,
         help="this is one of several processes of a run (SLURM, Kubernetes, TPU pods)",
     )
+
+
+def local_path(text: str) -> Path:
+    """A path on this machine, in which ~ is replaced by the home; for a flag."""
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text):
+        raise argparse.ArgumentTypeError(
+            f"{text:.100} is an address; give a path on this machine, and copy or mount what lies "
+            "elsewhere"
+        )
+    expanded = os.path.expanduser(text)
+    encoded = os.fsencode(expanded)
+    names = encoded.split(b"/")
+    if len(encoded) >= LONGEST_PATH or max(map(len, names)) > LONGEST_NAME or b"\0" in encoded:
+        raise argparse.ArgumentTypeError(f"{text[:100]!r} can be no path")
+    if expanded.startswith("~") and not os.path.lexists(names[0]):
+        raise argparse.ArgumentTypeError(f"{text:.100} names the home of a user who is unknown")
+    return Path(expanded)
 
 
 def positive(text: str) -> float:

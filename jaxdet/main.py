@@ -18,15 +18,18 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from jaxdet.config.command_line import DEFAULT_CONFIG, parse_with_config
 from jaxdet.config.mask_rcnn import check
 from jaxdet.errors import UserError
-from jaxdet.flags import Parser, add_distributed, positive, run_main, share
+from jaxdet.flags import Parser, add_distributed, local_path, positive, run_main, share
+from jaxdet.training.workdir_lock import lone_run
 
 if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
     from jaxdet.training.experiment import Experiment
 
 MODES = ("train", "eval", "plan")
@@ -49,13 +52,19 @@ def parser_for(mode: str | None) -> Parser:
     else:
         parser.set_defaults(mode=mode)
     add_distributed(parser)
-    parser.set_defaults(detections=None)
+    parser.set_defaults(detections=None, out=None)
     if mode in (None, "eval"):
         parser.add_argument(
             "--detections",
-            type=Path,
+            type=local_path,
             metavar="FILE",
             help="eval: a file in COCO's result format to score in place of a checkpoint",
+        )
+        parser.add_argument(
+            "--out",
+            type=local_path,
+            metavar="FOLDER",
+            help="eval: where the result is written; default the --workdir",
         )
     if mode in (None, "plan"):
         _add_plan_flags(parser.add_argument_group("plan"))
@@ -98,8 +107,17 @@ def _run(arguments: Sequence[str] | None, mode: str | None) -> None:
     check(config)
     if options.detections is not None and options.mode != "eval":
         raise UserError("--detections names a file to score; add --mode=eval")
+    if options.out is not None and options.mode != "eval":
+        raise UserError("--out says where an evaluation is written; add --mode=eval, or --workdir")
     if options.mode == "plan":
         _prepare_plan(options)
+    # Of several processes one has the lock, and which it is JAX knows.
+    is_alone = options.mode == "train" and not options.distributed
+    with lone_run(options.workdir) if is_alone else nullcontext():
+        _start(options, config)
+
+
+def _start(options: argparse.Namespace, config: ConfigDict) -> None:
     # Imported late: jax takes seconds, and a mistyped flag should not.
     from absl import logging
 
@@ -136,9 +154,9 @@ def _evaluate(experiment: Experiment, options: argparse.Namespace) -> None:
     from jaxdet.evaluation.evaluate import evaluate, evaluate_detections
 
     if options.detections is None:
-        evaluate(experiment)
+        evaluate(experiment, options.out)
     else:
-        evaluate_detections(experiment, options.detections)
+        evaluate_detections(experiment, options.detections, options.out)
 
 
 def _plan(experiment: Experiment, options: argparse.Namespace) -> None:

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jaxdet.errors import UserError
-from jaxdet.flags import Parser, run_main
+from jaxdet.flags import Parser, local_path, run_main
 from jaxdet.inference.prediction import DRAW_THRESHOLD
 
 # What needs jax is imported late: it takes seconds, and --help and a wrong flag should not.
@@ -79,11 +79,11 @@ def _parser() -> Parser:
     parser = Parser("jaxdet predict", __doc__)
     add = parser.add_argument
     add("images", nargs="*", help="files, folders or patterns")
-    add("--workdir", type=Path, help="of the run")
-    add("--init", type=Path, help="a converted detector, in place of a run")
+    add("--workdir", type=local_path, help="of the run")
+    add("--init", type=local_path, help="a converted detector, in place of a run")
     add("--config", help="of the converted detector")
-    add("--categories", type=Path, help="a JSON file that lists its categories")
-    add("--out", type=Path, help="default <workdir>/predictions, or predictions")
+    add("--categories", type=local_path, help="a JSON file that lists its categories")
+    add("--out", type=local_path, help="default <workdir>/predictions, or predictions")
     add(
         "--score",
         type=float,
@@ -91,7 +91,7 @@ def _parser() -> Parser:
         help=f"least that is drawn; default {DRAW_THRESHOLD}",
     )
     add("--batch", type=int, default=8, help="images at a time; default 8")
-    add("--export", type=Path, help="write this StableHLO file and detect on nothing")
+    add("--export", type=local_path, help="write this StableHLO file and detect on nothing")
     return parser
 
 

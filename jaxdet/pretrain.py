@@ -10,12 +10,17 @@ several processes run it with --distributed.
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
+
+from ml_collections import ConfigDict
 
 from jaxdet.config.command_line import parse_with_config
 from jaxdet.config.mae import check_pretraining
 from jaxdet.flags import Parser, add_distributed, run_main
+from jaxdet.training.workdir_lock import lone_run
 
 DEFAULT_CONFIG = "mini/pretrain"
 
@@ -30,6 +35,12 @@ def _run(arguments: Sequence[str] | None) -> None:
     add_distributed(parser)
     options, config = parse_with_config(parser, arguments, DEFAULT_CONFIG)
     check_pretraining(config)
+    # Of several processes one has the lock, and which it is JAX knows.
+    with nullcontext() if options.distributed else lone_run(options.workdir):
+        _start(options, config)
+
+
+def _start(options: argparse.Namespace, config: ConfigDict) -> None:
     # Imported late: jax takes seconds, and a mistyped flag should not.
     from absl import logging
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+from pathlib import Path
+
 import pytest
 
 from jaxdet.errors import PreemptedError, UserError
-from jaxdet.flags import Parser, count, positive, run_main, share, switch
+from jaxdet.flags import Parser, count, local_path, positive, run_main, share, switch
 
 
 @pytest.fixture
@@ -88,6 +91,54 @@ def test_every_command_ends_in_one_way(error, status, printed, capsys):
 
     assert run_main(command) == status
     assert capsys.readouterr().err == printed
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "x"), "x cannot be used (No space left"),
+        (OSError(errno.ENAMETOOLONG, "File name too long", "x" * 9000), "File name too long"),
+        (UserError("x" * 9000 + "; give a shorter one"), "; give a shorter one"),
+        (UserError("a\nb\x1b[31m"), "a b [31m"),
+        (RecursionError("maximum"), "nested too deeply"),
+    ],
+)
+def test_no_error_is_longer_than_a_line(error, said, capsys):
+    def command():
+        raise error
+
+    assert run_main(command) == 2
+    printed = capsys.readouterr().err
+    assert said in printed
+    assert printed.startswith("error: ")
+    assert printed.endswith("\n")
+    assert printed.count("\n") == 1
+    assert len(printed) <= 500
+
+
+def test_an_error_of_the_program_keeps_its_traceback():
+    def command():
+        raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
+
+    with pytest.raises(ConnectionResetError):
+        run_main(command)
+
+
+def test_a_path_may_begin_at_home(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert local_path("~/runs") == tmp_path / "runs"
+    assert local_path("~") == tmp_path
+    assert local_path("runs/~x") == Path("runs/~x")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["gs://b/x", "s3://b/x", "https://x/y", "a" * 256, "a/" * 3000, "~nosuchuser/x", "a\0b"],
+)
+def test_what_can_be_no_path_here_is_rejected(parser, text):
+    parser.add_argument("--x", type=local_path)
+    with pytest.raises(UserError, match=r"--x: .*(is an address|can be no path|is unknown)"):
+        parser.parse_args([f"--x={text}"])
 
 
 def test_a_command_s_own_status_is_kept():

@@ -16,9 +16,10 @@ from jax.sharding import Mesh
 import jaxdet.train
 from jaxdet import parallel
 from jaxdet.errors import PreemptedError, UserError
+from jaxdet.evaluation.evaluate import Evaluator
 from jaxdet.main import main
 from jaxdet.train import train, training_batches
-from jaxdet.training.checkpoint import Checkpoints, abstract
+from jaxdet.training.checkpoint import Checkpoints, abstract, latest_step
 from jaxdet.training.experiment import Experiment
 from jaxdet.training.step import abstract_state, initial_state, make_train_step
 from tests.runs import finish, logged, start, stop_after
@@ -74,12 +75,25 @@ def test_the_command_line_reports_that_it_was_stopped(monkeypatch, capsys, tmp_p
 
 def test_a_run_resumes_on_other_numbers_of_devices(finished, tmp_path, monkeypatch):
     workdir = tmp_path / "work"
+
+    def killed(self, params, stats):
+        raise MemoryError
+
     for devices, step in ((8, 1), (4, 2)):
         stop_after(monkeypatch, step)
-        with pytest.raises(PreemptedError):
+        monkeypatch.setattr(Evaluator, "__call__", killed)  # which SIGTERM keeps from starting
+        with pytest.raises(PreemptedError, match=f"saved step {step} of 4"):
             train(experiment_on(devices, workdir))
         monkeypatch.undo()
+    # Step 2 was saved but not evaluated: that is done first, and whatever happens then is no loss.
+    monkeypatch.setattr(Evaluator, "__call__", killed)
+    with pytest.raises(MemoryError):
+        train(experiment_on(1, workdir, accumulate=2))
+    monkeypatch.undo()
+    assert latest_step(workdir / "checkpoints") == 2
     train(experiment_on(1, workdir, accumulate=2))
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "val/bbox/AP" in line] == [2, 4]
     found, expected = logged(workdir), logged(finished[0].workdir)
     assert [line["step"] for line in found] == [1, 2, 3, 4]
     for name in ("loss_mask", "loss_rpn_objectness", "grad_norm/mask_head"):

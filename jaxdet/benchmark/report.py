@@ -4,9 +4,9 @@
     jaxdet report runs
 
 RUNS are workdirs of `jaxdet train`, or folders that hold some. The page needs no other
-file and no network. Runs of different recipes, or whose validation data differ in the number of
-images, in the categories or in the names of the annotation files given, never stand in one table;
-runs that differ in the seed alone are one row. What is unfinished or damaged is named and left out.
+file and no network. Runs of different recipes, or whose data differ in the number of images, in the
+categories, or in the names or contents of the annotation files, never stand in one table; runs that
+differ in the seed alone are one row. What is unfinished or damaged is named and left out.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from jaxdet.benchmark.reporting.html import page
 from jaxdet.benchmark.reporting.markdown import markdown
 from jaxdet.benchmark.reporting.run import SkippedRun
 from jaxdet.files import atomic_write, make_folder
-from jaxdet.flags import Parser, run_main
+from jaxdet.flags import Parser, local_path, run_main
 
 
 def write_report(runs: Sequence[Path], out: Path) -> tuple[Path, Path, list[SkippedRun]]:
@@ -50,8 +50,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _report(arguments: list[str] | None) -> None:
     parser = Parser("jaxdet report", __doc__)
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUNS", help="workdirs, or folders")
-    parser.add_argument("--out", type=Path, default=Path("report"), help="folder; default report")
+    parser.add_argument(
+        "runs", type=local_path, nargs="+", metavar="RUNS", help="workdirs, or folders"
+    )
+    parser.add_argument(
+        "--out", type=local_path, default=Path("report"), help="folder; default report"
+    )
     options = parser.parse_args(arguments)
     html, table, skipped = write_report(options.runs, options.out)
     for each in skipped:

@@ -51,8 +51,8 @@ from jaxdet.benchmark.trials.search import (
 )
 from jaxdet.benchmark.trials.trial import Base, Trial, check_trial, make_trial
 from jaxdet.errors import UserError
-from jaxdet.files import make_folder, write_json
-from jaxdet.flags import Parser, run_main
+from jaxdet.files import make_folder, read_file, write_json
+from jaxdet.flags import Parser, local_path, run_main
 
 SUMMARY = "sweep.json"
 
@@ -143,7 +143,7 @@ class Sweep:
 def _parser() -> Parser:
     parser = flags.shared_parser("jaxdet sweep", __doc__, default_size="b")
     add = parser.add_argument_group("search space", "defaults are the paper's").add_argument
-    add("--from", dest="tuned", type=Path, help="a sweep whose lr and weight decay are taken")
+    add("--from", dest="tuned", type=local_path, help="a sweep whose lr and weight decay are taken")
     add("--lrs", type=flags.numbers, help="learning rates of the grid, as 1e-4,2e-4,4e-4")
     add("--weight-decays", type=flags.numbers, help="of the grid")
     add("--drop-paths", type=flags.numbers)
@@ -175,7 +175,7 @@ def _search_space(options: argparse.Namespace, initialisation: str) -> SearchSpa
 def _tuned(path: Path, initialisation: str) -> tuple[float, float]:
     """Learning rate and weight decay that a sweep has chosen."""
     try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
+        summary = json.loads(read_file(path))
         chosen = float(summary["chosen"]["lr"]), float(summary["chosen"]["weight_decay"])
         swept = str(summary["initialisation"])
         if not all(map(math.isfinite, chosen)):

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from jaxdet.config.files import apply_overrides, config_stem, load_config
 from jaxdet.config.show import key_lines
-from jaxdet.flags import Parser
+from jaxdet.flags import Parser, local_path
 
 DEFAULT_CONFIG = "shapes_tiny"
 
@@ -39,7 +39,7 @@ def parse_with_config(
     )
     parser.add_argument(
         "--workdir",
-        type=Path,
+        type=local_path,
         metavar="FOLDER",
         help="where the run writes; default runs/<config's name>",
     )

@@ -76,7 +76,9 @@ def load_config(name: str | Path) -> ConfigDict:
             config = module.get_config(argument) if colon else module.get_config()
     except UserError as error:
         raise UserError(f"config file {path}: {error}") from error
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a config file may raise anything, SystemExit among it
         raise UserError(
             f"config file {path} cannot be used: {type(error).__name__}: {error}"
         ) from error

@@ -657,7 +657,7 @@ class DetectorConfig:
         above=0,
         most=1e6,
         unit="epochs",
-        roles=("neutral",),
+        roles=("neutral", "resume"),
     )
     checkpoint_every: float = key(
         1.0,
@@ -665,7 +665,7 @@ class DetectorConfig:
         above=0,
         most=1e6,
         unit="epochs",
-        roles=("neutral",),
+        roles=("neutral", "resume"),
     )
     log_every_steps: int = _log_every_steps()
     log_every_seconds: float = _log_every_seconds()

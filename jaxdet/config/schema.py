@@ -131,7 +131,7 @@ class Key:
         if isinstance(value, bool) or not isinstance(value, int | self.type):
             return False
         return (
-            math.isfinite(value)
+            abs(value) < math.inf  # of any size, unlike math.isfinite
             and (self.least is None or value >= self.least)
             and (self.above is None or value > self.above)
             and (self.most is None or value <= self.most)

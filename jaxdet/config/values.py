@@ -6,6 +6,7 @@ import ast
 import difflib
 import hashlib
 import json
+from argparse import ArgumentTypeError
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -15,6 +16,7 @@ from jaxdet.config.keys import DetectorConfig, PretrainingConfig
 from jaxdet.config.old_names import Config, present_key, present_value, renamed
 from jaxdet.config.schema import Key, defaults, keys
 from jaxdet.errors import UserError
+from jaxdet.flags import local_path
 
 COMMANDS = {DetectorConfig: "jaxdet train", PretrainingConfig: "jaxdet pretrain"}
 Value = TypeVar("Value")
@@ -149,8 +151,14 @@ def override(config: ConfigDict, name: str, text: str) -> None:
     text = present_value(name, text)
     try:
         value = parse(key, text)
-    except (ValueError, SyntaxError) as error:
-        raise UserError(f"config.{name}={text} must be {key.allowed}") from error
+    except (ValueError, SyntaxError, OverflowError, RecursionError, MemoryError) as error:
+        raise UserError(f"config.{name}={text:.200} must be {key.allowed}") from error
+    if "files" in key.roles and isinstance(value, str) and not name.startswith("weights."):
+        try:
+            located = str(local_path(value))
+        except ArgumentTypeError as error:
+            raise UserError(f"config.{name}: {error}") from error
+        value = located if value.startswith("~") else value
     parent, _, leaf = name.rpartition(".")
     (value_of(config, parent) if parent else config)[leaf] = value
 
@@ -159,7 +167,8 @@ def parse(key: Key, text: str) -> Any:
     """A key's value from text; see `override`.
 
     Raises:
-        ValueError, SyntaxError: the text is not of the key's type.
+        ValueError, SyntaxError, OverflowError, RecursionError, MemoryError: the text is not of the
+            key's type.
     """
     if key.optional and text.lower() == "none":
         return None

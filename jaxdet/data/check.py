@@ -18,7 +18,7 @@ from tqdm import tqdm
 from jaxdet.data.coco import CocoDataset
 from jaxdet.data.coco_files import find_coco
 from jaxdet.errors import UserError
-from jaxdet.flags import Parser, run_main
+from jaxdet.flags import Parser, local_path, run_main
 
 SHOWN_ERRORS = 50
 
@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(arguments: list[str] | None) -> int:
     parser = Parser("jaxdet data check", __doc__)
-    parser.add_argument("folder", type=Path, help="a folder in COCO's layout")
+    parser.add_argument("folder", type=local_path, help="a folder in COCO's layout")
     options = parser.parse_args(arguments)
     found, errors = {}, []
     for split in ("train", "val"):

@@ -6,6 +6,7 @@ import itertools
 from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from jaxdet.data.coco_files import unusable_files
 from jaxdet.data.dataset import RLE, Example, Polygons
 from jaxdet.data.image import EncodedImage
 from jaxdet.errors import UserError
+from jaxdet.files import file_sha256
 
 
 @dataclass
@@ -135,6 +137,16 @@ class CocoDataset:
         report.objects = len(image_of_object)
         report.images_with_objects = int(np.count_nonzero(counts))
         report.most_objects = int(counts.max(initial=0))
+
+    @cached_property
+    def annotations_sha256(self) -> str:
+        """SHA-256 of the annotation file."""
+        try:
+            return file_sha256(self._annotations_path)
+        except OSError as error:
+            raise UserError(
+                f"{self._annotations_path} cannot be read any more ({error.strerror}); put it back"
+            ) from error
 
     def __len__(self) -> int:
         return len(self.image_ids)

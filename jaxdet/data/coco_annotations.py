@@ -20,6 +20,7 @@ from jaxdet.data.dataset import RLE, Category
 from jaxdet.data.image import LARGEST_IMAGE
 from jaxdet.data.rle import compressed_rle
 from jaxdet.errors import UserError
+from jaxdet.files import read_file
 
 LARGEST_COORDINATE = 1e6
 
@@ -191,7 +192,7 @@ def read_json(path: Path) -> Any:
         UserError: it is missing or no JSON.
     """
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(read_file(path))
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such annotation file; correct the path") from error
     except OSError as error:

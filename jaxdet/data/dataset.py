@@ -90,6 +90,11 @@ class DetectionDataset(Protocol):
     categories: tuple[Category, ...]
     image_ids: Sequence[int]
 
+    @property
+    def annotations_sha256(self) -> str | None:
+        """SHA-256 of the annotation file; None where there is none, or it is not known."""
+        ...
+
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Example: ...

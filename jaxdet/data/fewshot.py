@@ -24,7 +24,7 @@ from jaxdet.config.imted import VOC
 from jaxdet.data.coco_annotations import read_ground_truth, read_json
 from jaxdet.data.coco_files import find_coco, write_annotations, writing
 from jaxdet.errors import UserError
-from jaxdet.flags import Parser, run_main
+from jaxdet.flags import Parser, local_path, run_main
 
 Document = dict[str, Any]
 """A COCO instances file's content."""
@@ -163,12 +163,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(arguments: list[str] | None) -> None:
     parser = Parser("jaxdet data fewshot", __doc__)
-    parser.add_argument("out", type=Path, help="the folder to write")
+    parser.add_argument("out", type=local_path, help="the folder to write")
     parser.add_argument("--root", required=True, help="a folder in COCO's format")
     parser.add_argument("--novel", help="names of classes with commas between, or 'voc'")
     parser.add_argument("--shots", type=int, default=10, help="objects of each class")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--merge", type=Path, nargs="+", help="files to take the objects from")
+    parser.add_argument(
+        "--merge", type=local_path, nargs="+", help="files to take the objects from"
+    )
     options = parser.parse_args(arguments)
     if (options.novel is None) == (options.merge is None):
         raise UserError(

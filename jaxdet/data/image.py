@@ -14,6 +14,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from jaxdet.data.dataset import LazyImage
 from jaxdet.errors import UserError
+from jaxdet.files import read_file
 
 LARGEST_IMAGE = 80_000_000
 """Pixels beyond which an image is not read: decoding it could exhaust the memory."""
@@ -84,7 +85,7 @@ class EncodedImage:
     def _open(self) -> Iterator[tuple[Image.Image, bytes]]:
         """The file with its header read, and its content; whatever is wrong is a UserError."""
         try:
-            content = self.source if isinstance(self.source, bytes) else self.source.read_bytes()
+            content = self.source if isinstance(self.source, bytes) else read_file(self.source)
             with Image.open(io.BytesIO(content), formats=IMAGE_FORMATS) as image:
                 hw = (image.height, image.width)
                 if hw == self.hw:
@@ -118,7 +119,7 @@ def open_image(path: Path) -> LazyImage:
         UserError: the file cannot be read as an image, or has more than LARGEST_IMAGE pixels.
     """
     try:
-        content = path.read_bytes()
+        content = read_file(path)
         with Image.open(io.BytesIO(content), formats=IMAGE_FORMATS) as image:
             hw = (image.height, image.width)
             is_small = hw[0] * hw[1] <= LARGEST_IMAGE

@@ -37,6 +37,9 @@ TRAINING_PAD = 128
 EVALUATION_PAD = 0
 PADDING_IMAGE_ID = -1
 
+WORKER_DIED = "Worker process was terminated"
+"""What grain's error says then."""
+
 _ENDLESS = 2**48
 
 
@@ -255,6 +258,13 @@ def _until_closed(batches: grain.IterDataset) -> Iterator[Batch]:
     iterator = iter(batches)
     try:
         yield from iterator
+    except RuntimeError as error:
+        if WORKER_DIED not in str(error):
+            raise
+        raise UserError(
+            "a process that prepares images died (out of memory?); give the same command again "
+            "with a lower --config.data.workers, 0 for none"
+        ) from error
     finally:
         iterator.close()
 

@@ -46,7 +46,8 @@ from jaxdet.data.prepared import (
     record_file,
 )
 from jaxdet.errors import UserError
-from jaxdet.flags import Parser, run_main
+from jaxdet.files import read_file
+from jaxdet.flags import Parser, local_path, run_main
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
@@ -67,7 +68,8 @@ class Shard:
     """A file to be made of consecutive images.
 
     Attributes:
-        fingerprint: changes with the annotations and the number of images in a shard.
+        fingerprint: changes with the annotations, the number of images in a shard, and the size or
+            time of one of its image files.
     """
 
     path: Path
@@ -121,17 +123,30 @@ def _shards(
 ) -> list[Shard]:
     entries = _entries(dataset, AnnotationFile.read(annotations))
     count = math.ceil(len(entries) / images_per_shard)
-    digest = hashlib.sha256(annotations.read_bytes()).hexdigest()
+    parts = [
+        entries[number * images_per_shard : (number + 1) * images_per_shard]
+        for number in range(count)
+    ]
     return [
         Shard(
             folder / record_file(split, number, count),
-            f"{digest}, {images_per_shard} images a shard",
-            entries[number * images_per_shard : (number + 1) * images_per_shard],
+            f"{dataset.annotations_sha256}, {images_per_shard} images a shard, "
+            f"files {_files_digest(part)}",
+            part,
             str(annotations),
             tuple(category.name for category in dataset.categories),
         )
-        for number in range(count)
+        for number, part in enumerate(parts)
     ]
+
+
+def _files_digest(entries: Sequence[Entry]) -> str:
+    """Of the sizes and times of image files, which tell of one that was replaced."""
+    digest = hashlib.sha256()
+    for entry in entries:
+        found = entry.path.stat()
+        digest.update(f"{entry.path.name} {found.st_size} {found.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
 
 
 def _entries(dataset: CocoDataset, file: AnnotationFile) -> list[Entry]:
@@ -199,7 +214,7 @@ def _make_shard(shard: Shard) -> dict[str, Any]:
 def _receipt_of(shard: Shard) -> dict[str, Any] | None:
     """The receipt of a shard that is current and undamaged; None where it is not."""
     try:
-        receipt = json.loads(shard.receipt.read_bytes())
+        receipt = json.loads(read_file(shard.receipt))
         measured = _measure(shard.path)
     except (OSError, ValueError):
         return None
@@ -217,7 +232,7 @@ def _write_shard(shard: Shard) -> None:
     for entry in shard.entries:
         # Decoded once, so that training meets no broken file.
         EncodedImage(entry.hw, entry.path, str(entry.path), shard.annotations).pixels()
-        record = features.serialize_example({"image": entry.path.read_bytes(), **entry.fields})
+        record = features.serialize_example({"image": read_file(entry.path), **entry.fields})
         payload += len(record)
         writer.write(record)
     writer.close()
@@ -254,6 +269,7 @@ def _write_side_files(
         "shards": len(receipts),
         "sha256": [receipt["sha256"] for receipt in receipts],
         "summary": dataset.findings(),
+        "annotations_sha256": dataset.annotations_sha256,
     }
     description_file(folder, split).write_text(json.dumps(description), encoding="utf-8")
 
@@ -325,8 +341,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(arguments: list[str] | None) -> None:
     parser = Parser("jaxdet data prepare", __doc__)
-    parser.add_argument("source", type=Path, help="a folder in COCO's layout")
-    parser.add_argument("target", type=Path, help="the folder to build in")
+    parser.add_argument("source", type=local_path, help="a folder in COCO's layout")
+    parser.add_argument("target", type=local_path, help="the folder to build in")
     parser.add_argument("--splits", nargs="+", default=["train", "val"], choices=["train", "val"])
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
     parser.add_argument("--images-per-shard", type=int, default=IMAGES_PER_SHARD)

@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError
 from jaxdet.data.dataset import RLE, Category, Example, Polygons
 from jaxdet.data.image import EncodedImage
 from jaxdet.errors import UserError
+from jaxdet.files import read_file, regular_file
 
 NAME = "coco_instances"
 VERSION = "1.0.0"
@@ -60,17 +61,18 @@ class PreparedDataset:
     def __init__(self, folder: Path, split: str):
         self._folder, self._split = folder, split
         try:
-            with np.load(index_file(folder, split), allow_pickle=False) as index:
+            with np.load(regular_file(index_file(folder, split)), allow_pickle=False) as index:
                 self.image_ids = tuple(index["image_ids"].tolist())
                 self._sizes = index["sizes"]
                 self._has_objects = index["has_objects"]
-            description = json.loads(description_file(folder, split).read_bytes())
+            description = json.loads(read_file(description_file(folder, split)))
         except (OSError, ValueError, KeyError) as error:
             raise UserError(
                 f"{folder} holds no complete {split} split ({error}); run jaxdet data prepare again"
             ) from error
         self.categories = tuple(Category(*category) for category in description["categories"])
         self._summary = description["summary"]
+        self.annotations_sha256: str | None = description.get("annotations_sha256")
         self._ground_truth: dict[str, Any] | None = None
         shards = description["shards"]
         paths = [folder / record_file(split, shard, shards) for shard in range(shards)]
@@ -129,9 +131,7 @@ class PreparedDataset:
     def ground_truth(self) -> dict[str, Any]:
         """The annotations in COCO's JSON layout; read at the first call and kept."""
         if self._ground_truth is None:
-            self._ground_truth = json.loads(
-                ground_truth_file(self._folder, self._split).read_bytes()
-            )
+            self._ground_truth = json.loads(read_file(ground_truth_file(self._folder, self._split)))
         return self._ground_truth
 
 

@@ -26,7 +26,7 @@ from jaxdet.data.coco_files import write_annotations, writing
 from jaxdet.data.dataset import RLE, Category, Example
 from jaxdet.data.image import ArrayImage
 from jaxdet.errors import UserError
-from jaxdet.flags import Parser, run_main
+from jaxdet.flags import Parser, local_path, run_main
 
 MAX_OBJECTS = 5
 PLACEMENT_ATTEMPTS = 3
@@ -85,6 +85,10 @@ class ShapesDataset:
         self._image_size = image_size
         self._seed = seed
         self._ground_truth: dict[str, Any] | None = None
+
+    @property
+    def annotations_sha256(self) -> None:
+        return None
 
     @property
     def image_ids(self) -> Sequence[int]:
@@ -344,7 +348,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(arguments: list[str] | None) -> None:
     parser = Parser("jaxdet data shapes", __doc__)
-    parser.add_argument("folder", type=Path, help="the folder to write")
+    parser.add_argument("folder", type=local_path, help="the folder to write")
     parser.add_argument("--train-images", type=int, default=2000, help="default %(default)s")
     parser.add_argument("--val-images", type=int, default=100, help="default %(default)s")
     parser.add_argument(

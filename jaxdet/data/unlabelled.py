@@ -25,6 +25,7 @@ from jaxdet.data.loader import Batch, LoaderSettings, endless_batches
 from jaxdet.data.resize import resample
 from jaxdet.data.shapes import ShapesDataset
 from jaxdet.errors import UserError
+from jaxdet.files import regular_file
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -84,7 +85,7 @@ class ImageFolder(Sequence):
     def __getitem__(self, index: int) -> LazyImage:
         path = self.paths[index]
         try:
-            with Image.open(path, formats=IMAGE_FORMATS) as image:
+            with Image.open(regular_file(path), formats=IMAGE_FORMATS) as image:
                 width, height = image.size
         # Pillow's decoders let out many kinds of exception for broken files.
         except Exception as error:

@@ -27,12 +27,12 @@ from jaxdet.evaluation.result_files import (
     EvaluatedModel,
     Evaluation,
     evaluated_checkpoint,
-    initial_weights,
     report,
+    source_of,
 )
 from jaxdet.evaluation.scoring import Metrics, check_novel, score
 from jaxdet.evaluation.submission import read_detections
-from jaxdet.files import make_folder, write_json
+from jaxdet.files import write_json
 from jaxdet.inference.coco_results import Results, coco_results, result_workers
 from jaxdet.inference.detector import detect_function
 from jaxdet.models.build import Tree
@@ -148,8 +148,11 @@ def _score(experiment: Experiment, truth: GroundTruth, results: Results) -> Metr
     )
 
 
-def evaluate(experiment: Experiment) -> Metrics:
+def evaluate(experiment: Experiment, out: Path | None = None) -> Metrics:
     """Evaluates the newest checkpoint of the workdir, or config.init if there is none.
+
+    Args:
+        out: the folder to write to, by default the workdir.
 
     Raises:
         UserError: there is neither, or the checkpoint was trained as another model, or config.init
@@ -157,7 +160,7 @@ def evaluate(experiment: Experiment) -> Metrics:
     """
     folder = experiment.checkpoint_folder
     if experiment.config.init is not None and latest_step(folder) is None:
-        return _evaluate_converted(experiment)
+        return _evaluate_converted(experiment, out)
     with open_latest(folder) as (checkpoints, step):
         stored, given = checkpoints.meta(step), experiment.identity
         changed = _difference(stored, given)
@@ -175,7 +178,7 @@ def evaluate(experiment: Experiment) -> Metrics:
         stored["config"]["model"]["detector"][key] = given["config"]["model"]["detector"][key]
     model = evaluated_checkpoint(experiment, stored, params, stats)
     if parallel.is_main():
-        report(experiment, model, evaluation)
+        report(experiment, model, evaluation, out)
     return evaluation.metrics
 
 
@@ -190,7 +193,7 @@ def _difference(stored: dict[str, Any], given: dict[str, Any]) -> str | None:
     )
 
 
-def _evaluate_converted(experiment: Experiment) -> Metrics:
+def _evaluate_converted(experiment: Experiment, out: Path | None) -> Metrics:
     """Evaluates the converted detector that config.init names."""
     params, stats, origin = load_detector(experiment.config, *experiment.stateless.abstract)
     params, stats = jax.device_put((params, stats), parallel.replicated(experiment.mesh))
@@ -199,29 +202,29 @@ def _evaluate_converted(experiment: Experiment) -> Metrics:
     evaluation = Evaluator(experiment)(params, stats)
     sha256 = digest(params, stats)
     if parallel.is_main():
-        make_folder(experiment.workdir, "--workdir")
-        write_json(experiment.workdir / "init.json", origin, indent=2)
         model = EvaluatedModel(
             kind="converted detector",
             path=Path(experiment.config.init),
             sha256=sha256,
             config=experiment.plain_config,
-            init=initial_weights(experiment.workdir),
+            init=source_of(origin),
         )
-        report(experiment, model, evaluation)
+        report(experiment, model, evaluation, out)
+        write_json((out or experiment.workdir) / "init.json", origin, indent=2)
     return evaluation.metrics
 
 
-def evaluate_detections(experiment: Experiment, path: Path) -> Metrics:
+def evaluate_detections(experiment: Experiment, path: Path, out: Path | None = None) -> Metrics:
     """Scores a file in COCO's result format, from any detector, on the config's validation set.
 
     Raises:
         UserError: the file is not of that format, does not fit the data, or the workdir is a run's.
     """
-    if experiment.checkpoint_folder.is_dir():
+    folder = experiment.workdir if out is None else out
+    if (folder / experiment.checkpoint_folder.name).is_dir():
         raise UserError(
-            f"{experiment.workdir} holds a run, whose result.json would be lost; give another "
-            "--workdir for the result of --detections"
+            f"{folder} holds a run, whose result.json would be lost; give another --workdir or "
+            "--out for the result of --detections"
         )
     results, iou_types, sha256 = read_detections(path)
     print(experiment.val_set.summary())
@@ -238,6 +241,5 @@ def evaluate_detections(experiment: Experiment, path: Path) -> Metrics:
     model = EvaluatedModel(
         kind="file of detections", path=path, sha256=sha256, config=experiment.plain_config
     )
-    make_folder(experiment.workdir, "--workdir")
-    report(experiment, model, Evaluation(metrics, results, seconds))
+    report(experiment, model, Evaluation(metrics, results, seconds), folder)
     return metrics

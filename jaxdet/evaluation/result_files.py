@@ -13,9 +13,10 @@ from pycocotools import mask as mask_api
 
 from jaxdet.config.values import config_digest
 from jaxdet.data.rle import compressed_rle
+from jaxdet.errors import UserError
 from jaxdet.evaluation.scoring import Metrics
 from jaxdet.evaluation.table import summary_lines
-from jaxdet.files import atomic_write, without_nan, write_json
+from jaxdet.files import atomic_write, read_file, without_nan, write_json
 from jaxdet.inference.coco_results import Results
 from jaxdet.inference.prediction import DRAW_THRESHOLD, Prediction
 from jaxdet.models.build import Tree, parameter_count
@@ -52,7 +53,8 @@ class EvaluatedModel(NamedTuple):
         sha256: of its arrays (`jaxdet.training.checkpoint.digest`), or of a file of detections.
         config: the complete config it was trained with, its keys of test time as evaluated.
         init: name and SHA-256 of the original of the weights it started from.
-        step, epochs, train_images: of its training, where that was a run's.
+        step, epochs, train_images, train_annotations_sha256: of its training, where that was a
+            run's.
     """
 
     kind: str
@@ -63,6 +65,7 @@ class EvaluatedModel(NamedTuple):
     step: int = 0
     epochs: float | None = None
     train_images: int | None = None
+    train_annotations_sha256: str | None = None
 
 
 def evaluated_checkpoint(
@@ -79,6 +82,7 @@ def evaluated_checkpoint(
         step=position["step"],
         epochs=position["images"] / trained_images,
         train_images=trained_images,
+        train_annotations_sha256=record.get("train_annotations_sha256"),
         path=experiment.checkpoint_folder / str(position["step"]),
         sha256=digest(params, stats),
         config=record["config"],
@@ -89,28 +93,51 @@ def evaluated_checkpoint(
 def initial_weights(workdir: Path) -> dict[str, str] | None:
     """Name and SHA-256 of the original in a run's init.json, None where there is none."""
     try:
-        origin = json.loads((workdir / "init.json").read_text(encoding="utf-8"))
-        return {field: origin["source"][field] for field in ("file", "sha256")}
-    except (OSError, ValueError, TypeError, KeyError):
+        return source_of(json.loads(read_file(workdir / "init.json")))
+    except (OSError, ValueError, RecursionError):
         return None
 
 
-def report(experiment: Experiment, model: EvaluatedModel, evaluation: Evaluation) -> None:
-    """Writes result.json, detections.json and detections.png, and says what and where they are."""
-    workdir, images = experiment.workdir, len(experiment.val_set)
+def source_of(origin: Any) -> dict[str, str] | None:
+    """Name and SHA-256 of the original by what `init.json` holds, None where it is not known."""
+    try:
+        return {field: origin["source"][field] for field in ("file", "sha256")}
+    except (TypeError, KeyError):
+        return None
+
+
+def report(
+    experiment: Experiment,
+    model: EvaluatedModel,
+    evaluation: Evaluation,
+    out: Path | None = None,
+) -> None:
+    """Says what was found, and writes result.json, detections.json and detections.png.
+
+    Args:
+        out: the folder to write to, by default the workdir.
+
+    Raises:
+        UserError: they cannot be written; what was found has been said.
+    """
+    workdir, images = experiment.workdir if out is None else out, len(experiment.val_set)
+    print(*summary_lines(evaluation.metrics, images), sep="\n", flush=True)
     is_ours = model.kind != "file of detections"
-    write_json(workdir / "result.json", _record(experiment, model, evaluation), indent=2)
+    try:
+        write_json(workdir / "result.json", _record(experiment, model, evaluation), indent=2)
+    except UserError as error:
+        raise UserError(f"{error}, or evaluate again with --out=FOLDER") from error
     detections = model.path
     if is_ours:
         detections = workdir / "detections.json"
         write_json(detections, evaluation.results)
     draw_samples(experiment, evaluation.results, workdir / "detections.png")
 
-    print(*summary_lines(evaluation.metrics, images), sep="\n")
     print(f"result      {workdir / 'result.json'}")
     print(f"detections  {detections}, images in {workdir / 'detections.png'}")
     if model.kind == "checkpoint":
-        print(f"curves      {workdir / 'metrics.jsonl'}, or: tensorboard --logdir {workdir}")
+        curves = experiment.workdir
+        print(f"curves      {curves / 'metrics.jsonl'}, or: tensorboard --logdir {curves}")
     if is_ours:
         print(f"{model.kind:11} {model.path}")
 
@@ -126,6 +153,10 @@ def _record(
         "step": model.step,
         "epochs": model.epochs,
         "images": {"train": model.train_images, "val": images},
+        "annotations_sha256": {
+            "train": model.train_annotations_sha256,
+            "val": experiment.val_set.annotations_sha256,
+        },
         "metrics": without_nan(evaluation.metrics),
         "parameters": parameter_count(experiment.stateless.abstract[0]) if is_ours else None,
         "checkpoint": str(model.path),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from jaxdet.errors import UserError
 from jaxdet.evaluation.metric_names import IOU_TYPES
+from jaxdet.files import read_file
 from jaxdet.inference.coco_results import Results
 
 FIELDS = {"bbox": "bbox", "segm": "segmentation"}
@@ -24,7 +25,7 @@ def read_detections(path: Path) -> tuple[Results, tuple[str, ...], str]:
             or masks and others do not.
     """
     try:
-        content = path.read_bytes()
+        content = read_file(path)
     except OSError as error:
         raise UserError(
             f"{path} cannot be read ({error.strerror}); --detections takes the path of a JSON file"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import glob
 import json
+import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,10 +14,12 @@ from typing import Any
 from jaxdet.data.dataset import Category, LazyImage
 from jaxdet.data.image import is_named_image, open_image
 from jaxdet.errors import UserError
-from jaxdet.files import write_json
+from jaxdet.files import read_file, write_json
 from jaxdet.inference.coco_results import Results
 from jaxdet.inference.detector import Detector
 from jaxdet.inference.prediction import Prediction
+
+ANY_FOLDERS = re.compile(r"(?:^|/)\*\*(?:/|$)")
 
 
 def find_images(arguments: Sequence[str]) -> list[Path]:
@@ -28,21 +32,52 @@ def find_images(arguments: Sequence[str]) -> list[Path]:
     """
     paths: list[Path] = []
     for argument in arguments:
-        path = Path(argument)
-        if path.is_dir():
-            try:
+        path = Path(argument).expanduser()
+        try:
+            if path.is_dir():
                 found = sorted(file for file in path.iterdir() if is_named_image(file))
-            except OSError as error:
-                raise UserError(f"{path} cannot be read ({error}); give rights to it") from error
-        elif path.exists():
-            found = [path]
-        else:
-            matches = map(Path, sorted(glob.glob(argument, recursive=True)))
-            found = [match for match in matches if match.is_file()]
+            elif path.exists():
+                found = [path]
+            else:
+                found = [
+                    match for match in map(Path, sorted(_matches(str(path)))) if match.is_file()
+                ]
+        except OSError as error:
+            raise UserError(
+                f"{argument:.200} cannot be read ({error.strerror}); correct the path or its rights"
+            ) from error
         if not found:
             raise UserError(f"{argument} must be an image or a folder of images; correct the path")
         paths += found
     return list(dict.fromkeys(paths))
+
+
+def _matches(pattern: str) -> list[str]:
+    """What a pattern stands for, in which ** is any folders; links that lead in a circle end."""
+    stars = ANY_FOLDERS.search(pattern)
+    if stars is None:
+        return glob.glob(pattern)
+    start = pattern[: stars.start()] or ("/" if pattern.startswith("/") else ".")
+    rest = pattern[stars.end() :] or "*"
+    return [
+        match
+        for first in glob.glob(start)
+        for folder in _folders(first)
+        for match in _matches(os.path.join(glob.escape(folder), rest))
+    ]
+
+
+def _folders(start: str) -> Iterator[str]:
+    """A folder and all in it that are not hidden, each once, however many links lead there."""
+    seen: set[str] = set()
+    for folder, inner, _ in os.walk(start, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            inner.clear()
+            continue
+        seen.add(real)
+        inner[:] = sorted(name for name in inner if not name.startswith("."))
+        yield folder
 
 
 def write_predictions(
@@ -61,8 +96,8 @@ def write_predictions(
         UserError: nothing could be read, `out` cannot be written, or it holds the images or files
             of the same names that this function has not written.
     """
-    folders = {form.parent for path in paths for form in (path.absolute(), path.resolve())}
-    if out.resolve() in {folder.resolve() for folder in folders}:
+    folders = {form for path in paths for form in (path.parent, os.path.dirname(_real(path)))}
+    if _real(out) in map(_real, folders):
         raise UserError(f"{out} holds the images themselves; choose another --out")
     taken = _files_of_others(out)
     images: list[dict[str, Any]] = []
@@ -95,6 +130,11 @@ def write_predictions(
     return len(images), detections
 
 
+def _real(path: str | Path) -> str:
+    """Where links lead; unlike `Path.resolve`, those in a circle are no error."""
+    return os.path.realpath(path)
+
+
 def _files_of_others(out: Path) -> set[str]:
     """The lowercase names in a folder, without those of earlier drawings.
 
@@ -107,7 +147,7 @@ def _files_of_others(out: Path) -> set[str]:
     drawings = set()
     try:
         if "images.json" in names:
-            images = json.loads((out / "images.json").read_bytes())["images"]
+            images = json.loads(read_file(out / "images.json"))["images"]
             drawings = {image["drawing"] for image in images}
         elif "detections.json" in names:
             raise ValueError("detections.json stands alone")
@@ -158,13 +198,13 @@ def read_categories(path: Path) -> list[Category]:
         UserError: the file cannot be read, lists none, or gives two the same id.
     """
     try:
-        listed = json.loads(path.read_bytes())["categories"]
+        listed = json.loads(read_file(path))["categories"]
         categories = sorted(Category(int(one["id"]), str(one["name"])) for one in listed)
         if not categories:
             raise ValueError("the list is empty")
         if len({category.id for category in categories}) < len(categories):
             raise ValueError("two of them have the same id")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
             f"{path} lists no categories ({error}); give a JSON file with "
             '{"categories": [{"id": 1, "name": "..."}, ...]}'

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
-from collections.abc import Iterator
+import re
+import shutil
+import sys
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -13,15 +18,32 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh
-from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 from jaxdet import parallel
 from jaxdet.config.values import completed
 from jaxdet.errors import UserError
+from jaxdet.files import read_file, write_json
 from jaxdet.models.build import StatelessModel, Tree
 from jaxdet.models.paths import path_name
+from jaxdet.training.array_digests import damaged_arrays, digests_of, misfit
+from jaxdet.training.storage_noise import silence
 
 ARRAYS = ("params", "stats", "opt_state")
+
+LEAST_SHARE = 0.8
+"""Of the arrays' bytes, what a checkpoint takes at least: floats hardly compress."""
+
+
+class DamagedCheckpointError(UserError):
+    """A checkpoint is not what was written.
+
+    Attributes:
+        reason: which, and what of it.
+    """
+
+    def __init__(self, reason: str, fix: str):
+        super().__init__(f"{reason}; {fix}")
+        self.reason = reason
 
 
 class Checkpoints:
@@ -37,23 +59,23 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path):
-        def score(metrics: dict[str, float]) -> float:
-            return metrics["score"]
-
-        best = BestN(n=1, get_metric_fn=score)
         self.folder = folder
-        options = ocp.CheckpointManagerOptions(
-            preservation_policy=AnyPreservationPolicy([LatestN(n=1), best]),
-            # The policy decides, but only with this are scores written for a later run to read.
-            best_fn=score,
-        )
+        silence()
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+            self._manager = self._open()
         except OSError as error:
             raise UserError(
                 f"{folder} cannot be used ({error}); choose another --workdir"
             ) from error
+        self._scores = {step: _read_score(self._score_file(step)) for step in self.steps}
+
+    def _open(self) -> ocp.CheckpointManager:
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=_Preserved(self._kept),
+            lightweight_initialize=True,  # else a damaged score is an error
+        )
+        return ocp.CheckpointManager(self.folder.absolute(), options=options)
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -73,33 +95,97 @@ class Checkpoints:
     @property
     def latest(self) -> int | None:
         """Step of the newest complete checkpoint on the disk, or None."""
-        return latest_step(self.folder)
+        return max(self.steps, default=None)
 
-    def save(
-        self, state: dict[str, Any], step: int, meta: dict[str, Any], score: float | None = None
-    ) -> None:
+    @property
+    def steps(self) -> list[int]:
+        """Of all complete checkpoints on the disk."""
+        return complete_steps(self.folder)
+
+    def save(self, state: dict[str, Any], step: int, meta: dict[str, Any]) -> None:
         """Starts saving the state reached after `step` steps; returns before it is on disk.
 
         Args:
             state: the training state.
             step: the number of steps it has seen.
             meta: what the arrays belong to, as plain JSON values, stored beside them.
-            score: what checkpoints are ranked by, where this one was evaluated.
 
         Raises:
             UserError: this checkpoint or the one before it cannot be written.
         """
+        self.wait()  # for the one before, which takes space
+        self._check_space(state)
+        stored = {**meta, "digests": digests_of({name: state[name] for name in ARRAYS})}
+        stored["crc32"] = _meta_checksum(stored)
         # The storage library fails on what is empty, as batch statistics are without a batch norm.
         items = {name: ocp.args.StandardSave(state[name]) for name in ARRAYS if state[name]}
         try:
             self._manager.save(
                 step,
-                args=ocp.args.Composite(**items, meta=ocp.args.JsonSave(meta)),
-                metrics={"score": -math.inf if score is None else score},
+                args=ocp.args.Composite(**items, meta=ocp.args.JsonSave(stored)),
                 force=True,
             )
         except Exception as failure:  # whatever the storage library makes of a full disk
             raise self._unwritten(failure) from failure
+
+    def _check_space(self, state: dict[str, Any]) -> None:
+        """Raises UserError where the disk is too full: half-written arrays would fill it up."""
+        needed = LEAST_SHARE * sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        problem = None
+        if parallel.is_main():
+            try:
+                free = shutil.disk_usage(self.folder).free
+            except OSError as error:
+                free, problem = math.inf, f"{error.strerror}"
+            if free < needed:
+                problem = f"{free / 1e6:.3g} of at least {needed / 1e6:.3g} MB are free"
+        problem = parallel.gather([problem])[0]
+        if problem is not None:
+            raise self._unwritten(OSError(problem))
+
+    def record_score(self, step: int, score: float | None) -> None:
+        """Says that a checkpoint was evaluated, and removes those that need not be kept any more.
+
+        Args:
+            step: of a checkpoint that was saved.
+            score: what checkpoints are ranked by; None where the evaluation found none.
+
+        Raises:
+            UserError: see `wait`; the score cannot be written.
+        """
+        self.wait()
+        if parallel.is_main():
+            write_json(self._score_file(step), {"score": score})
+        self._scores[step] = score
+        for each in set(self._manager.all_steps()) - self._kept(self._manager.all_steps()):
+            self._manager.delete(each)
+
+    def is_evaluated(self, step: int) -> bool:
+        """Whether a score was recorded for the checkpoint of a step, be it that there was none."""
+        return self._score_file(step).is_file()
+
+    def _score_file(self, step: int) -> Path:
+        return self.folder / str(step) / "metrics" / "metrics"
+
+    def _kept(self, steps: Sequence[int]) -> set[int]:
+        """The latest of some steps and the one of the best score; of equals the later one."""
+        scored = [step for step in steps if self._scores.get(step) is not None]
+        best = max(scored, key=lambda step: (self._scores[step], step), default=max(steps))
+        return {max(steps), best}
+
+    def set_aside(self, step: int) -> None:
+        """Gives a damaged checkpoint a name by which it is none; every process must ask for it."""
+        if parallel.is_main():
+            folder = self.folder / str(step)
+            taken = {path.name for path in self.folder.iterdir()}
+            names = (f"{step}.damaged{number or ''}" for number in range(len(taken) + 1))
+            try:
+                folder.rename(self.folder / next(name for name in names if name not in taken))
+            except OSError as error:
+                raise UserError(f"{folder} cannot be renamed ({error}); remove it") from error
+        parallel.gather([])  # the others wait for it
+        self._manager.close()
+        self._manager = self._open()
 
     def wait(self) -> None:
         """Returns when what was saved is on the disk.
@@ -113,13 +199,13 @@ class Checkpoints:
             raise self._unwritten(failure) from failure
 
     def _unwritten(self, failure: Exception) -> UserError:
-        reason = str(failure).strip().splitlines()
+        reason = _brief(failure)
         kept = (
             "there is no earlier one" if self.latest is None else f"step {self.latest} is complete"
         )
         return UserError(
             f"a checkpoint could not be written to {self.folder} "
-            f"({reason[0] if reason else type(failure).__name__}); free space or rights there and "
+            f"({reason}); free space or rights there and "
             f"give the same command again ({kept})"
         )
 
@@ -135,9 +221,21 @@ class Checkpoints:
             UserError: the checkpoint holds other shapes than `target`, or cannot be read.
         """
         names = [name for name in ARRAYS if name in target]
-        arguments = {name: ocp.args.StandardRestore(target[name]) for name in names if target[name]}
-        restored = self._read(step, arguments)
-        return {name: restored[name] if name in arguments else {} for name in names}
+        items = {name: target[name] for name in names if target[name]}
+        digests = self._stored_meta(step).get("digests")
+        reason = digests and misfit(digests, {name: target[name] for name in names})
+        if reason:
+            raise UserError(
+                f"checkpoint {self.folder / str(step)} does not fit this config ({reason}); use "
+                "the config it was trained with, or another --workdir"
+            )
+        arguments = {name: ocp.args.StandardRestore(tree) for name, tree in items.items()}
+        restored = self._read(step, arguments, is_known_to_fit=bool(digests)) if items else {}
+        found = {name: restored[name] if name in items else {} for name in names}
+        damaged = damaged_arrays(digests, found) if digests else []
+        if damaged:
+            raise self._damaged(step, f"{damaged[0]} is not what was saved")
+        return found
 
     def restore_model(self, step: int, stateless: StatelessModel, mesh: Mesh) -> tuple[Tree, Tree]:
         """Parameters and batch statistics saved at `step`, whole on every device of a mesh.
@@ -155,25 +253,94 @@ class Checkpoints:
         Raises:
             UserError: the checkpoint cannot be read.
         """
-        meta = self._read(step, {"meta": ocp.args.JsonRestore()})["meta"]
-        has_config = isinstance(meta, dict) and isinstance(meta.get("config"), dict)
+        meta = {
+            name: value
+            for name, value in self._stored_meta(step).items()
+            if name not in ("digests", "crc32")
+        }
+        has_config = isinstance(meta.get("config"), dict)
         return {**meta, "config": completed(meta["config"])} if has_config else meta
 
-    def _read(self, step: int, arguments: dict[str, Any]) -> Any:
+    def _stored_meta(self, step: int) -> dict[str, Any]:
+        meta = self._read(step, {"meta": ocp.args.JsonRestore()}, is_known_to_fit=True)["meta"]
+        if not isinstance(meta, dict) or meta.get("crc32") not in (None, _meta_checksum(meta)):
+            raise self._damaged(step, "its meta/metadata is not what was saved")
+        return meta
+
+    def _read(self, step: int, arguments: dict[str, Any], *, is_known_to_fit: bool) -> Any:
         try:
             return self._manager.restore(step, args=ocp.args.Composite(**arguments))
-        except (ValueError, KeyError, TypeError, OSError) as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        except Exception as error:  # damage surfaces in whichever reader meets it first
+            reason = _brief(error)
+            if is_known_to_fit:
+                raise self._damaged(step, reason) from error
             raise UserError(
                 f"checkpoint {self.folder / str(step)} does not fit this config or is damaged "
                 f"({reason}); use the config it was trained with, or another --workdir"
             ) from error
 
+    def _damaged(self, step: int, reason: str) -> DamagedCheckpointError:
+        older = [each for each in self.steps if each < step]
+        fix = (
+            f"`jaxdet train` falls back to that of step {max(older)}"
+            if older
+            else "put back a copy of it, or train in another --workdir"
+        )
+        return DamagedCheckpointError(
+            f"checkpoint {self.folder / str(step)} is damaged ({reason})", fix
+        )
+
+
+class _Preserved:
+    """Orbax's policy of which checkpoints are kept, given a function that says it of steps."""
+
+    def __init__(self, kept: Callable[[Sequence[int]], set[int]]):
+        self._kept = kept
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
+        kept = self._kept([each.step for each in checkpoints]) if checkpoints else set()
+        return [each.step in kept for each in checkpoints]
+
+
+def _read_score(path: Path) -> float | None:
+    """None where there is none that is readable, as without it the checkpoint is still good."""
+    try:
+        score = json.loads(read_file(path))["score"] if path.exists() else None
+        return float(score) if score is not None and math.isfinite(score) else None
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        if parallel.is_main():
+            print(
+                f"note: {path} holds no score ({_brief(error)}); the checkpoint is sound but never "
+                "the best",
+                file=sys.stderr,
+            )
+        return None
+
+
+def _brief(error: Exception) -> str:
+    """What the system says of a file in a storage library's error, else the start of the error."""
+    said = re.search(r"[^:\[\]]+(?= \[os_error_code)", str(error))
+    first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return said[0].strip() if said else first_line[:200]
+
+
+def _meta_checksum(meta: dict[str, Any]) -> int:
+    """Of all that is stored beside the arrays, but for this number."""
+    rest = {name: value for name, value in meta.items() if name != "crc32"}
+    return zlib.crc32(json.dumps(rest, sort_keys=True).encode())
+
+
+def complete_steps(folder: Path) -> list[int]:
+    """Steps of the complete checkpoints in a folder, in order; the folder may be missing."""
+    # Read from the disk: what a manager remembers may be under way, or have failed. A folder gets
+    # its number when it is complete.
+    names = [path.name for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
+    return sorted(int(name) for name in names if name.isdecimal() and name == str(int(name)))
+
 
 def latest_step(folder: Path) -> int | None:
     """Step of the newest complete checkpoint in a folder, or None; the folder may be missing."""
-    # Read from the disk: what a manager remembers may be under way, or have failed.
-    return max(ocp.utils.checkpoint_steps(folder), default=None) if folder.is_dir() else None
+    return max(complete_steps(folder), default=None)
 
 
 @contextmanager

@@ -25,6 +25,8 @@ class Experiment(Run):
     compared: ClassVar = {
         "categories": "categories",
         "train_images": "the number of training images",
+        "train_annotations_sha256": "the SHA-256 of the training annotations",
+        "val_annotations_sha256": "the SHA-256 of the validation annotations",
     }
 
     @cached_property
@@ -97,7 +99,12 @@ class Experiment(Run):
         }
 
     def record(self, step: int) -> dict[str, Any]:
-        return {**super().record(step), "train_images": self.trained_images}
+        return {
+            **super().record(step),
+            "train_images": self.trained_images,
+            "train_annotations_sha256": self.train_set.annotations_sha256,
+            "val_annotations_sha256": self.val_set.annotations_sha256,
+        }
 
     def scalars(self, step: int) -> dict[str, float]:
         scalars = super().scalars(step)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -16,12 +17,13 @@ from jaxdet.config.roles import difference, resumable_keys
 from jaxdet.errors import PreemptedError, UserError
 from jaxdet.files import write_json
 from jaxdet.models.build import Tree, parameter_count
-from jaxdet.training.checkpoint import Checkpoints, abstract
+from jaxdet.training.checkpoint import Checkpoints, DamagedCheckpointError, abstract
 from jaxdet.training.metric_writer import MetricWriter, Progress
 from jaxdet.training.monitor import Monitor
 from jaxdet.training.profile import Profile
 from jaxdet.training.run import Run
 from jaxdet.training.step import State, abstract_state, initial_state, make_train_step
+from jaxdet.training.workdir_lock import lone_run
 
 HostBatch = dict[str, np.ndarray]
 
@@ -88,11 +90,13 @@ def fit(task: Task) -> State:
         lambda: jax.random.key(config.seed), out_shardings=parallel.replicated(run.mesh)
     )()
     with ExitStack() as stack:
+        _enter_lone_run(run, stack)
         checkpoints = stack.enter_context(Checkpoints(run.checkpoint_folder))
         preemption = stack.enter_context(parallel.Preemption())
-        _claim_workdir(run, checkpoints)
         state, start_step = _start(task, checkpoints)
         monitor = _monitor(run, checkpoints, start_step, stack)
+        if start_step in task.eval_steps and not checkpoints.is_evaluated(start_step):
+            _evaluate(task, state, start_step, checkpoints, monitor)
         profile = stack.enter_context(Profile(run.workdir / "profile", config.profile_steps))
         host_batches = stack.enter_context(closing(task.batches(start_step)))
         batches = _on_devices(host_batches, run.mesh, monitor)
@@ -106,44 +110,59 @@ def fit(task: Task) -> State:
             is_stopping = preemption.announced(step)
             if step in checkpoint_steps or is_stopping:
                 monitor.flush()
-                score = None
-                if step in task.eval_steps:
-                    score, scalars, summary = task.evaluate(state)
-                    monitor.report(step, scalars, summary)
-                checkpoints.save(state, step, run.record(step), score)
-            if is_stopping and step < total_steps:
+                checkpoints.save(state, step, run.record(step))
+            if is_stopping:
                 checkpoints.wait()
                 raise PreemptedError(
                     f"asked to stop; saved step {step} of {total_steps} in "
                     f"{run.checkpoint_folder}, and the same command resumes from there"
                 )
+            if step in task.eval_steps:
+                _evaluate(task, state, step, checkpoints, monitor)
     return state
 
 
-def _claim_workdir(run: Run, checkpoints: Checkpoints) -> None:
-    """Raises UserError for the checkpoints of another config; writes config.json."""
-    if checkpoints.latest is not None:
-        stored, given = checkpoints.meta(checkpoints.latest), run.record(0)
-        changed = difference(stored["config"], given["config"], ignored=resumable_keys(run.config))
-        for key, name in run.compared.items():
-            changed = changed or difference(stored[key], given[key], name)
-        if changed:
-            raise UserError(
-                f"{run.workdir} holds a run of another config ({changed}); "
-                "use another --workdir, or the config of that run"
-            )
+def _enter_lone_run(run: Run, stack: ExitStack) -> None:
+    """Locks the workdir in the main process; all raise UserError where it is in use."""
+    problem = None
     if parallel.is_main():
-        write_json(run.workdir / "config.json", run.plain_config, indent=2)
+        try:
+            stack.enter_context(lone_run(run.workdir))
+        except UserError as error:
+            problem = str(error)
+    problem = parallel.gather([problem])[0]
+    if problem is not None:
+        raise UserError(problem)
+
+
+def _evaluate(
+    task: Task, state: State, step: int, checkpoints: Checkpoints, monitor: Monitor
+) -> None:
+    """Evaluates a state that was saved: an evaluation may take longer than a job may."""
+    score, scalars, summary = task.evaluate(state)
+    monitor.report(step, scalars, summary)
+    checkpoints.record_score(step, score)
 
 
 def _start(task: Task, checkpoints: Checkpoints) -> tuple[State, int]:
-    """The newest checkpoint's state, or a fresh one, and the number of steps it has seen."""
-    run, step = task.run, checkpoints.latest
+    """The newest sound checkpoint's state, or a fresh one, and the number of steps it has seen.
+
+    Writes config.json.
+    """
+    run = task.run
     shapes = abstract_state(run.stateless, run.optimizer)
     shardings = parallel.state_sharding(run.mesh, shapes, run.config.sharding)
-    if step is not None:
-        restored = checkpoints.restore(step, abstract(shapes, shardings))
+    while (step := checkpoints.latest) is not None:
+        try:
+            _check_same_run(run, checkpoints.meta(step))
+            restored = checkpoints.restore(step, abstract(shapes, shardings))
+        except DamagedCheckpointError as damage:
+            _fall_back(checkpoints, step, damage)
+            continue
+        _write_config(run)
         return {**restored, "step": jax.device_put(np.int32(step), shardings["step"])}, step
+
+    _write_config(run)
 
     def init() -> State:
         return initial_state(run.stateless, run.optimizer, jax.random.key(run.config.seed))
@@ -154,6 +173,39 @@ def _start(task: Task, checkpoints: Checkpoints) -> tuple[State, int]:
         state["params"] = jax.device_put(params, shardings["params"])
         state["stats"] = jax.device_put(stats, shardings["stats"])
     return state, 0
+
+
+def _check_same_run(run: Run, stored: dict[str, Any]) -> None:
+    """Raises UserError for what was stored with the checkpoint of another run."""
+    given = run.record(0)
+    changed = difference(stored["config"], given["config"], ignored=resumable_keys(run.config))
+    for key, name in run.compared.items():
+        if stored.get(key) is not None and given[key] is not None:
+            changed = changed or difference(stored[key], given[key], name)
+    if changed:
+        raise UserError(
+            f"{run.workdir} holds a run of another config ({changed}); "
+            "use another --workdir, or the config of that run"
+        )
+
+
+def _fall_back(checkpoints: Checkpoints, step: int, damage: DamagedCheckpointError) -> None:
+    """Leaves a damaged checkpoint for an older one, and says so; raises the damage without one."""
+    older = [each for each in checkpoints.steps if each < step]
+    if not older:
+        raise damage
+    checkpoints.set_aside(step)
+    if parallel.is_main():
+        print(
+            f"note: {damage.reason}; resuming from step {max(older)} instead, and the damaged "
+            f"one lies beside it as {step}.damaged",
+            file=sys.stderr,
+        )
+
+
+def _write_config(run: Run) -> None:
+    if parallel.is_main():
+        write_json(run.workdir / "config.json", run.plain_config, indent=2)
 
 
 def _monitor(run: Run, checkpoints: Checkpoints, start_step: int, stack: ExitStack) -> Monitor:

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, SupportsFloat, TextIO
 
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
+from tensorboardX.summary import scalar
 from tqdm import tqdm
 
-from jaxdet.files import atomic_write
+from jaxdet.errors import UserError
+from jaxdet.files import atomic_write, read_file
 
 Scalars = Mapping[str, SupportsFloat]
+
+FLUSH_SECONDS = 30.0
+"""How long TensorBoard's events may wait in memory."""
 
 
 class MetricWriter(AbstractContextManager):
@@ -28,38 +36,82 @@ class MetricWriter(AbstractContextManager):
     """
 
     def __init__(self, workdir: Path, start_step: int = 0):
-        workdir.mkdir(parents=True, exist_ok=True)
-        path = workdir / "metrics.jsonl"
-        _drop_lines_after(path, start_step)
-        self._lines = path.open("a", encoding="utf-8")
-        self._events = SummaryWriter(str(workdir), purge_step=start_step + 1 if start_step else 0)
+        self._path = workdir / "metrics.jsonl"
+        with self._writing():
+            workdir.mkdir(parents=True, exist_ok=True)
+            _drop_lines_after(self._path, start_step)
+            self._lines = self._path.open("a", encoding="utf-8")
+            # Written here, not in a thread: one that died of a full disk would stop the training.
+            self._events = EventsWriter(str(workdir / "events"))
+            purged = start_step + 1 if start_step else 0
+            restart = SessionLog(status=SessionLog.START)
+            self._events.write_event(Event(step=purged, wall_time=time.time(), session_log=restart))
+        self._flushed = -math.inf
 
     def write(self, step: int, scalars: Scalars) -> None:
-        """Records named scalars at a step; arrays on a device are waited for."""
-        values = {name: float(value) for name, value in scalars.items()}
-        line: dict[str, Any] = {"step": step, "time": round(time.time(), 3)}
-        line |= {name: value if math.isfinite(value) else None for name, value in values.items()}
-        self._lines.write(json.dumps(line) + "\n")
-        self._lines.flush()
-        for name, value in values.items():
-            self._events.add_scalar(name, value, step)
+        """Records named scalars at a step; arrays on a device are waited for.
 
-    def __exit__(self, *_: object) -> None:
-        self._lines.close()
-        self._events.close()
+        Raises:
+            UserError: they cannot be written, as on a full disk.
+        """
+        values = {name: float(value) for name, value in scalars.items()}
+        now = time.time()
+        line: dict[str, Any] = {"step": step, "time": round(now, 3)}
+        line |= {name: value if math.isfinite(value) else None for name, value in values.items()}
+        shown = [each for name, value in values.items() for each in scalar(name, value).value]
+        with self._writing():
+            self._lines.write(json.dumps(line) + "\n")
+            self._lines.flush()
+            self._events.write_event(Event(step=step, wall_time=now, summary=Summary(value=shown)))
+            if now - self._flushed > FLUSH_SECONDS:
+                self._events.flush()
+                self._flushed = now
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        for file in (self._lines, self._events):
+            try:
+                with self._writing():
+                    file.close()
+            except UserError:
+                if kind is None:  # else there is an error under way, which says more
+                    raise
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"{self._path} and the event files beside it cannot be written "
+                f"({error.strerror}); free space or rights there and give the same command again"
+            ) from error
 
 
 def _drop_lines_after(path: Path, start_step: int) -> None:
-    if start_step == 0 or not path.exists():
+    if start_step == 0 or not os.path.lexists(path):
         path.unlink(missing_ok=True)
         return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        with suppress(ValueError):  # the line a killed run was writing
-            if json.loads(line)["step"] <= start_step:
-                kept.append(line + "\n")
+    kept, unusable = [], 0
+    for line in read_file(path).split(b"\n"):
+        step = _step_of(line)
+        unusable += step is None and bool(line.strip())
+        if step is not None and step <= start_step:
+            kept.append(line + b"\n")
+    if unusable:
+        # One may be that which a killed run was writing.
+        print(f"note: {unusable} line(s) of {path} were no metrics and are left out")
     with atomic_write(path) as partial:
-        partial.write_text("".join(kept), encoding="utf-8")
+        partial.write_bytes(b"".join(kept))
+
+
+def _step_of(line: bytes) -> float | None:
+    """The step that a line of metrics is about, None where it is no such line."""
+    try:
+        content = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    step = content.get("step") if isinstance(content, dict) else None
+    return step if isinstance(step, int | float) and not isinstance(step, bool) else None
 
 
 class Progress(AbstractContextManager):

@@ -33,7 +33,8 @@ class Run:
         trained_images: number of images in an epoch.
         summary: a line about each data set, and what computes.
         identity: what a checkpoint belongs to, as JSON values; among them the config.
-        compared: what of `record` must be the same on resume besides the config: key and name.
+        compared: what of `record`, where it is known, must be the same on resume besides the
+            config: key and name.
     """
 
     mesh: Mesh

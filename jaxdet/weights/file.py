@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import zipfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxdet.errors import UserError
-from jaxdet.files import atomic_write
+from jaxdet.files import atomic_write, regular_file
 
 REPORT = "report.json"
 
@@ -130,7 +131,7 @@ def archive_members(path: Path) -> list[str]:
     Raises:
         ValueError: it would unpack to far more than it is, as no weights do.
     """
-    with zipfile.ZipFile(path) as archive:
+    with zipfile.ZipFile(regular_file(path)) as archive:
         members = archive.infolist()
     if sum(member.file_size for member in members) > EXPANSION * path.stat().st_size + 2**20:
         raise ValueError(f"it would unpack to more than {EXPANSION} times its size")
@@ -144,7 +145,7 @@ def is_report(report: Any) -> bool:
         return (
             isinstance(values, list)
             and len(values) == 3
-            and all(isinstance(value, int | float) for value in values)
+            and all(isinstance(value, int | float) and abs(value) < math.inf for value in values)
         )
 
     return (

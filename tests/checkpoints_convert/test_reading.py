@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
+import math
 import os
 import pickle
 import subprocess
+import warnings
 import zipfile
 
 import numpy as np
@@ -102,6 +105,54 @@ def test_a_tensor_that_claims_more_than_is_stored_is_rejected(tmp_path):
     torch.save({"a": torch.ones(1).expand(1000, 1000)}, path)
     with pytest.raises(UserError, match="a claims more values than are stored"):
         read(path)
+
+
+@pytest.mark.parametrize("kind", ["meta", "sparse", "quantized"])
+def test_tensors_that_are_no_plain_numbers_are_rejected(tmp_path, kind):
+    path, tensor = tmp_path / "hostile.pth", torch.ones(3)
+    if kind == "quantized":
+        with warnings.catch_warnings(action="ignore"):
+            tensor = torch.quantize_per_tensor(tensor, 0.1, 0, torch.qint8)
+    torch.save({"a": tensor.to_sparse() if kind == "sparse" else tensor}, path)
+    if kind == "meta":
+        torch.save({"a": tensor.to("meta")}, path)
+    with pytest.raises(UserError, match=f"a is a {kind} tensor"):
+        read(path)
+
+
+UNSOUND = {
+    "layout": "timm",
+    "config": {},
+    "source": {"file": "x", "sha256": "y"},
+    "pixel_mean": [math.inf, 0, 0],
+    "pixel_std": [1, 1, 1],
+}
+
+
+@pytest.mark.parametrize(
+    "report",
+    ["{}", "{", "[" * 100_000, '{"layout": {}, "config": []}', "NaN", json.dumps(UNSOUND)],
+    ids=range(6),
+)
+def test_a_forged_report_is_no_report(tmp_path, report):
+    from safetensors.torch import save_file
+
+    path = tmp_path / "forged.safetensors"
+    save_file({"a": torch.ones(3)}, path, metadata={"jaxdet": report})
+    if report == "NaN":
+        assert read(path).report is None
+        return
+    with pytest.raises(UserError, match=r"its report is not jaxdet's|cannot be read"):
+        read(path)
+
+
+@pytest.mark.parametrize("number", ["1" + "0" * 20, "9" * 250, "-1", "00", "1_0"])
+def test_absurd_block_numbers_take_no_memory(timm_state, save_torch, number):
+    state = timm_state()
+    for name in [name for name in state if name.startswith("blocks.1.")]:
+        state[name.replace(".1.", f".{number}.", 1)] = state.pop(name)
+    with pytest.raises(UserError, match=r"lacks block 1|that the layout timm does not know"):
+        convert(read(save_torch(state)), Options())
 
 
 def test_one_storage_under_many_names_is_rejected(tmp_path):

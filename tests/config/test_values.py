@@ -63,11 +63,24 @@ def test_a_key_is_set_from_text(config, name, text, value):
         ("optim.lrr", "1", r"config\.optim has no key 'lrr'; did you mean config\.optim\.lr\?"),
         ("optim", "1", r"config\.optim is a section; set one of its keys, betas, "),
         ("optim.lr.x", "1", r"config\.optim\.lr is a single value"),
+        ("seed", "9" * 5000, r"config\.seed=9+ must be an integer"),
+        ("data.scale_range", f"(1,{'9' * 400})", r"scale_range=\(1,9+ must be 2 numbers"),
+        ("data.scale_range", "[" * 100_000, r"scale_range=\[+ must be 2 numbers"),
+        ("data.root", "gs://bucket/coco", r"config\.data\.root: gs://bucket/coco is an address"),
+        ("init", "a" * 5000, r"config\.init: 'a+' can be no path"),
     ],
 )
 def test_what_cannot_be_set_is_named(config, name, text, message):
     with pytest.raises(UserError, match=message):
         override(config, name, text)
+
+
+def test_a_path_may_begin_at_home(config, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/someone")
+    override(config, "data.root", "~/coco")
+    assert config.data.root == "/home/someone/coco"
+    override(config, "data.root", "./coco/")
+    assert config.data.root == "./coco/"
 
 
 def test_keys_of_a_pre_training_are_set_too():

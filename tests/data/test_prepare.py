@@ -174,6 +174,24 @@ def test_finished_shards_are_kept_and_damaged_or_outdated_ones_are_not(built, tm
     assert paths[2].stat().st_mtime_ns != again[2]
 
 
+def test_an_image_that_changed_is_noticed(built, tmp_path):
+    source, target = tmp_path / "source", tmp_path / "target"
+    shutil.copytree(built[0], source)
+    shutil.copytree(built[1], target)
+    folder = prepared_folder(target)
+    paths = [folder / prepared.record_file("train", shard, 3) for shard in range(3)]
+    stamps = [path.stat().st_mtime_ns for path in paths]
+    plain = CocoDataset(*find_coco(source, "train"))
+    path, (height, width) = plain.file(4)
+    Image.new("RGB", (width, height), "red").save(path)
+    assert build(source, target) == 0
+    again = [path.stat().st_mtime_ns for path in paths]
+    assert [one == other for one, other in zip(stamps, again, strict=True)] == [True, False, True]
+    rebuilt = PreparedDataset(folder, "train")
+    np.testing.assert_array_equal(plain[4].image, rebuilt[4].image)
+    assert rebuilt.annotations_sha256 == plain.annotations_sha256
+
+
 def test_resumes_after_sigkill(tmp_path):
     source = write_set(tmp_path / "source", 300)
     target = tmp_path / "target"

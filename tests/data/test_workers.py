@@ -109,6 +109,18 @@ def test_evaluation_with_more_workers_than_batches():
     assert digests(batches) == digests(plain)
 
 
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux's /proc")
+def test_a_killed_worker_is_one_sentence():
+    before = children_of(os.getpid())
+    batches = training(LoaderSettings(4, workers=1))
+    next(batches)
+    for pid in children_of(os.getpid()) - before:
+        if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            os.kill(pid, signal.SIGKILL)
+    with pytest.raises(UserError, match=r"images died .*lower --config\.data\.workers"):
+        digests(itertools.islice(batches, 12))
+
+
 def test_error_of_a_worker_is_the_users(tmp_path):
     folder = tmp_path / "images"
     folder.mkdir()

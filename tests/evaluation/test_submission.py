@@ -28,10 +28,9 @@ def perfect(tmp_path_factory):
     ]
 
 
-def score(path, workdir) -> int:
-    return main(
-        ["--config=tests/tiny.py", "--mode=eval", f"--detections={path}", f"--workdir={workdir}"]
-    )
+def score(path, workdir, *more) -> int:
+    flags = ["--config=tests/tiny.py", "--mode=eval"]
+    return main([*flags, f"--detections={path}", f"--workdir={workdir}", *more])
 
 
 @pytest.mark.parametrize("kinds", [("bbox",), ("segm",), ("bbox", "segm")])
@@ -119,6 +118,21 @@ def test_a_run_s_result_is_not_written_over(perfect, tmp_path, capsys):
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     assert score(path, tmp_path / "run") == 2
     assert "give another --workdir" in capsys.readouterr().err
+
+
+def test_numbers_are_printed_before_they_cannot_be_written(perfect, tmp_path, capsys):
+    path = tmp_path / "theirs.json"
+    path.write_text(json.dumps(perfect))
+    (tmp_path / "taken").touch()
+    assert score(path, tmp_path / "taken") == 2
+    said = capsys.readouterr()
+    assert " AP " in said.out
+    assert "taken/result.json cannot be written" in said.err
+    assert "evaluate again with --out=FOLDER" in said.err
+    assert said.err.count("\n") == 1
+
+    assert score(path, tmp_path / "taken", f"--out={tmp_path / 'out'}") == 0
+    assert json.loads((tmp_path / "out" / "result.json").read_bytes())["metrics"]
 
 
 def test_a_file_to_score_needs_the_mode(capsys):

@@ -22,6 +22,34 @@ def test_a_folder_s_images_are_found_by_their_names(tmp_path):
     assert find_images([str(tmp_path / "[ab].*"), str(expected[0])]) == expected
 
 
+def test_patterns_of_any_folders_end_where_links_lead_in_circles(tmp_path, monkeypatch):
+    inner = tmp_path / "a" / "b"
+    inner.mkdir(parents=True)
+    (tmp_path / ".hidden").mkdir()
+    for folder in (tmp_path, inner, tmp_path / ".hidden"):
+        (folder / "x.png").touch()
+    (tmp_path / "linked.png").symlink_to("x.png")
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    for number in range(5):  # 5**40 ways
+        (inner / f"up {number}").symlink_to(tmp_path)
+    found = [tmp_path / "a" / "b" / "x.png", tmp_path / "linked.png", tmp_path / "x.png"]
+    assert find_images([f"{tmp_path}/**/*.png"]) == found
+    assert found[0] in find_images([f"{tmp_path}/a/**/x.png"])
+    assert found[0] in find_images([f"{tmp_path}/*/**"])
+    monkeypatch.chdir(tmp_path)
+    assert find_images(["**/*.png"]) == [path.relative_to(tmp_path) for path in found]
+    assert find_images(["x**g"]) == [path.relative_to(tmp_path) for path in found[2:]]
+
+
+@pytest.mark.parametrize("name", ["loop", "a" * 5000, "a/" * 3000])
+def test_what_can_be_no_path_is_one_sentence(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(UserError, match=r"must be an image|cannot be read") as raised:
+        find_images([name])
+    assert len(str(raised.value)) < 7000
+
+
 @pytest.mark.parametrize("content", ["", "[]", '{"categories": []}', '{"categories": [1]}', TWICE])
 def test_a_file_without_categories_is_rejected(content, tmp_path):
     path = tmp_path / "categories.json"

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
 import resource
 import shutil
+import subprocess
+import sys
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +18,7 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxdet.errors import UserError
-from jaxdet.training.checkpoint import Checkpoints, abstract
+from jaxdet.training.checkpoint import Checkpoints, DamagedCheckpointError, abstract
 from jaxdet.training.optim import adamw
 
 CONFIG = {"seed": 3, "model": {"width": 8, "blocks": [1, 3], "scale": None}, "name": "tiny"}
@@ -51,7 +56,9 @@ def saved(folder, *steps: tuple[int, float | None]):
     """The checkpoints' folder after saving `state_of(step)` for (step, score) one by one."""
     with Checkpoints(folder) as checkpoints:
         for step, score in steps:
-            checkpoints.save(state_of(step), step, CONFIG, score)
+            checkpoints.save(state_of(step), step, CONFIG)
+            if score is not None:
+                checkpoints.record_score(step, score)
     return folder
 
 
@@ -159,6 +166,111 @@ def test_what_a_killed_run_left_half_saved_is_no_checkpoint(tmp_path, replicated
         assert_same(checkpoints.restore(7, target)["params"], state["params"])
 
 
+def flip(path, at: float = 0.5) -> None:
+    content = bytearray(path.read_bytes())
+    content[int(at * len(content))] ^= 1
+    path.write_bytes(content)
+
+
+def test_no_flipped_byte_restores_other_values(tmp_path, replicated):
+    state = state_of(7)
+    target = abstract({"params": state["params"]}, replicated)
+    folder = saved(tmp_path / "run", (7, None)) / "7"
+    files = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
+    files = [path for path in files if path.parts[0] in ("params", "meta")]
+    noticed = set()
+    for path in files:
+        shutil.copytree(tmp_path / "run", tmp_path / "copy")
+        flip(tmp_path / "copy" / "7" / path)
+        with Checkpoints(tmp_path / "copy") as checkpoints:
+            try:
+                assert checkpoints.meta(7) == CONFIG
+                restored = checkpoints.restore(7, target)
+            except DamagedCheckpointError:
+                noticed.add(path.parts[0])
+            else:
+                assert_same(restored, {"params": state["params"]})
+        shutil.rmtree(tmp_path / "copy")
+    assert noticed == {"params", "meta"}
+
+
+def test_an_array_that_changed_is_named(tmp_path, replicated):
+    saved(tmp_path / "a", (7, None))
+    with Checkpoints(tmp_path / "b") as checkpoints:
+        other = state_of(7)
+        other["params"]["norm"]["scale"] += 1
+        checkpoints.save(other, 7, CONFIG)
+    shutil.rmtree(tmp_path / "a" / "7" / "params")
+    shutil.copytree(tmp_path / "b" / "7" / "params", tmp_path / "a" / "7" / "params")
+    target = abstract({"params": other["params"]}, replicated)
+    with (
+        Checkpoints(tmp_path / "a") as checkpoints,
+        pytest.raises(
+            DamagedCheckpointError, match=r"\(params\.norm\.scale is not what was saved\)"
+        ),
+    ):
+        checkpoints.restore(7, target)
+
+
+def test_split_arrays_are_checked_however_they_come_back(tmp_path, replicated):
+    split = NamedSharding(replicated.mesh, PartitionSpec(None, "data"))
+    kernel = np.arange(64.0, dtype=np.float32).reshape(4, 16)
+    state = {"params": {"kernel": jax.device_put(kernel, split)}, "stats": {}, "opt_state": {}}
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state, 1, CONFIG)
+        checkpoints.wait()
+        stored = json.loads((tmp_path / "1" / "meta" / "metadata").read_bytes())
+        assert len(stored["digests"]["params.kernel"]["crc32"]) == 8
+        for sharding in (split, replicated):
+            restored = checkpoints.restore(1, abstract({"params": state["params"]}, sharding))
+            np.testing.assert_array_equal(restored["params"]["kernel"], kernel)
+
+
+def test_a_damaged_checkpoint_gives_way_to_an_older_one(tmp_path, replicated):
+    saved(tmp_path, (2, 0.9), (4, None))
+    flip(next(path for path in (tmp_path / "4" / "params" / "d").iterdir()))
+    target = abstract({"params": state_of(4)["params"]}, replicated)
+    with Checkpoints(tmp_path) as checkpoints:
+        with pytest.raises(DamagedCheckpointError, match=r"4 is damaged .* falls back to .* 2$"):
+            checkpoints.restore(4, target)
+        checkpoints.set_aside(4)
+        assert checkpoints.latest == 2
+        assert_same(checkpoints.restore(2, target)["params"], state_of(2)["params"])
+        checkpoints.save(state_of(4), 4, CONFIG)
+    assert kept(tmp_path) == {"2", "4", "4.damaged"}
+
+
+def test_a_checkpoint_of_before_there_were_digests_is_restored(tmp_path, replicated):
+    state = state_of(7)
+    with Checkpoints(saved(tmp_path, (7, None))):
+        path = tmp_path / "7" / "meta" / "metadata"
+        path.write_text(json.dumps(CONFIG))
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.meta(7) == CONFIG
+        target = abstract({"params": state["params"]}, replicated)
+        assert_same(checkpoints.restore(7, target)["params"], state["params"])
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b'{"score": "x"}', b"\xff", None])
+def test_a_damaged_score_leaves_the_checkpoint_usable(tmp_path, capsys, content):
+    saved(tmp_path, (2, 0.9), (4, 0.1))
+    path = tmp_path / "2" / "metrics" / "metrics"
+    path.unlink()
+    path.write_bytes(content) if content is not None else os.mkfifo(path)
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.meta(2) == CONFIG
+    assert f"{path} holds no score" in capsys.readouterr().err
+
+
+def test_folders_that_are_no_checkpoints_are_passed_over(tmp_path):
+    saved(tmp_path, (4, None))
+    (tmp_path / "5").touch()
+    for name in ("4 copy", "best", "06", "7.damaged", "run_9", "8.orbax-checkpoint-tmp"):
+        shutil.copytree(tmp_path / "4", tmp_path / name)
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.steps == [4]
+
+
 def small_state(seed: int, size: int) -> dict:
     rng = np.random.default_rng(seed)
     return {name: {"a": rng.normal(size=size)} for name in ("params", "stats", "opt_state")}
@@ -186,6 +298,46 @@ def test_a_full_disk_leaves_the_last_checkpoint_complete(tmp_path):
         placement = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         restored = checkpoints.restore(1, abstract(first, placement))
         jax.tree.map(np.testing.assert_allclose, jax.device_get(restored), first)
+
+
+def test_what_cannot_fit_is_not_begun(tmp_path, monkeypatch):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(small_state(1, 64), 1, {})
+        checkpoints.wait()
+        usage = SimpleNamespace(free=1_000_000)
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+        checkpoints.save(small_state(2, 20_000), 2, {})  # 0.48 MB
+        checkpoints.wait()
+        with pytest.raises(UserError, match=r"\(1 of at least 1\.92 MB are free\).*step 2 is"):
+            checkpoints.save(small_state(3, 100_000), 3, {})
+    assert kept(tmp_path) == {"2"}
+
+
+TELL = """
+import resource, sys
+import numpy as np
+from pathlib import Path
+from jaxdet.errors import UserError
+from jaxdet.training.checkpoint import Checkpoints
+
+arrays = {name: {str(i): np.random.rand(500) for i in range(20)} for name in ("params", "stats")}
+try:
+    with Checkpoints(Path(sys.argv[1])) as checkpoints:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, resource.RLIM_INFINITY))
+        checkpoints.save({**arrays, "opt_state": {}}, 1, {})
+        checkpoints.wait()
+except UserError as error:
+    print(error)
+"""
+
+
+def test_a_full_disk_is_told_once(tmp_path):
+    result = subprocess.run(
+        [sys.executable, "-c", TELL, str(tmp_path)], capture_output=True, text=True, timeout=120
+    )
+    assert "could not be written" in result.stdout
+    assert "File too large" in result.stdout
+    assert "Traceback" not in result.stderr
 
 
 @pytest.mark.parametrize("change", ["shape", "missing", "surplus"])

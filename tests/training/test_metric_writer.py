@@ -5,11 +5,14 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
+import resource
 
 import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
+from jaxdet.errors import UserError
 from jaxdet.training.metric_writer import MetricWriter, Progress
 
 
@@ -74,6 +77,58 @@ def test_a_run_from_the_start_begins_a_new_file(tmp_path):
     write_run(tmp_path, [0, 1, 2])
     write_run(tmp_path, [0, 1])
     assert [line["step"] for line in read_lines(tmp_path)] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(b"[1]", b"3", b"null", b'{"loss": 1}', b'{"step": "4"}', b'{"step": true}', b"\xff\xfe"),
+        *(b"[" * 100_000, b'{"step": NaN}', b'{"step": 2'),
+    ],
+    ids=range(10),
+)
+def test_lines_that_are_no_metrics_are_left_out_with_a_note(tmp_path, capsys, line):
+    write_run(tmp_path, [1, 2])
+    with (tmp_path / "metrics.jsonl").open("ab") as file:
+        file.write(line + b"\n")
+    write_run(tmp_path, [4], start_step=3)
+    assert [line["step"] for line in read_lines(tmp_path)] == [1, 2, 4]
+    assert capsys.readouterr().out.count("line(s) of") == (line != b'{"step": NaN}')
+
+
+def test_a_file_that_cannot_be_used_is_named(tmp_path):
+    os.mkfifo(tmp_path / "metrics.jsonl")
+    with pytest.raises(
+        UserError, match=r"metrics\.jsonl .* cannot be written \(it is a named pipe"
+    ):
+        MetricWriter(tmp_path, 3)
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"cannot be written \(File exists\)"):
+        MetricWriter(tmp_path / "file")
+
+
+def fill_up(tmp_path, then=None):
+    """Writes when no file may grow any more, which the system reports like a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with MetricWriter(tmp_path) as writer:
+            writer.write(1, {"loss": 1.0})
+            size = (tmp_path / "metrics.jsonl").stat().st_size
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size + 40, limits[1]))
+            if then is not None:
+                raise then
+            writer.write(2, {"loss": 2.0})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_full_disk_is_one_sentence_and_hides_no_other(tmp_path):
+    with pytest.raises(UserError, match=r"cannot be written \(File too large\); free space"):
+        fill_up(tmp_path)
+    with pytest.raises(UserError, match=r"^diverged$"):
+        fill_up(tmp_path, UserError("diverged"))
+    write_run(tmp_path, [2], start_step=1)
+    assert [line["step"] for line in read_lines(tmp_path)] == [1, 2]
 
 
 def test_half_a_line_of_a_killed_run_is_dropped(tmp_path):

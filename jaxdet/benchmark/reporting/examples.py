@@ -11,6 +11,7 @@ from PIL import Image
 
 from jaxdet.benchmark.reporting.groups import Section
 from jaxdet.benchmark.reporting.text import initialisation_name
+from jaxdet.files import regular_file
 
 LARGEST_SHEET = 80_000_000
 """Pixels beyond which a sheet is left out: decoding it could exhaust the memory."""
@@ -46,7 +47,7 @@ def small_sheet(path: Path) -> bytes | None:
     """An image as WebP of at most LARGEST_EXAMPLE bytes; None where there is no readable one."""
     # Pillow lets out many kinds of exception for broken files, and sides too long for WebP.
     try:
-        with Image.open(path, formats=("PNG",)) as image:
+        with Image.open(regular_file(path), formats=("PNG",)) as image:
             if image.width * image.height > LARGEST_SHEET:
                 return None
             sheet = image.convert("RGB")

@@ -108,9 +108,9 @@ def category_gains(
     """The categories whose box AP gains and loses most, in points, best gains first."""
     found = []
     for name in categories:
-        before, after = base.category("bbox", name), other.category("bbox", name)
-        if before and after:
-            found.append((name, 100 * (after.mean - before.mean)))
+        before, after = base.category_mean("bbox", name), other.category_mean("bbox", name)
+        if before is not None and after is not None:
+            found.append((name, 100 * (after - before)))
     found.sort(key=lambda gain: -gain[1])
     if len(found) <= 2 * SHOWN_CATEGORIES:
         return found

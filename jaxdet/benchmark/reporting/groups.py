@@ -1,6 +1,7 @@
 """Finished runs put in order: a section of the report a recipe, a row of its tables a group.
 
-Runs of one recipe that differ in the seed alone are one group.
+Runs of one recipe that differ in the seed alone are one group; of several runs of one seed, the
+second ones are a group of their own.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import count, product
+from itertools import count, product, zip_longest
 from pathlib import PurePath
 from string import ascii_uppercase
 from typing import Any
@@ -24,6 +25,7 @@ from jaxdet.benchmark.reporting.recipe import (
     canonical,
     deviations,
     recipe_of,
+    without_common_digests,
 )
 from jaxdet.benchmark.reporting.recipe_keys import FlatConfig, result_part
 from jaxdet.benchmark.reporting.run import Run, Scores
@@ -88,6 +90,14 @@ class RunGroup:
         """The AP of a category over the runs."""
         return self._scored(kind, lambda scores: scores.per_category.get(name))
 
+    def category_mean(self, kind: str, name: str) -> float | None:
+        """The mean of `category` alone, which is much cheaper."""
+        values = [
+            run.scores[kind].per_category.get(name) for run in self.runs if kind in run.scores
+        ]
+        known = [value for value in values if value is not None]
+        return statistics.fmean(known) if known else None
+
     def few_shot(self, name: str) -> Statistic | None:
         return statistic(run.few_shot.get(name) for run in self.runs)
 
@@ -147,6 +157,7 @@ def statistic(values: Iterable[float | None]) -> Statistic | None:
 
 def sections(runs: Sequence[Run]) -> list[Section]:
     """Puts runs into sections by recipe, in the order of the first run of each."""
+    runs = without_common_digests(runs)
     first, letters = recipe_of(runs[0]), _letters()
     found = []
     for number, members in enumerate(_alike(runs, recipe_of), 1):
@@ -187,22 +198,38 @@ def _alike(runs: Iterable[Run], identity: Callable[[Run], FlatConfig]) -> list[l
 
 def _groups(runs: Sequence[Run], letters: Iterator[str]) -> tuple[RunGroup, ...]:
     members = sorted(_alike(runs, _identity), key=lambda alike: _order(alike[0]))
+    members = [
+        ({**_identity(alike[0]), "run of its seed": number}, once)
+        for alike in members
+        for number, once in enumerate(_once_a_seed(alike), 1)
+    ]
     groups = []
-    for alike in members:
+    for identity, alike in members:
         first = alike[0]
-        namesakes = [other[0] for other in members if _label(other[0]) == _label(first)]
+        namesakes = [known for known, other in members if _label(other[0]) == _label(first)]
         published, why = comparison(first)
         groups.append(
             RunGroup(
                 letter=next(letters),
                 runs=tuple(alike),
-                distinction=_distinction(_identity(first), [_identity(run) for run in namesakes]),
+                distinction=_distinction(identity, namesakes),
                 published=published,
                 unpublished=why,
                 deviations=published_deviations(first, published) if published else (),
             )
         )
     return tuple(groups)
+
+
+def _once_a_seed(runs: Sequence[Run]) -> list[list[Run]]:
+    """The first run of each seed, then the second ones, ..."""
+    if runs[0].detections_file is not None:  # what seed it has is unknown
+        return [list(runs)]
+    of_seed: dict[Any, list[Run]] = {}
+    for run in runs:
+        of_seed.setdefault(run.config["seed"], []).append(run)
+    times = zip_longest(*of_seed.values())
+    return [[run for run in once if run is not None] for once in times]
 
 
 def _identity(run: Run) -> FlatConfig:

@@ -11,6 +11,7 @@ from typing import Any
 from jaxdet.benchmark.reporting.json_values import count, number
 from jaxdet.benchmark.reporting.run import EvalPoint
 from jaxdet.evaluation.metric_names import IOU_TYPES
+from jaxdet.files import regular_file
 
 FEWEST_RATES = 3
 LARGEST_HISTORY = 512 * 2**20
@@ -22,7 +23,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     """The objects in the file; a line that a killed run was writing is left out."""
     lines = []
     try:
-        if path.stat().st_size > LARGEST_HISTORY:
+        if regular_file(path).stat().st_size > LARGEST_HISTORY:
             return []
         with path.open(encoding="utf-8", errors="replace") as file:
             for text in file:

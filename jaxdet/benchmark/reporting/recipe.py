@@ -1,7 +1,7 @@
 """Which runs are comparable: those of one recipe and of data that look the same.
 
-Data are compared by the number of images, the categories and the names of the annotation files
-that the config gives; not by the images themselves.
+Data are compared by the number of images, the categories, the names of the annotation files that
+the config gives, and their digests where they are known; not by the images themselves.
 
 A recipe is the config without what an initialisation brings along, what the protocol tunes for each
 and what a result does not depend on.
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
@@ -25,6 +26,12 @@ Recipe = FlatConfig
 LAYER_DECAY = "layer-wise learning rate decay"
 DETECTIONS, FROM_FILE, BY_DETECTOR = "detections", "from a file", "by this detector"
 GLOBAL_BLOCKS, OUT_INDICES = "model.vit.global_blocks", "model.vit.out_indices"
+
+DIGESTS = {
+    "SHA-256 of the training annotations": "train_annotations_sha256",
+    "SHA-256 of the validation annotations": "val_annotations_sha256",
+}
+"""What they are called in a recipe, and in a `Run`."""
 
 COCO_VAL = "COCO val2017"
 COCO_VAL_IMAGES = 5000
@@ -81,7 +88,34 @@ def _data(run: Run) -> Recipe:
         known["validation image size"] = data["shapes"]["image_size"]
     if data["augmentation"] == "multiscale":
         known["validation sizes"] = [max(data["short_sides"]), data["long_side"]]
+    for name, field in DIGESTS.items():
+        if getattr(run, field) is not None:
+            known[name] = getattr(run, field)[:12]
     return known | _annotation_files(run)
+
+
+def without_common_digests(runs: Sequence[Run]) -> list[Run]:
+    """The runs without the digests of annotations that tell none of them from another.
+
+    Older results have no digests; only where those of two runs differ is it told from others too.
+    """
+    unlike: dict[str, list[Run]] = {}
+    bare = [replace(run, **dict.fromkeys(DIGESTS.values())) for run in runs]
+    keys = [canonical(_data(run)) for run in bare]
+    for key, run in zip(keys, runs, strict=True):
+        unlike.setdefault(key, []).append(run)
+    differing = {
+        key: [
+            field
+            for field in DIGESTS.values()
+            if len({getattr(run, field) for run in alike} - {None}) > 1
+        ]
+        for key, alike in unlike.items()
+    }
+    return [
+        replace(without, **{field: getattr(run, field) for field in differing[key]})
+        for key, run, without in zip(keys, runs, bare, strict=True)
+    ]
 
 
 def _annotation_files(run: Run) -> Recipe:

@@ -33,6 +33,7 @@ from jaxdet.config.schema import defaults
 from jaxdet.config.values import config_digest
 from jaxdet.errors import UserError
 from jaxdet.evaluation.metric_names import IOU_TYPES
+from jaxdet.files import read_file
 
 LARGEST_RESULT = 64 * 2**20
 LARGEST_DEPTH = 1000
@@ -55,6 +56,7 @@ def read_run(folder: Path) -> Run:
     evaluated_on = _complete({**given, "data": _section(result, "evaluated_on")})["data"]
     step, epochs = _progress(result, config["epochs"])
     metrics, images = _section(result, "metrics"), _section(result, "images")
+    annotations = section(result.get("annotations_sha256"))
     kinds = [kind for kind in IOU_TYPES if kind in metrics]
     if not kinds:
         raise UserError("damaged: its metrics are of neither boxes nor masks")
@@ -79,6 +81,8 @@ def read_run(folder: Path) -> Run:
         train_rate=training_rate(lines, config["batch_size"]),
         eval_rate=number(section(result.get("evaluation")).get("images_per_second")),
         memory_gb=peak_memory(lines),
+        train_annotations_sha256=text(annotations.get("train")),
+        val_annotations_sha256=text(annotations.get("val")),
     )
 
 
@@ -89,7 +93,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > LARGEST_RESULT:
             raise UserError("damaged: result.json is too large to be one")
-        result = json.loads(path.read_text(encoding="utf-8"), parse_constant=fail)
+        result = json.loads(read_file(path), parse_constant=fail)
     except (OSError, ValueError, RecursionError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"damaged: result.json cannot be read ({reason})") from error

@@ -54,6 +54,8 @@ class Run:
         init: "file" and "sha256" of the pre-trained weights, where known.
         evaluated_on: config.data at the evaluation.
         train_images, val_images: how many; None where this run did not train.
+        train_annotations_sha256, val_annotations_sha256: of the annotation files; None where there
+            are none, or an older version wrote the result.
         history: in the order of the epochs.
         train_rate, eval_rate: images/s.
         memory_gb: peak of a device in training, 10^9 bytes.
@@ -79,6 +81,8 @@ class Run:
     train_rate: float | None
     eval_rate: float | None
     memory_gb: float | None
+    train_annotations_sha256: str | None = None
+    val_annotations_sha256: str | None = None
 
     @property
     def categories(self) -> list[str]:

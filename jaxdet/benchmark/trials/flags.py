@@ -15,7 +15,7 @@ from jaxdet.config.command_line import config_of
 from jaxdet.config.files import config_stem, shipped_names
 from jaxdet.config.keys import INITIALISATIONS, NAME
 from jaxdet.errors import UserError
-from jaxdet.flags import Parser, count, positive, share
+from jaxdet.flags import Parser, count, local_path, positive, share
 
 
 def shared_parser(command: str, documentation: str | None, default_size: str) -> Parser:
@@ -28,10 +28,10 @@ def shared_parser(command: str, documentation: str | None, default_size: str) ->
     add = parser.add_argument
     add("--init", help=f"{', '.join(INITIALISATIONS)}, or a name of your own for your own weights")
     add("--size", default=default_size, help="of the ViT: b, l; your own also tiny, s, h")
-    add("--weights", type=Path, help="converted weights to start from")
+    add("--weights", type=local_path, help="converted weights to start from")
     add("--data", help="the same as --config.data.root")
     add("--config", help="a config file to start from; default that of --init and --size")
-    add("--workdir", type=Path, required=True, help="where the trials' folders lie")
+    add("--workdir", type=local_path, required=True, help="where the trials' folders lie")
     add("--dry-run", action="store_true", help="only print the plan")
     add = parser.add_argument_group("cost").add_argument
     add(

@@ -11,6 +11,7 @@ from jaxdet.benchmark.trials.trial import Trial
 from jaxdet.config.roles import difference, resumable_keys
 from jaxdet.config.values import completed
 from jaxdet.errors import DIVERGED, UserError
+from jaxdet.files import read_file, regular_file
 
 COMMAND_MARK = "$ "
 """How the line of a log begins that names the command whose output follows."""
@@ -69,12 +70,12 @@ def read_outcome(trial: Trial) -> Outcome | None:
 
 def _read_json(path: Path) -> dict[str, Any] | None:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_file(path))
         if not isinstance(content, dict):
             raise ValueError("it is not an object")
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error}); delete it and start again") from error
     return content
 
@@ -100,7 +101,7 @@ def _scores(trial: Trial, result: dict[str, Any]) -> Outcome:
 def last_message(log: Path) -> str:
     """The error that the last run in a log ended with, else its last line; "" without one."""
     try:
-        with log.open("rb") as stream:
+        with regular_file(log).open("rb") as stream:
             stream.seek(max(0, log.stat().st_size - END_OF_LOG))
             text = stream.read().decode("utf-8", "replace")
     except OSError:

@@ -12,7 +12,7 @@ def write(tmp_path):
     """Writes a run of a config file under a name; `edit` may change its result."""
 
     def write_named(name, config="shapes_tiny", ap=0.5, *, seed=0, edit=None, masks=True, **keys):
-        result = result_of(config_of(config, **keys), ap, masks=masks, seed=seed)
+        result = result_of(config_of(config, **{"seed": seed, **keys}), ap, masks=masks, seed=seed)
         metrics = metrics_of(result)
         if edit:
             edit(result)

@@ -180,3 +180,40 @@ def test_folders_of_the_same_name_are_shown_with_more_of_their_path(write, tmp_p
     assert section.data_folders == ["city/set", "farm/set"]
     html, _, _ = write_report(paths, tmp_path / "out")
     assert "The data are from different folders (city/set, farm/set)" in html.read_text("utf-8")
+
+
+def digests(train, val):
+    def edit(result):
+        result["annotations_sha256"] = {"train": train, "val": val}
+
+    return edit
+
+
+def test_data_that_differ_in_their_annotations_never_share_a_table(write, tmp_path):
+    write("a", seed=0, edit=digests("1" * 64, "2" * 64))
+    write("b", seed=1, edit=digests("1" * 64, "2" * 64))
+    write("old", seed=2)
+    (section,) = sections_of(tmp_path)
+    assert [len(group.runs) for group in section.groups] == [3]
+
+    write("swapped", seed=3, edit=digests("3" * 64, "2" * 64))
+    sections = sections_of(tmp_path)
+    assert [[len(group.runs) for group in each.groups] for each in sections] == [[2], [1], [1]]
+    (deviation,) = sections[2].deviations
+    assert deviation == ("SHA-256 of the training annotations", "3" * 12, "1" * 12)
+
+
+def test_two_runs_of_one_seed_are_no_seeds_of_each_other(write, tmp_path):
+    write("a", ap=0.4, seed=0)
+    write("again", ap=0.5, seed=0, edit=lambda result: result.update(checkpoint_sha256="f" * 64))
+    write("other", ap=0.6, seed=1)
+    (section,) = sections_of(tmp_path)
+    assert [[run.folder.name for run in group.runs] for group in section.groups] == [
+        ["a", "other"],
+        ["again"],
+    ]
+    assert [group.distinction for group in section.groups] == [
+        "run of its seed 1",
+        "run of its seed 2",
+    ]
+    assert section.groups[0].coco("bbox").mean == pytest.approx(0.5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 
@@ -154,3 +155,50 @@ def test_detections_of_masks_alone_are_reported(write, tmp_path):
     assert section.kinds == ("segm",)
     assert len(section.categories) == 4
     write_report([path], tmp_path / "out")
+
+
+def test_a_run_of_masks_alone_is_reported(write, tmp_path):
+    def of_masks(result):
+        del result["metrics"]["bbox"]
+        result["metrics"]["tide"].pop("bbox")
+
+    paths = [
+        write("a", edit=of_masks),
+        write("b", edit=of_masks, optim__lr=0.1),
+        write("c", seed=1),
+    ]
+    html, table, skipped = write_report(paths, tmp_path / "out")
+    assert skipped == []
+    assert "Mask AP" in html.read_text("utf-8")
+    assert "Mask AP" in table.read_text("utf-8")
+
+
+@pytest.mark.parametrize("name", ["result.json", "metrics.jsonl", "detections.png", "config.json"])
+def test_what_is_no_file_is_never_read(write, tmp_path, name):
+    """A pipe without a writer would be waited for, /dev/zero has no end, links lead in a circle."""
+    write("sound")
+    for number, kind in enumerate(("pipe", "zero", "loop", "folder"), 1):
+        path = write(kind, seed=number) / name
+        path.unlink(missing_ok=True)
+        if kind == "pipe":
+            os.mkfifo(path)
+        elif kind == "folder":
+            path.mkdir()
+        else:
+            path.symlink_to("/dev/zero" if kind == "zero" else path.name)
+        (path.parent / "self").symlink_to(".")
+    if name == "detections.png":
+        write_report([tmp_path / "runs"], tmp_path / "out")
+    _, skipped = gather([tmp_path / "runs"])
+    assert len(skipped) == (4 if name == "result.json" else 0)
+
+
+def test_more_categories_than_a_page_can_hold(write, tmp_path):
+    def many(result):
+        for kind in ("bbox", "segm"):
+            result["metrics"][kind]["per_category"] = {f"name {i}": 0.5 for i in range(2100)}
+
+    paths = [write("a", edit=many), write("b", edit=many, seed=1)]
+    html, _, skipped = write_report(paths, tmp_path / "out")
+    assert skipped == []
+    assert "Box AP by category, the first 2000 of 2100" in html.read_text("utf-8")

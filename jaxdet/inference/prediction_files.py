@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxdet.data.dataset import Category, LazyImage
-from jaxdet.data.image import is_named_image, open_image
+from jaxdet.data.image import find_images as find_images_of
+from jaxdet.data.image import open_image
 from jaxdet.errors import UserError
 from jaxdet.files import write_json
 from jaxdet.inference.coco_results import Results
@@ -30,10 +31,7 @@ def find_images(arguments: Sequence[str]) -> list[Path]:
     for argument in arguments:
         path = Path(argument)
         if path.is_dir():
-            try:
-                found = sorted(file for file in path.iterdir() if is_named_image(file))
-            except OSError as error:
-                raise UserError(f"{path} cannot be read ({error}); give rights to it") from error
+            found = find_images_of(path)
         elif path.exists():
             found = [path]
         else:

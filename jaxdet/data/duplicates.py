@@ -25,7 +25,7 @@ def duplicates(train: CocoDataset, val: CocoDataset) -> list[Doubt]:
     trained = dict(zip(digests[0], candidates[0], strict=True))
     found = [
         f"{path.name} is {trained[digest].name}"
-        for digest, path in sorted(zip(digests[1], candidates[1], strict=True), key=str)
+        for path, digest in sorted(zip(candidates[1], digests[1], strict=True))
         if digest is not None and digest in trained
     ]
     if not found:

@@ -12,7 +12,9 @@ from PIL import Image
 from pycocotools import mask as mask_api
 
 from jaxdet.config.values import config_digest
+from jaxdet.data.doubts import SAME_IMAGES
 from jaxdet.data.rle import compressed_rle
+from jaxdet.data.source import trains_on_validation
 from jaxdet.evaluation.scoring import Metrics
 from jaxdet.evaluation.table import summary_lines
 from jaxdet.files import atomic_write, without_nan, write_json
@@ -104,9 +106,11 @@ def report(experiment: Experiment, model: EvaluatedModel, evaluation: Evaluation
     if is_ours:
         detections = workdir / "detections.json"
         write_json(detections, evaluation.results)
+    print(*summary_lines(evaluation.metrics, images), sep="\n", flush=True)
+    if trains_on_validation(experiment.config.data):
+        print(f"warning: {SAME_IMAGES}")
     draw_samples(experiment, evaluation.results, workdir / "detections.png")
 
-    print(*summary_lines(evaluation.metrics, images), sep="\n")
     print(f"result      {workdir / 'result.json'}")
     print(f"detections  {detections}, images in {workdir / 'detections.png'}")
     if model.kind == "checkpoint":
@@ -137,6 +141,7 @@ def _record(
             "seconds": seconds,
             "images_per_second": images / seconds["detect"] if is_ours else None,
         },
+        "validated_on_training_images": trains_on_validation(experiment.config.data),
         "config": model.config,
         "config_sha256": config_digest(model.config),
         "evaluated_on": experiment.plain_config["data"],

@@ -44,12 +44,17 @@ def find_images(arguments: Sequence[str]) -> list[Path]:
 
 
 def write_predictions(
-    detector: Detector, paths: Sequence[Path], out: Path, score: float
+    detector: Detector,
+    paths: Sequence[Path],
+    out: Path,
+    score: float,
+    orientation: str | None = None,
 ) -> tuple[int, Results]:
     """Writes the drawings, detections.json and images.json of images.
 
     Args:
         score: the least at which a detection is drawn; all are written.
+        orientation: see `Detector.predict`.
 
     Returns:
         The number of images, and what was found on them. Images that cannot be read are named on
@@ -68,7 +73,11 @@ def write_predictions(
     try:
         out.mkdir(parents=True, exist_ok=True)
         for first in range(0, len(paths), detector.batch):
-            readable = dict(_readable(paths[first : first + detector.batch]))
+            readable = dict(
+                _readable(
+                    paths[first : first + detector.batch], orientation or detector.orientation
+                )
+            )
             predictions = detector.predict(list(readable.values()))
             for path, prediction in zip(readable, predictions, strict=True):
                 image = _entry(path, prediction, len(images) + 1, _free_name(path.stem, taken))
@@ -116,11 +125,11 @@ def _files_of_others(out: Path) -> set[str]:
     return {name.lower() for name in names - drawings}
 
 
-def _readable(paths: Sequence[Path]) -> Iterator[tuple[Path, LazyImage]]:
+def _readable(paths: Sequence[Path], orientation: str) -> Iterator[tuple[Path, LazyImage]]:
     """The images that can be decoded; prints which cannot."""
     for path in paths:
         try:
-            image = open_image(path)
+            image = open_image(path, orientation)
             image.pixels()
         except UserError as error:
             print(f"left out: {error}", file=sys.stderr)

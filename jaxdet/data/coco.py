@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from array import array
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,41 +23,9 @@ from jaxdet.data.coco_doubts import file_doubts
 from jaxdet.data.coco_files import find_files
 from jaxdet.data.dataset import RLE, Example, Polygons
 from jaxdet.data.doubts import Doubt, box_doubts
+from jaxdet.data.findings import Findings
 from jaxdet.data.image import EncodedImage
 from jaxdet.errors import UserError
-
-
-@dataclass
-class Findings:
-    """What indexing an annotation file found.
-
-    Attributes:
-        images: images listed.
-        images_with_objects: those with an object to train on.
-        objects: objects to train on.
-        most_objects: the most of them in one image.
-        crowds: crowd regions, kept for evaluation only.
-        box_only: objects with a usable box and no usable mask.
-        annotations: those with a usable box, of listed images.
-        skipped: names of the annotations with a flaw, by its kind.
-        repaired: names of the annotations that something was computed or read for, by its kind.
-    """
-
-    images: int = 0
-    images_with_objects: int = 0
-    objects: int = 0
-    most_objects: int = 0
-    crowds: int = 0
-    box_only: int = 0
-    annotations: int = 0
-    skipped: dict[str, list[str]] = field(default_factory=dict)
-    repaired: dict[str, list[str]] = field(default_factory=dict)
-
-    def skip(self, flaw: str, annotation: str) -> None:
-        self.skipped.setdefault(flaw, []).append(annotation)
-
-    def repair(self, repair: str, annotation: str) -> None:
-        self.repaired.setdefault(repair, []).append(annotation)
 
 
 class CocoDataset:

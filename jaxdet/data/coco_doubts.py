@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from jaxdet.data.doubts import EXAMPLES, Doubt
-
-if TYPE_CHECKING:
-    from jaxdet.data.coco import Findings
+from jaxdet.data.findings import Findings
 
 MANY_CROWDS = 0.2
 """Share of crowd regions among annotations that no set means; COCO has a hundredth."""

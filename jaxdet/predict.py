@@ -66,7 +66,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         raise UserError("no image is given; name files, folders or patterns")
     detector = _detector(options, min(options.batch, len(paths)))
     out = options.out or (options.workdir or Path()) / "predictions"
-    images, detections = write_predictions(detector, paths, out, options.score)
+    images, detections = write_predictions(detector, paths, out, options.score, options.orientation)
     print(
         f"{len(detections)} detections on {images} of {len(paths)} images, "
         f"{sum(found['score'] >= options.score for found in detections)} of them drawn "
@@ -89,6 +89,11 @@ def _parser() -> Parser:
         type=float,
         default=DRAW_THRESHOLD,
         help=f"least that is drawn; default {DRAW_THRESHOLD}",
+    )
+    add(
+        "--orientation",
+        choices=("stored", "exif"),
+        help="whether the camera's note is followed; default as the training data were read",
     )
     add("--batch", type=int, default=8, help="images at a time; default 8")
     add("--export", type=local_path, help="write this StableHLO file and detect on nothing")

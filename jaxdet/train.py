@@ -82,6 +82,7 @@ def training_batches(experiment: Experiment, start_step: int = 0) -> Iterator[Ba
         max_instances=config.data.max_instances,
         mask_size=config.data.mask_size,
         seed=config.seed,
+        empty_images=config.data.empty_images,
         start_step=start_step,
     )
 

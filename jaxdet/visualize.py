@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
+from jaxdet.lettering import letter
+
 # Neighbouring classes get hues far apart; all are bright enough to show on dark images and deep
 # enough to show on light ones.
 PALETTE = (
@@ -33,6 +35,9 @@ PALETTE = (
     (130, 90, 180),
 )
 
+LONGEST = 4096
+"""Pixels beyond which an image's longer side is not enlarged."""
+
 _CONTOUR_OPACITY = 0.9
 _MASK_OPACITY = 0.4
 """How much the line along a mask and the mask itself hide of the image."""
@@ -52,7 +57,8 @@ def draw_detections(
 
     Args:
         image: uint8 [height, width, 3]. A small one is enlarged until its shorter side has
-            `min_side` pixels, so that labels are readable and yet small beside the objects.
+            `min_side` pixels, so that labels are readable and yet small beside the objects, or its
+            longer side LONGEST.
         boxes: [objects, 4], (x1, y1, x2, y2) in pixels of the image.
         labels: [objects], positions in `names`.
         scores: [objects] in 0..1, or None for ground truth.
@@ -64,7 +70,7 @@ def draw_detections(
         uint8 [height, width, 3], both sides enlarged alike.
     """
     height, width = image.shape[:2]
-    scale = max(1.0, min_side / min(height, width))
+    scale = max(1.0, min(min_side / min(height, width), LONGEST / max(height, width)))
     size = (round(scale * width), round(scale * height))
     canvas = Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)
     stroke = max(1, round(min(size) / 300))
@@ -176,7 +182,11 @@ def _draw_label(
     taken: list[tuple[float, ...]],
 ) -> tuple[float, ...]:
     """Writes the label at the free corner of the box, and returns the rectangle it takes."""
-    left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
+    drawn = None if text.isascii() else letter(text, round(font.size))
+    if drawn is None:
+        left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
+    else:
+        left, top, right, bottom = 0, 0, *drawn.size
     margin = max(2, round((bottom - top) / 5))
     width, height = right - left + 2 * margin, bottom - top + 2 * margin
     x1, y1, x2, y2 = box
@@ -190,7 +200,11 @@ def _draw_label(
     draw.rectangle((place[0], place[1], place[2] - 1, place[3] - 1), fill=colour)
     luminance = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
     ink = (20, 20, 20) if luminance > 150 else (255, 255, 255)
-    draw.text((place[0] + margin - left, place[1] + margin - top), text, fill=ink, font=font)
+    corner = place[0] + margin - left, place[1] + margin - top
+    if drawn is None:
+        draw.text(corner, text, fill=ink, font=font)
+    else:
+        draw.bitmap(corner, drawn, fill=ink)
     return place
 
 

@@ -11,7 +11,7 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 LAYERS = (
-    ("errors",),
+    ("errors", "lettering"),
     ("files", "flags", "parallel", "processes", "visualize"),
     ("config",),
     ("ops", "data"),

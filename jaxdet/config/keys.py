@@ -112,6 +112,17 @@ class Data:
         None, "COCO file of the validation data, where it is not found in `root`.", roles=FILES
     )
     val_images: str | None = key(None, "Folder of the validation images.", roles=FILES)
+    orientation: str = key(
+        "stored",
+        "Whether the orientation note of cameras (EXIF) is followed; it must be as the annotation "
+        "tool had it. The same in training, evaluation and prediction.",
+        choices=("stored", "exif"),
+    )
+    empty_images: float = key(
+        0.0,
+        "Share of the training images without any annotation that are trained on as background.",
+        **SHARE,
+    )
     max_instances: int = key(
         100,
         "Objects of an image that are trained on; of more, a random choice each time.",

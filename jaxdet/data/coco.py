@@ -5,49 +5,29 @@ from __future__ import annotations
 import itertools
 from array import array
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pycocotools import mask as coco_mask
 
 from jaxdet.data.coco_annotations import (
     Annotation,
     AnnotationFile,
     OnError,
     fail,
+    grouping_category,
     read_ground_truth,
 )
-from jaxdet.data.coco_files import unusable_files
+from jaxdet.data.coco_doubts import file_doubts
+from jaxdet.data.coco_files import find_files
 from jaxdet.data.dataset import RLE, Example, Polygons
+from jaxdet.data.doubts import Doubt, box_doubts
+from jaxdet.data.findings import Findings
 from jaxdet.data.image import EncodedImage
 from jaxdet.errors import UserError
 from jaxdet.files import file_sha256
-
-
-@dataclass
-class Findings:
-    """What indexing an annotation file found.
-
-    Attributes:
-        images: images listed.
-        images_with_objects: those with an object to train on.
-        objects: objects to train on.
-        most_objects: the most of them in one image.
-        crowds: crowd regions, kept for evaluation only.
-        skipped: names of the annotations with a flaw, by its kind.
-    """
-
-    images: int = 0
-    images_with_objects: int = 0
-    objects: int = 0
-    most_objects: int = 0
-    crowds: int = 0
-    skipped: dict[str, list[str]] = field(default_factory=dict)
-
-    def skip(self, flaw: str, annotation: str) -> None:
-        self.skipped.setdefault(flaw, []).append(annotation)
 
 
 class CocoDataset:
@@ -61,6 +41,9 @@ class CocoDataset:
         images: folder that the file names in it are relative to; None to use the annotations only.
         on_error: called with everything that makes the set unusable; by default the first is
             raised. Where it returns, the entry concerned is left out.
+        masks: whether objects need a usable mask to be trained on; where they do not, one without
+            counts as filling its box.
+        orientation: "stored" or "exif", see `EncodedImage`.
         keep_ground_truth: whether `ground_truth` is made now, of this reading of the file, and
             not at its first call. It takes much more memory than the rest.
 
@@ -80,6 +63,8 @@ class CocoDataset:
         images: str | Path | None,
         on_error: OnError = fail,
         *,
+        masks: bool = True,
+        orientation: str = "stored",
         keep_ground_truth: bool = False,
     ):
         file = AnnotationFile.read(Path(annotations), on_error)
@@ -90,10 +75,16 @@ class CocoDataset:
         self.categories = file.categories
         self.image_ids = tuple(image["id"] for image in file.images)
         self.unusable: set[int] = set()
+        self._respelled: list[tuple[str, str]] = []
+        self._masks, self._orientation = masks, orientation
         if self._images_path is not None:
-            self.unusable = unusable_files(self._images_path, self._file_names, file.path, on_error)
+            self._find_files(file, on_error)
+        self._group = grouping_category(file.listed)
+        self._annotated = file.annotated_images()
         self.report = Findings(images=len(file.images))
-        found: Iterable[Annotation] = file.annotations(self.report.skip, on_error)
+        found: Iterable[Annotation] = file.annotations(
+            self.report.skip, on_error, self.report.repair
+        )
         self._ground_truth: dict[str, Any] | None = None
         if keep_ground_truth:
             found = list(found)
@@ -104,6 +95,11 @@ class CocoDataset:
         # Worker processes make batches; they need no ground truth.
         return self.__dict__ | {"_ground_truth": None}
 
+    def _find_files(self, file: AnnotationFile, on_error: OnError) -> None:
+        files = find_files(self._images_path, self._file_names, file.path, on_error)
+        self._respelled = [(self._file_names[i], files.names[i]) for i in files.respelled]
+        self._file_names, self.unusable = files.names, files.unusable
+
     def _index_objects(self, annotations: Iterable[Annotation]) -> None:
         """Stores all objects in a few flat arrays: lists of lists would take gigabytes."""
         report = self.report
@@ -111,7 +107,11 @@ class CocoDataset:
         coordinates, polygon_ends, object_ends = array("f"), array("q"), array("q")
         self._rles: dict[int, RLE] = {}
         for annotation in annotations:
+            report.annotations += 1
             report.crowds += annotation.is_crowd
+            report.box_only += annotation.is_box_only
+            if not self._masks and annotation.is_box_only:
+                annotation = annotation.filling_its_box()
             if not annotation.is_trainable:
                 continue
             if isinstance(annotation.segmentation, dict):
@@ -131,6 +131,7 @@ class CocoDataset:
         self._polygon_bounds = np.concatenate([[0], polygon_ends]).astype(np.int64)
         self._object_bounds = np.concatenate([[0], object_ends]).astype(np.int64)
         image_of_object = np.array(images, np.int64)
+        self._image_of_object = image_of_object
         self._by_image = np.argsort(image_of_object, kind="stable")
         counts = np.bincount(image_of_object, minlength=len(self))
         self._image_bounds = np.concatenate([[0], np.cumsum(counts)])
@@ -159,7 +160,9 @@ class CocoDataset:
         objects = self._objects(index)
         path, hw = self.file(index)
         return Example(
-            lazy_image=EncodedImage(hw, path, str(path), str(self._annotations_path)),
+            lazy_image=EncodedImage(
+                hw, path, str(path), str(self._annotations_path), self._orientation
+            ),
             image_id=self.image_ids[index],
             boxes=self._boxes[objects],
             labels=self._labels[objects],
@@ -173,6 +176,10 @@ class CocoDataset:
     def has_objects(self, index: int) -> bool:
         """Whether the image has an object with a usable segmentation that is not a crowd."""
         return len(self._objects(index)) > 0
+
+    def is_background(self, index: int) -> bool:
+        """Whether the image has no annotation at all, not even one that is not trained on."""
+        return not self._annotated[index]
 
     def _objects(self, index: int) -> np.ndarray:
         return self._by_image[self._image_bounds[index] : self._image_bounds[index + 1]]
@@ -207,9 +214,45 @@ class CocoDataset:
             f"{len(names)} with {flaw} (first: {names[0]})"
             for flaw, names in report.skipped.items()
         )
+        repaired = "".join(
+            f"; {len(names)} with {repair} (first: {names[0]})"
+            for repair, names in report.repaired.items()
+        )
         return (
             f"{report.images} images, {report.images_with_objects} of "
             f"them with objects; {report.objects} objects of {len(self.categories)} classes, "
             f"at most {report.most_objects} in an image, {report.crowds} crowd regions; "
-            f"skipped: {skipped or 'nothing'}"
+            f"skipped: {skipped or 'nothing'}{repaired}"
         )
+
+    def doubts(self) -> list[Doubt]:
+        """What the set says that cannot be meant, see `jaxdet.data.doubts`."""
+        hw = self._sizes[self._image_of_object]
+        about_boxes = box_doubts(self._boxes, self._extents(), hw, self._object_name)
+        counts = np.bincount(self._labels, minlength=len(self.categories))
+        about_file = file_doubts(
+            self.report,
+            [self.categories[label].name for label in np.flatnonzero(counts == 0)],
+            [self._file_names[i] for i in np.flatnonzero(~self._annotated)],
+            self._respelled,
+            None if self._group is None else self._group["name"],
+        )
+        return about_file + about_boxes
+
+    def _extents(self) -> np.ndarray:
+        """Of each object's mask, float32 [objects, 4], (x1, y1, x2, y2)."""
+        extents = self._boxes.copy()
+        outlined = np.flatnonzero(np.diff(self._object_bounds))
+        if len(outlined):
+            starts = self._polygon_bounds[self._object_bounds[outlined]]
+            for reduce, half in ((np.minimum, slice(2)), (np.maximum, slice(2, 4))):
+                extents[outlined, half] = reduce.reduceat(self._points, starts)
+        if self._rles:
+            xywh = coco_mask.toBbox([*self._rles.values()])
+            extents[[*self._rles]] = np.hstack([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]])
+        return extents
+
+    def _object_name(self, number: int) -> str:
+        x1, y1, x2, y2 = self._boxes[number].tolist()
+        box = ", ".join(f"{value:g}" for value in (x1, y1, x2 - x1, y2 - y1))
+        return f"[{box}] in {self._file_names[self._image_of_object[number]]}"

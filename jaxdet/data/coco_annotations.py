@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from pycocotools import mask as coco_mask
 
 from jaxdet.data.dataset import RLE, Category
@@ -62,6 +63,16 @@ class Annotation(NamedTuple):
         return self.segmentation is not None and not self.is_crowd and min(self.box[2:]) > 0
 
     @property
+    def is_box_only(self) -> bool:
+        """Whether it is an object with a box alone."""
+        return self.segmentation is None and not self.is_crowd and min(self.box[2:]) > 0
+
+    def filling_its_box(self) -> Annotation:
+        """The same with its box for a mask."""
+        x1, y1, x2, y2 = self.corners
+        return self._replace(segmentation=[[x1, y1, x2, y1, x2, y2, x1, y2]])
+
+    @property
     def corners(self) -> tuple[float, float, float, float]:
         """The box as (x1, y1, x2, y2)."""
         x, y, width, height = self.box
@@ -73,13 +84,15 @@ class AnnotationFile:
     """A parsed annotation file whose images and categories are known to be sound.
 
     Attributes:
-        raw: its whole content.
+        raw: its content, without a grouping category.
+        listed: its whole content.
         images: the sound entries of "images".
         categories: in the order of their ids.
     """
 
     path: Path
     raw: dict[str, Any]
+    listed: dict[str, Any]
     images: list[dict[str, Any]]
     categories: tuple[Category, ...]
 
@@ -97,15 +110,20 @@ class AnnotationFile:
                     f"{path} is not a COCO instances file: it has no list {key!r}; name the file "
                     "with images, annotations and categories"
                 )
+        listed, raw = raw, without_grouping(raw)
         images = _sound(path, raw, "images", _image_problem, ("id",), on_error)
         categories = _sound(path, raw, "categories", _category_problem, ("id", "name"), on_error)
         labels = sorted(Category(category["id"], category["name"]) for category in categories)
-        return cls(path, raw, images, tuple(labels))
+        return cls(path, raw, listed, images, tuple(labels))
 
     def annotations(
-        self, on_flaw: OnFlaw = ignore, on_error: OnError = fail
+        self, on_flaw: OnFlaw = ignore, on_error: OnError = fail, on_repair: OnFlaw = ignore
     ) -> Iterator[Annotation]:
-        """Checks and gives one annotation after the other."""
+        """Checks and gives one annotation after the other.
+
+        A box that is not four finite numbers is taken around the mask where there is one, and
+        numbers written as text are read; `on_repair` is told of both.
+        """
         image_positions = {image["id"]: position for position, image in enumerate(self.images)}
         labels = {category.id: label for label, category in enumerate(self.categories)}
         used_ids = set()
@@ -124,18 +142,26 @@ class AnnotationFile:
             if image is None:
                 on_flaw("an image that is not listed", name)
                 continue
-            if not _is_box(raw.get("bbox")):
+            segmentation = raw.get("segmentation")
+            mended_segmentation = _numbers_in(segmentation)
+            if mended_segmentation is not segmentation:
+                on_repair("a segmentation of numbers written as text", name)
+            segmentation = _usable_segmentation(
+                mended_segmentation, self.size(image), on_flaw, name
+            )
+            box, repair = _box(raw.get("bbox"), segmentation)
+            if box is None:
                 on_flaw("a box that is not four finite numbers", name)
                 continue
+            if repair is not None:
+                on_repair(repair, name)
             annotation = Annotation(
                 raw=raw,
                 name=name,
                 image=image,
                 label=labels[raw["category_id"]],
-                box=raw["bbox"],
-                segmentation=_usable_segmentation(
-                    raw.get("segmentation"), self.size(image), on_flaw, name
-                ),
+                box=box,
+                segmentation=segmentation,
                 is_crowd=bool(raw.get("iscrowd", 0)),
             )
             if min(annotation.box[2:]) <= 0 and not annotation.is_crowd:
@@ -146,6 +172,12 @@ class AnnotationFile:
         """Height and width of the image at a position."""
         return self.images[image]["height"], self.images[image]["width"]
 
+    def annotated_images(self) -> np.ndarray:
+        """Of each image whether it has any annotation, bool [images]."""
+        annotations = (each for each in self.raw["annotations"] if isinstance(each, dict))
+        ids = {each["image_id"] for each in annotations if _is_id(each.get("image_id"))}
+        return np.array([image["id"] in ids for image in self.images], bool)
+
     def file_names(self) -> list[str]:
         """Of each image, relative to the image folder."""
         return [_file_name(image) for image in self.images]
@@ -153,15 +185,15 @@ class AnnotationFile:
     def ground_truth(self, annotations: Iterable[Annotation]) -> dict[str, Any]:
         """The content as pycocotools takes it, with these annotations of the file.
 
-        They keep their fields. Where a custom set lacks id, area or iscrowd they are filled in; an
-        id of 0, which pycocotools takes for "not matched", is replaced. A segmentation without any
-        usable part is removed.
+        They keep their fields. Where a custom set lacks id, area, iscrowd or a usable box they are
+        filled in; an id of 0, which pycocotools takes for "not matched", is replaced. A
+        segmentation without any usable part is removed.
         """
         annotations = list(annotations)
         next_id = 1 + max((annotation.raw.get("id") or 0 for annotation in annotations), default=0)
         completed = []
         for annotation in annotations:
-            entry = {**annotation.raw, "iscrowd": int(annotation.is_crowd)}
+            entry = {**annotation.raw, "iscrowd": int(annotation.is_crowd), "bbox": annotation.box}
             if annotation.segmentation is None:
                 entry.pop("segmentation", None)
             elif isinstance(annotation.segmentation, list):
@@ -173,6 +205,35 @@ class AnnotationFile:
                 entry["area"] = _area(annotation, self.size(annotation.image))
             completed.append(entry)
         return {"info": {}, **self.raw, "annotations": completed}
+
+
+def grouping_category(raw: dict[str, Any]) -> dict[str, Any] | None:
+    """The category that Roboflow puts before the classes to name the project; None without one.
+
+    It is the supercategory of all others, has none itself, and no annotation is of it.
+    """
+    categories = raw["categories"]
+    if len(categories) < 2 or not all(isinstance(category, dict) for category in categories):
+        return None
+    first, *others = categories
+    is_group = first.get("supercategory") == "none" and all(
+        other.get("supercategory") == first.get("name") for other in others
+    )
+    if not is_group or first.get("id") in [other.get("id") for other in others]:
+        return None
+    is_used = any(
+        isinstance(annotation, dict) and annotation.get("category_id") == first.get("id")
+        for annotation in raw["annotations"]
+    )
+    return None if is_used else first
+
+
+def without_grouping(raw: dict[str, Any]) -> dict[str, Any]:
+    """The content without its grouping category."""
+    group = grouping_category(raw)
+    if group is None:
+        return raw
+    return {**raw, "categories": [other for other in raw["categories"] if other is not group]}
 
 
 def read_ground_truth(path: Path) -> dict[str, Any]:
@@ -328,6 +389,44 @@ def _are_coordinates(values: Any) -> bool:
         )
     except (TypeError, OverflowError):
         return False
+
+
+def _numbers_in(value: Any) -> Any:
+    """Numbers written as text read, in lists and lists of lists; else the value itself."""
+    if not isinstance(value, list) or not value:
+        return value
+    if isinstance(value[0], list):
+        read = [_numbers_in(each) for each in value]
+        return value if all(a is b for a, b in zip(read, value, strict=True)) else read
+    if not isinstance(value[0], str):
+        return value
+    try:
+        return [float(each) for each in value]
+    except (TypeError, ValueError):
+        return value
+
+
+def _box(
+    box: Any, segmentation: list[list[float]] | RLE | None
+) -> tuple[list[float] | None, str | None]:
+    """A box that can be used, and what had to be done for it; None where there is none."""
+    if _is_box(box):
+        return box, None
+    read = _numbers_in(box)
+    if _is_box(read):
+        return read, "a box of numbers written as text"
+    if segmentation is None:
+        return None, None
+    return _box_around(segmentation), "a box taken from the mask, as it is missing or unusable"
+
+
+def _box_around(segmentation: list[list[float]] | RLE) -> list[float]:
+    """The extent of a usable segmentation as (x, y, width, height)."""
+    if isinstance(segmentation, dict):
+        return coco_mask.toBbox(segmentation).tolist()
+    xs = [x for polygon in segmentation for x in polygon[::2]]
+    ys = [y for polygon in segmentation for y in polygon[1::2]]
+    return [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
 
 
 def _is_box(box: Any) -> bool:

@@ -6,10 +6,13 @@ import contextlib
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from jaxdet.data.coco_annotations import OnError
+from jaxdet.data.layouts import nearby_files, pairs
+from jaxdet.data.spellings import Spellings
 from jaxdet.errors import UserError
 
 
@@ -25,7 +28,7 @@ def find_coco(
     `root`/annotations/instances_`split`*.json with the folder `root`/`split`* of the same ending
     (instances_train2017.json with train2017), as the COCO downloads unpack; then
     `root`/annotations/lvis_v1_`split`.json or `root`/lvis_v1_`split`.json, whose images lie in the
-    folders of COCO beside it.
+    folders of COCO beside it; then the layouts of annotation tools, see `jaxdet.data.layouts`.
 
     Args:
         root: the data set's folder; None where file and folder are given.
@@ -48,46 +51,64 @@ def find_coco(
     root = Path(root)
     if not os.path.isdir(root):
         raise UserError(f"{root}: no such folder; set config.data.root to the COCO folder")
-    found = _pairs(root, split)
+    found = pairs(root, split)
     if len(found) == 1:
         return found[0]
     if found:
         names = " and ".join(str(file) for file, _ in found)
         raise UserError(f"{root} holds several {split} sets: {names}; name file and folder of one")
+    nearby = ", ".join(str(file.relative_to(root)) for file in nearby_files(root))
     raise UserError(
         f"{root} holds no {split} set: looked for {root / 'instances.json'} with "
-        f"{root / 'images'}, and for {root / 'annotations' / f'instances_{split}*.json'} with "
-        f"{root / f'{split}*'} of the same ending; arrange the folder so, or name annotation file "
-        "and image folder"
+        f"{root / 'images'}, {root / 'annotations' / f'instances_{split}*.json'} with "
+        f"{root / f'{split}*'}, and the folders of annotation tools"
+        + (f"; it has {nearby}" if nearby else "")
+        + f"; name the files: config.data.{split}_annotations and config.data.{split}_images"
     )
 
 
-def _pairs(root: Path, split: str) -> list[tuple[Path, Path]]:
-    """The annotation files and image folders of the first layout that `root` has."""
-    flat = root / "instances.json", root / "images"
-    if os.path.isfile(flat[0]) and os.path.isdir(flat[1]):
-        return [flat]
-    unpacked = [
-        (file, root / file.stem.removeprefix("instances_"))
-        for file in sorted((root / "annotations").glob(f"instances_{split}*.json"))
-    ]
-    lvis = [(folder / f"lvis_v1_{split}.json", root) for folder in (root / "annotations", root)]
-    return [(file, folder) for file, folder in unpacked if os.path.isdir(folder)] or [
-        pair for pair in lvis if os.path.isfile(pair[0])
-    ][:1]
+@dataclass(frozen=True)
+class ImageFiles:
+    """The files of a list of names in a folder.
+
+    Attributes:
+        names: as they are on the disk.
+        unusable: positions of those that are missing or not inside the folder.
+        respelled: positions of those that are spelled otherwise than listed.
+    """
+
+    names: list[str]
+    unusable: set[int]
+    respelled: list[int]
 
 
-def unusable_files(
+def find_files(
     root: Path, file_names: list[str], annotations: Path, on_error: OnError
-) -> set[int]:
-    """Positions of the image files that are missing or not inside the image folder.
+) -> ImageFiles:
+    """Finds image files, by listing folders and not by asking file by file.
 
-    They are found by listing folders, not by asking file by file.
+    A name that is not there may be spelled otherwise on the disk: with the other slashes, under the
+    folder's own name, in another Unicode form or letter case, or, as Label Studio writes names,
+    under folders of the machine that exported it. Taken is what only one file can be.
     """
     if not os.path.isdir(root):
         on_error(f"{root}: no such image folder; set the folder {annotations} belongs to")
-        return set(range(len(file_names)))
+        return ImageFiles(file_names, set(range(len(file_names))), [])
     missing, outside = _missing_and_outside(root, file_names)
+    names, respelled = list(file_names), []
+    if missing or outside:
+        spellings = Spellings(root)
+        for position in sorted({*missing, *outside}):
+            name = spellings.find(file_names[position])
+            if name is not None:
+                names[position] = name
+                respelled.append(position)
+        unfound = {*missing, *outside} - {*respelled}
+        wrong = _missing_and_outside(root, [names[position] for position in respelled])
+        unfound |= {respelled[position] for part in wrong for position in part}
+        respelled = [position for position in respelled if position not in unfound]
+        missing = [position for position in missing if position in unfound]
+        outside = [position for position in unfound if position not in missing]
     for position in sorted(outside):
         on_error(
             f"{annotations} names the image file {file_names[position]!r}, which leads out of "
@@ -98,7 +119,7 @@ def unusable_files(
             f"{len(missing)} of {len(file_names)} images that {annotations} lists are not in "
             f"{root} (first: {file_names[min(missing)]}); set the right image folder or complete it"
         )
-    return {*missing, *outside}
+    return ImageFiles(names, {*missing, *outside}, respelled)
 
 
 def _missing_and_outside(root: Path, file_names: list[str]) -> tuple[list[int], list[int]]:

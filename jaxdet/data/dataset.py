@@ -9,6 +9,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from PIL import Image
 
+from jaxdet.data.doubts import Doubt
+
 Polygons = list[np.ndarray]
 """One object's outline: arrays of float64 [points, 2] (x, y) in image pixels."""
 
@@ -21,6 +23,24 @@ class Category(NamedTuple):
 
     id: int
     name: str
+
+
+def category_difference(train: Sequence[Category], val: Sequence[Category]) -> str | None:
+    """One sentence of which categories two sets do not share; None where they list the same."""
+    if [*train] == [*val]:
+        return None
+    both = {*train} & {*val}
+    only = (
+        f"only the {split} file has "
+        + ", ".join(f"{name!r} (id {number})" for number, name in listed[:3])
+        + (f" and {len(listed) - 3} more" if len(listed) > 3 else "")
+        for split, categories in (("training", train), ("validation", val))
+        if (listed := [category for category in categories if category not in both])
+    )
+    return (
+        "the training and validation annotations list different categories; give both files the "
+        f"same list of ids and names: {'; '.join(only)}"
+    )
 
 
 class LazyImage(Protocol):
@@ -101,6 +121,14 @@ class DetectionDataset(Protocol):
 
     def has_objects(self, index: int) -> bool:
         """Whether the image has at least one object to train on (crowd regions do not count)."""
+        ...
+
+    def is_background(self, index: int) -> bool:
+        """Whether the image has no annotation at all, not even one that is not trained on."""
+        ...
+
+    def doubts(self) -> Sequence[Doubt]:
+        """What the annotations say that cannot be meant."""
         ...
 
     def summary(self) -> str:

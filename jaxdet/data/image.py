@@ -10,8 +10,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError, features
 
+from jaxdet.data.bit_depth import to_rgb
 from jaxdet.data.dataset import LazyImage
 from jaxdet.errors import UserError
 from jaxdet.files import read_file
@@ -21,17 +22,55 @@ LARGEST_IMAGE = 80_000_000
 
 JPEG_END = b"\xff\xd9"
 
-IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+OPTIONAL_FORMATS = {"AVIF": "avif", "JPEG2000": "jpg_2000"}
+"""Formats that Pillow reads where it was built with them, by what it calls the library."""
+
+IMAGE_FORMATS = (
+    *("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF"),  # MPO is JPEG to Pillow
+    *(name for name, library in OPTIONAL_FORMATS.items() if features.check(library)),
+)
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"),
+    *(".avif", ".jp2", ".j2k", ".jpx", ".heic", ".heif"),
+)
 """Names of a folder's files that are taken for images."""
+
+UNUSUAL = {
+    "have an EXIF orientation note": "it must be as annotated: config.data.orientation='exif' "
+    "follows it, 'stored' does not",
+    "have several frames or pages": "the first is read",
+    "have more than 8 bits a channel": "they are scaled by the range that they use",
+}
+"""What `unusual` finds, and what it means."""
+
+_HEADERS = {
+    b"ftypheic": "HEIC", b"ftypheix": "HEIC", b"ftypmif1": "HEIF", b"ftypmsf1": "HEIF",
+    b"ftypavif": "AVIF", b"ftypavis": "AVIF", b"jP  \r\n\x87\n": "JPEG 2000",
+}  # fmt: skip
+"""The bytes 4 to 12 of files that Pillow may not be able to read."""
 
 Source = str | Path | Image.Image | np.ndarray
 """An image as people have it: its file, or Pillow's or NumPy's (uint8 [height, width, 3], RGB)."""
 
 
 def is_named_image(path: Path) -> bool:
-    """Whether it is a file whose name says that it is an image."""
-    return path.suffix.lower() in SUFFIXES and path.is_file()
+    """Whether it is a file whose name says that it is an image.
+
+    Names that begin with "._" are what macOS keeps beside files on other disks.
+    """
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith("._") and path.is_file()
+
+
+def find_images(folder: Path) -> list[Path]:
+    """A folder's files that are named as images, in the order of their names.
+
+    Raises:
+        UserError: the folder cannot be read.
+    """
+    try:
+        return sorted(file for file in folder.iterdir() if is_named_image(file))
+    except OSError as error:
+        raise UserError(f"{folder} cannot be read ({error}); give rights to it") from error
 
 
 class ArrayImage:
@@ -52,55 +91,75 @@ class ArrayImage:
 class EncodedImage:
     """An image file, on disk or its bytes.
 
-    The orientation note that cameras leave in the file (EXIF) is not followed, as COCO's boxes are
-    given in stored pixels.
+    Of an animation or a file of several pages it is the first. Cameras leave a note in the file of
+    how the image lies (EXIF); COCO's boxes are given in stored pixels, without following it.
 
     Attributes:
         hw: height and width that the annotations list.
         source: the file's path, or its content.
         name: what an error calls the file.
         annotations: what an error calls the list of images.
+        orientation: "stored" for the pixels as they are stored, "exif" for the note to be followed.
     """
 
     hw: tuple[int, int]
     source: Path | bytes
     name: str
     annotations: str
+    orientation: str = "stored"
 
     def pixels(self) -> np.ndarray:
         with self._open() as (image, content):
             if image.format == "JPEG" and image.mode in ("RGB", "L"):
                 pixels = _decode_jpeg(content)
-                if pixels is not None and pixels.shape[:2] == self.hw:
-                    return pixels
-            return np.asarray(_to_rgb(image))
+                if pixels is not None and pixels.shape[:2] == (image.height, image.width):
+                    turn = self._turn(image)
+                    return pixels if turn is None else np.asarray(_turned(pixels, turn))
+            return np.asarray(self._upright(image))
 
     def decode(self, shrink: int) -> tuple[Image.Image, int]:
         with self._open() as (image, _):
-            scaled = max(1, image.width // shrink), max(1, image.height // shrink)
+            width = image.width
+            scaled = max(1, width // shrink), max(1, image.height // shrink)
             drafted = image.draft(None, scaled) if shrink > 1 else None
-            return _to_rgb(image), round(self.hw[1] / drafted[1][2]) if drafted else 1
+            return self._upright(image), round(width / drafted[1][2]) if drafted else 1
+
+    def _turned_note(self, content: bytes) -> str:
+        """What to do with an image whose sides are listed the other way round."""
+        with Image.open(io.BytesIO(content), formats=IMAGE_FORMATS) as image:
+            noted = orientation_of(image)
+        if noted not in _SIDEWAYS:
+            return " (if a viewer shows it turned, save it upright)"
+        other = "stored" if self.orientation == "exif" else "exif"
+        return f" (its EXIF orientation is {noted}: set config.data.orientation={other!r})"
+
+    def _turn(self, image: Image.Image) -> Image.Transpose | None:
+        """What makes the image lie as it is to be seen, None for nothing."""
+        return _TURNS.get(orientation_of(image)) if self.orientation == "exif" else None
+
+    def _upright(self, image: Image.Image) -> Image.Image:
+        turn = self._turn(image)
+        image = to_rgb(image)
+        return image if turn is None else image.transpose(turn)
 
     @contextmanager
     def _open(self) -> Iterator[tuple[Image.Image, bytes]]:
         """The file with its header read, and its content; whatever is wrong is a UserError."""
+        content = b""
         try:
             content = self.source if isinstance(self.source, bytes) else read_file(self.source)
             with Image.open(io.BytesIO(content), formats=IMAGE_FORMATS) as image:
-                hw = (image.height, image.width)
+                hw = _seen_hw(image, self.orientation)
                 if hw == self.hw:
                     yield image, content
         # Pillow's decoders let out many kinds of exception for broken files.
         except Exception as error:
-            reason = (str(error) or type(error).__name__).splitlines()[0]
             raise UserError(
-                f"{self.name} cannot be read as an image ({reason}); replace the file, or remove "
-                f"it from {self.annotations}"
+                f"{self.name} cannot be read as an image ({_reason(error, content)}); replace the "
+                f"file, or remove it from {self.annotations}"
             ) from error
         if hw != self.hw:
-            turned = (
-                " (if a viewer shows it turned, save it upright)" if hw == self.hw[::-1] else ""
-            )
+            turned = self._turned_note(content) if hw == self.hw[::-1] else ""
             raise UserError(
                 f"{self.name} has {hw[0]} x {hw[1]} pixels (height x width) but "
                 f"{self.annotations} lists {self.hw[0]} x {self.hw[1]}; replace the file or "
@@ -108,46 +167,63 @@ class EncodedImage:
             )
 
 
-def open_image(path: Path) -> LazyImage:
+def unusual(path: Path) -> list[str]:
+    """What a readable image file has that few have: keys of UNUSUAL."""
+    with Image.open(path, formats=IMAGE_FORMATS) as image:
+        has_note = image.format != "PNG" or "exif" in image.info  # else it would be decoded
+        found = (
+            has_note and orientation_of(image) != 1,
+            getattr(image, "is_animated", False),
+            image.mode[0] in "IF",
+        )
+    return [kind for kind, is_so in zip(UNUSUAL, found, strict=True) if is_so]
+
+
+def open_image(path: Path, orientation: str = "exif") -> LazyImage:
     """An image file that no annotations list.
 
-    It is turned upright where the camera noted that it lies (EXIF), as nobody refers to its stored
-    pixels. Of an animation it is the first frame. Other damage than that of the header is found
-    when the image is decoded.
+    Of an animation it is the first frame. Other damage than that of the header is found when the
+    image is decoded.
+
+    Args:
+        orientation: "exif" to turn it upright where the camera noted that it lies, "stored" to
+            take its pixels as they are stored.
 
     Raises:
         UserError: the file cannot be read as an image, or has more than LARGEST_IMAGE pixels.
     """
+    content = b""
     try:
         content = read_file(path)
         with Image.open(io.BytesIO(content), formats=IMAGE_FORMATS) as image:
-            hw = (image.height, image.width)
-            is_small = hw[0] * hw[1] <= LARGEST_IMAGE
-            if is_small and _orientation(image) != 1:
-                return ArrayImage(np.asarray(_to_rgb(ImageOps.exif_transpose(image))))
+            hw = _seen_hw(image, orientation)
     except UnidentifiedImageError as error:
-        raise UserError(f"{path} must be an image, one of {', '.join(IMAGE_FORMATS)}") from error
+        what = _unreadable_format(content)
+        raise UserError(
+            f"{path} must be an image, one of {', '.join(IMAGE_FORMATS)}"
+            + (f"; it is {what}: save it as JPEG or PNG" if what else "")
+        ) from error
     except Exception as error:  # as in EncodedImage
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(f"{path} cannot be read as an image ({reason})") from error
-    if not is_small:
+        raise UserError(f"{path} cannot be read as an image ({_reason(error, content)})") from error
+    if hw[0] * hw[1] > LARGEST_IMAGE:
         raise UserError(
             f"{path} has {hw[0]} x {hw[1]} pixels, more than the {LARGEST_IMAGE} that are decoded; "
             "scale it down"
         )
-    return EncodedImage(hw, content, str(path), "the images given")
+    return EncodedImage(hw, content, str(path), "the images given", orientation)
 
 
-def as_image(source: Source | LazyImage) -> LazyImage:
-    """An image of what people have; files as by `open_image`.
+def as_image(source: Source | LazyImage, orientation: str = "exif") -> LazyImage:
+    """An image of what people have; files, and Pillow's images, as by `open_image`.
 
     Raises:
         UserError: it is no image.
     """
     if isinstance(source, str | Path):
-        return open_image(Path(source))
+        return open_image(Path(source), orientation)
     if isinstance(source, Image.Image):
-        return ArrayImage(np.asarray(_to_rgb(ImageOps.exif_transpose(source))))
+        upright = ImageOps.exif_transpose(source) if orientation == "exif" else source
+        return ArrayImage(np.asarray(to_rgb(upright)))
     if isinstance(source, np.ndarray):
         if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3 or not source.size:
             given = f"{source.dtype} {list(source.shape)}"
@@ -160,12 +236,50 @@ def as_image(source: Source | LazyImage) -> LazyImage:
     )
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation_of(image: Image.Image) -> int:
     """EXIF's note of how the image lies, 1 for upright or where there is no readable note."""
     try:
-        return image.getexif().get(ExifTags.Base.Orientation, 1)
+        noted = image.getexif().get(ExifTags.Base.Orientation, 1)
+        return noted if noted in _TURNS else 1
     except Exception:  # the note is damaged, which need not concern the pixels
         return 1
+
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes an image upright, by its note."""
+
+_SIDEWAYS = (5, 6, 7, 8)
+
+
+def _seen_hw(image: Image.Image, orientation: str) -> tuple[int, int]:
+    """Height and width of an image as it is seen."""
+    if orientation == "exif" and orientation_of(image) in _SIDEWAYS:
+        return image.size
+    return image.size[::-1]
+
+
+def _turned(pixels: np.ndarray, turn: Image.Transpose) -> Image.Image:
+    return Image.fromarray(pixels).transpose(turn)
+
+
+def _unreadable_format(content: bytes) -> str | None:
+    """The name of a format that is known but that this Pillow does not read."""
+    return _HEADERS.get(content[4:12])
+
+
+def _reason(error: Exception, content: bytes) -> str:
+    what = _unreadable_format(content) if isinstance(error, UnidentifiedImageError) else None
+    if what:
+        return f"it is {what}: save it as JPEG or PNG"
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _decode_jpeg(content: bytes) -> np.ndarray | None:
@@ -177,15 +291,3 @@ def _decode_jpeg(content: bytes) -> np.ndarray | None:
         return None
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
     return cv2.imdecode(np.frombuffer(content, np.uint8), flags)
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "F":
-        raise ValueError("its pixels are floating point numbers")
-    if image.mode.startswith("I"):  # 16 bits; Pillow's own conversion would cut at 255
-        grey = np.clip(np.asarray(image, np.int64) >> 8, 0, 255).astype(np.uint8)
-        return Image.fromarray(grey).convert("RGB")
-    if image.mode != "RGB":
-        return image.convert("RGB")
-    image.load()
-    return image

@@ -85,11 +85,13 @@ def train_batches(
     max_instances: int,
     mask_size: int,
     seed: int,
+    empty_images: float = 0.0,
     start_step: int = 0,
 ) -> Iterator[Batch]:
     """Endless training batches, augmented, in a new order every epoch.
 
-    Images without an object to train on are never sampled. Of an image that shows more than
+    Images without an object to train on are never sampled, but for a share of those without any
+    annotation. Of an image that shows more than
     `max_instances` objects, a random choice of `max_instances` is kept.
 
     Args:
@@ -97,6 +99,7 @@ def train_batches(
         max_instances: objects per image, N.
         mask_size: side M of the mask crops.
         seed: of order, augmentation and choice; 0 to 2**32 - 1.
+        empty_images: that share, see `trained_images`.
         start_step: the first batch to give; equal to skipping that many batches.
 
     Returns:
@@ -109,11 +112,12 @@ def train_batches(
         UserError: no image has an object; from the iterator, whatever the dataset raises for an
             unreadable image.
     """
-    indices = _trainable_indices(dataset)
-    if not len(indices):
+    indices = _trainable_indices(dataset, empty_images)
+    if not any(dataset.has_objects(index) for index in indices.tolist()):
+        reasons = [str(doubt) for doubt in dataset.doubts() if doubt.is_error]
         raise UserError(
             "no image of the training set has an object to train on; "
-            "check that its annotations carry segmentations and are not all crowds"
+            + (reasons[0] if reasons else "check that its annotations carry segmentations")
         )
     stream = (
         grain.MapDataset.source(_Subset(dataset, indices))
@@ -133,9 +137,13 @@ def endless_batches(
     return _batches(rows.map(_HostRow(stream, settings)), settings)
 
 
-def trained_images(dataset: DetectionDataset) -> int:
-    """How many images have an object to train on: those of an epoch."""
-    return len(_trainable_indices(dataset))
+def trained_images(dataset: DetectionDataset, empty_images: float = 0.0) -> int:
+    """How many images are trained on in an epoch.
+
+    Args:
+        empty_images: share of the images without any annotation that are among them.
+    """
+    return len(_trainable_indices(dataset, empty_images))
 
 
 def eval_batches(
@@ -285,5 +293,12 @@ def _pad_rows(values: np.ndarray, rows: int) -> np.ndarray:
     return padded
 
 
-def _trainable_indices(dataset: DetectionDataset) -> np.ndarray:
-    return np.flatnonzero([dataset.has_objects(index) for index in range(len(dataset))])
+def _trainable_indices(dataset: DetectionDataset, empty_images: float) -> np.ndarray:
+    """Images with an object to train on, and the same share of those of background each time."""
+    indices = range(len(dataset))
+    kept = np.flatnonzero([dataset.has_objects(index) for index in indices])
+    if not empty_images:
+        return kept
+    background = np.flatnonzero([dataset.is_background(index) for index in indices])
+    chosen = np.random.default_rng(0).permutation(background)
+    return np.sort(np.concatenate([kept, chosen[: round(empty_images * len(background))]]))

@@ -16,6 +16,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, te
 from google.protobuf.message import DecodeError
 
 from jaxdet.data.dataset import RLE, Category, Example, Polygons
+from jaxdet.data.doubts import Doubt
 from jaxdet.data.image import EncodedImage
 from jaxdet.errors import UserError
 from jaxdet.files import read_file, regular_file
@@ -123,6 +124,14 @@ class PreparedDataset:
     def has_objects(self, index: int) -> bool:
         """Whether the image has an object with a usable segmentation that is not a crowd."""
         return bool(self._has_objects[index])
+
+    def is_background(self, index: int) -> bool:
+        """Whether the image has no annotation; that is not recorded, and so never."""
+        return False
+
+    def doubts(self) -> tuple[Doubt, ...]:
+        """None: what there were is said of the set that was prepared."""
+        return ()
 
     def summary(self) -> str:
         """One line for the log: what there is, and what was skipped when it was prepared."""

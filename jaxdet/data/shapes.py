@@ -24,6 +24,7 @@ from pycocotools import mask as mask_api
 
 from jaxdet.data.coco_files import write_annotations, writing
 from jaxdet.data.dataset import RLE, Category, Example
+from jaxdet.data.doubts import Doubt
 from jaxdet.data.image import ArrayImage
 from jaxdet.errors import UserError
 from jaxdet.flags import Parser, local_path, run_main
@@ -112,6 +113,14 @@ class ShapesDataset:
     def has_objects(self, index: int) -> bool:
         """Always true: every image holds at least one object."""
         return True
+
+    def is_background(self, index: int) -> bool:
+        """Whether the image has no annotation."""
+        return False
+
+    def doubts(self) -> tuple[Doubt, ...]:
+        """None: the annotations are drawn with the images."""
+        return ()
 
     def summary(self) -> str:
         """One line for the log."""

@@ -40,7 +40,7 @@ def samples(config: ConfigDict) -> np.ndarray:
     from jaxdet.data.loader import LoaderSettings, train_batches
     from jaxdet.data.source import augmentation_of, open_dataset
 
-    dataset = open_dataset(config.data, "train")
+    dataset = open_dataset(config.data, "train", masks=config.model.heads.mask)
     names = [category.name for category in dataset.categories]
     batches = train_batches(
         dataset,
@@ -49,6 +49,7 @@ def samples(config: ConfigDict) -> np.ndarray:
         max_instances=config.data.max_instances,
         mask_size=config.data.mask_size,
         seed=config.seed,
+        empty_images=config.data.empty_images,
     )
     images = [_draw(batch, names) for batch in itertools.islice(batches, SAMPLES)]
     return contact_sheet(images, COLUMNS)

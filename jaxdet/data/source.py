@@ -12,16 +12,20 @@ from jaxdet.data.lsj import LargeScaleJitter
 from jaxdet.data.multiscale import Multiscale
 from jaxdet.data.prepared import PreparedDataset, prepared_folder
 from jaxdet.data.shapes import ShapesDataset
+from jaxdet.errors import UserError
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
 
-def open_dataset(data: ConfigDict, split: str) -> DetectionDataset:
+def open_dataset(data: ConfigDict, split: str, *, masks: bool = True) -> DetectionDataset:
     """Opens the "train" or "val" split of `config.data`.
 
     A root that `jaxdet data prepare` made is recognised by itself. Validation data keeps its ground
     truth from the one reading of its annotations, as evaluation needs it.
+
+    Args:
+        masks: whether masks are trained, so that objects need one.
 
     Raises:
         UserError: the files a COCO-format dataset needs are missing or not in COCO's layout.
@@ -32,9 +36,30 @@ def open_dataset(data: ConfigDict, split: str) -> DetectionDataset:
     if data.root and not annotations and not images:
         prepared = prepared_folder(data.root)
         if prepared is not None:
+            if data.empty_images or data.orientation != "stored":
+                raise UserError(
+                    f"config.data.empty_images must be 0 and config.data.orientation 'stored' for "
+                    f"{data.root}, which is prepared; name the folder that it was made from"
+                )
             return PreparedDataset(prepared, split)
     files = find_coco(data.root, split, annotations, images)
-    return CocoDataset(*files, keep_ground_truth=split == "val")
+    return CocoDataset(
+        *files, masks=masks, orientation=data.orientation, keep_ground_truth=split == "val"
+    )
+
+
+def trains_on_validation(data: ConfigDict) -> bool:
+    """Whether training and validation are the same images: their AP is not accuracy then."""
+    if data.name == "shapes" or (data.root and prepared_folder(data.root) is not None):
+        return False
+    try:
+        train, val = (
+            find_coco(data.root, split, data[f"{split}_annotations"], data[f"{split}_images"])
+            for split in ("train", "val")
+        )
+    except UserError:
+        return False  # validation alone
+    return all(a.resolve() == b.resolve() for a, b in zip(train, val, strict=True))
 
 
 def augmentation_of(config: ConfigDict) -> Augmentation:

@@ -12,7 +12,9 @@ from PIL import Image
 from pycocotools import mask as mask_api
 
 from jaxdet.config.values import config_digest
+from jaxdet.data.doubts import SAME_IMAGES
 from jaxdet.data.rle import compressed_rle
+from jaxdet.data.source import trains_on_validation
 from jaxdet.errors import UserError
 from jaxdet.evaluation.scoring import Metrics
 from jaxdet.evaluation.table import summary_lines
@@ -131,6 +133,9 @@ def report(
     if is_ours:
         detections = workdir / "detections.json"
         write_json(detections, evaluation.results)
+    print(*summary_lines(evaluation.metrics, images), sep="\n", flush=True)
+    if trains_on_validation(experiment.config.data):
+        print(f"warning: {SAME_IMAGES}")
     draw_samples(experiment, evaluation.results, workdir / "detections.png")
 
     print(f"result      {workdir / 'result.json'}")
@@ -169,6 +174,7 @@ def _record(
             "seconds": seconds,
             "images_per_second": images / seconds["detect"] if is_ours else None,
         },
+        "validated_on_training_images": trains_on_validation(experiment.config.data),
         "config": model.config,
         "config_sha256": config_digest(model.config),
         "evaluated_on": experiment.plain_config["data"],

@@ -72,18 +72,29 @@ class Detector:
         self.batch = batch
         self._detect = detect_function(stateless, mesh)
 
-    def predict(self, images: Source | Sequence[Source]) -> Prediction | list[Prediction]:
+    @property
+    def orientation(self) -> str:
+        """How images lie that were annotated for it, see `EncodedImage`."""
+        return self.config.data.orientation
+
+    def predict(
+        self, images: Source | Sequence[Source], *, orientation: str | None = None
+    ) -> Prediction | list[Prediction]:
         """What is found on an image, or on each of a list of them.
 
         Everything above the model's own score threshold is returned; `Prediction.above` filters,
         and drawings show less.
 
+        Args:
+            orientation: "exif" to turn files and Pillow's images upright as the camera noted,
+                "stored" to take the pixels as they are stored; None for that of the training data.
+
         Raises:
             UserError: an image cannot be read.
         """
         if not isinstance(images, list | tuple):
-            return self.predict([images])[0]
-        lazy_images = [as_image(image) for image in images]
+            return self.predict([images], orientation=orientation)[0]
+        lazy_images = [as_image(image, orientation or self.orientation) for image in images]
         pixels = [image.pixels() for image in lazy_images]
         found: list[Results] = [[] for _ in lazy_images]
         for result in self._results(lazy_images):
@@ -97,7 +108,7 @@ class Detector:
         """An image as the model takes it: image uint8 [1, S, S, 3], S = config.image_size, resized
         to fit the top left corner, and image_hw int32 [1, 2], the height and width it has there.
         """
-        (host,) = self._batches([as_image(image)], 1)
+        (host,) = self._batches([as_image(image, self.orientation)], 1)
         return {name: host[name] for name in ("image", "image_hw")}
 
     def _results(self, images: list[LazyImage]) -> Iterator[dict[str, Any]]:

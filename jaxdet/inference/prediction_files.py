@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxdet.data.dataset import Category, LazyImage
-from jaxdet.data.image import is_named_image, open_image
+from jaxdet.data.image import find_images as find_images_of
+from jaxdet.data.image import open_image
 from jaxdet.errors import UserError
 from jaxdet.files import read_file, write_json
 from jaxdet.inference.coco_results import Results
@@ -35,7 +36,7 @@ def find_images(arguments: Sequence[str]) -> list[Path]:
         path = Path(argument).expanduser()
         try:
             if path.is_dir():
-                found = sorted(file for file in path.iterdir() if is_named_image(file))
+                found = find_images_of(path)
             elif path.exists():
                 found = [path]
             else:
@@ -81,12 +82,17 @@ def _folders(start: str) -> Iterator[str]:
 
 
 def write_predictions(
-    detector: Detector, paths: Sequence[Path], out: Path, score: float
+    detector: Detector,
+    paths: Sequence[Path],
+    out: Path,
+    score: float,
+    orientation: str | None = None,
 ) -> tuple[int, Results]:
     """Writes the drawings, detections.json and images.json of images.
 
     Args:
         score: the least at which a detection is drawn; all are written.
+        orientation: see `Detector.predict`.
 
     Returns:
         The number of images, and what was found on them. Images that cannot be read are named on
@@ -105,7 +111,11 @@ def write_predictions(
     try:
         out.mkdir(parents=True, exist_ok=True)
         for first in range(0, len(paths), detector.batch):
-            readable = dict(_readable(paths[first : first + detector.batch]))
+            readable = dict(
+                _readable(
+                    paths[first : first + detector.batch], orientation or detector.orientation
+                )
+            )
             predictions = detector.predict(list(readable.values()))
             for path, prediction in zip(readable, predictions, strict=True):
                 image = _entry(path, prediction, len(images) + 1, _free_name(path.stem, taken))
@@ -158,11 +168,11 @@ def _files_of_others(out: Path) -> set[str]:
     return {name.lower() for name in names - drawings}
 
 
-def _readable(paths: Sequence[Path]) -> Iterator[tuple[Path, LazyImage]]:
+def _readable(paths: Sequence[Path], orientation: str) -> Iterator[tuple[Path, LazyImage]]:
     """The images that can be decoded; prints which cannot."""
     for path in paths:
         try:
-            image = open_image(path)
+            image = open_image(path, orientation)
             image.pixels()
         except UserError as error:
             print(f"left out: {error}", file=sys.stderr)

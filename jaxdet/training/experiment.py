@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -9,9 +10,10 @@ import jax
 import optax
 
 from jaxdet import parallel
-from jaxdet.data.dataset import DetectionDataset
+from jaxdet.data.dataset import DetectionDataset, category_difference
+from jaxdet.data.doubts import SAME_IMAGES
 from jaxdet.data.loader import trained_images
-from jaxdet.data.source import open_dataset
+from jaxdet.data.source import open_dataset, trains_on_validation
 from jaxdet.errors import UserError
 from jaxdet.models.attention import Choice, choose
 from jaxdet.models.build import StatelessModel, build_detector, vit_settings
@@ -31,17 +33,19 @@ class Experiment(Run):
 
     @cached_property
     def train_set(self) -> DetectionDataset:
-        dataset = open_dataset(self.config.data, "train")
-        if [*dataset.categories] != [*self.val_set.categories]:
-            raise UserError(
-                "the training and validation annotations list different categories; "
-                "give both files the same list"
-            )
+        dataset = self._open("train")
+        difference = category_difference(dataset.categories, self.val_set.categories)
+        if difference is not None:
+            raise UserError(difference)
         return dataset
 
     @cached_property
     def val_set(self) -> DetectionDataset:
-        return open_dataset(self.config.data, "val")
+        return self._open("val")
+
+    def _open(self, split: str) -> DetectionDataset:
+        has_masks = self.config.model.heads.mask
+        return open_dataset(self.config.data, split, masks=has_masks)
 
     @cached_property
     def mesh(self) -> jax.sharding.Mesh:
@@ -62,8 +66,8 @@ class Experiment(Run):
 
     @cached_property
     def trained_images(self) -> int:
-        """Number of training images with objects."""
-        return trained_images(self.train_set)
+        """Number of training images with objects, and of those kept as background."""
+        return trained_images(self.train_set, self.config.data.empty_images)
 
     @cached_property
     def schedule(self) -> optax.Schedule:
@@ -113,5 +117,14 @@ class Experiment(Run):
 
     @property
     def summary(self) -> list[str]:
-        data_sets = dict.fromkeys((self.train_set.summary(), self.val_set.summary()))
-        return [*data_sets, str(self.attention)]
+        lines = [self.train_set.summary(), self.val_set.summary(), str(self.attention)]
+        lines += [f"warning: {doubt}" for doubt in self._doubts()]
+        return list(dict.fromkeys(lines))
+
+    def _doubts(self) -> Iterator[str]:
+        if trains_on_validation(self.config.data):
+            yield SAME_IMAGES
+        for split, dataset in (("training", self.train_set), ("validation", self.val_set)):
+            claims = [doubt.what for doubt in dataset.doubts()]
+            if claims:
+                yield f"{split} data: {'; '.join(claims)} (jaxdet data check says more)"

@@ -157,7 +157,7 @@ TABLE: list[tuple[str, Change, str | None, str | None]] = [
     ("link outwards", linked_outside, "leads out of", None),
     ("box outside", fields("annotations", bbox=[25, 15, 50, 50]), FINE, None),
     ("outline outside", fields("annotations", segmentation=[[40, 5, 50, 5, 50, 9]]), FINE, None),
-    ("NaN box", fields("annotations", bbox=[math.nan, 0, 5, 5]), FINE, "four finite numbers"),
+    ("NaN box", fields("annotations", bbox=[math.nan, 0, 5, 5]), FINE, "1 with a box taken from"),
     (
         "NaN outline",
         fields("annotations", segmentation=[[math.nan, 3, 12, 3, 12, 13]]),

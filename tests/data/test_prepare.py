@@ -123,9 +123,14 @@ def test_a_config_finds_the_prepared_set_by_itself(built):
     _, target = built
     data = ConfigDict(
         {"name": "coco", "root": str(target), "train_annotations": None, "train_images": None}
-        | {"val_annotations": None, "val_images": None}
+        | {"val_annotations": None, "val_images": None, "orientation": "stored"}
+        | {"empty_images": 0.0}
     )
     assert isinstance(open_dataset(data, "train"), PreparedDataset)
+    other = data.copy_and_resolve_references()
+    other.orientation = "exif"
+    with pytest.raises(UserError, match=r"config\.data\.orientation 'stored' .* is prepared"):
+        open_dataset(other, "train")
     with pytest.raises(UserError, match=r"no complete val split .* run jaxdet data prepare"):
         open_dataset(data, "val")
 

@@ -82,7 +82,8 @@ def test_images_of_any_size_and_mode_are_read(detector, photo, tmp_path):
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_images_are_turned_as_the_camera_was_held(detector, photo, orientation, tmp_path):
-    """Detections lie on the upright image: those of the same pixels without the note."""
+    """Where the note is followed, detections lie on the upright image: those of the same pixels
+    without it. Where not, they lie on the pixels as they are stored."""
     turns = {
         1: [],
         2: [Image.Transpose.FLIP_LEFT_RIGHT],
@@ -99,7 +100,10 @@ def test_images_are_turned_as_the_camera_was_held(detector, photo, orientation, 
     exif = Image.Exif()
     exif[0x0112] = orientation
     stored.save(tmp_path / "stored.png", exif=exif)
-    turned, upright = detector.predict([tmp_path / "stored.png", photo])
+    turned, upright = detector.predict([tmp_path / "stored.png", photo], orientation="exif")
+    assert detector.orientation == "stored"
+    as_stored = detector.predict(tmp_path / "stored.png")
+    np.testing.assert_array_equal(as_stored.image, np.asarray(stored))
     np.testing.assert_array_equal(turned.image, upright.image)
     assert without(turned.results, "image_id") == without(upright.results, "image_id")
 

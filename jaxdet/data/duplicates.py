@@ -1,0 +1,53 @@
+"""Images that two sets share, by the content of their files."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from jaxdet.data.coco import CocoDataset
+from jaxdet.data.doubts import EXAMPLES, Doubt
+
+
+def duplicates(train: CocoDataset, val: CocoDataset) -> list[Doubt]:
+    """Whether validation images are among the training images, byte by byte.
+
+    Only files of a size that both sets have are read.
+    """
+    by_size = [_by_size(dataset) for dataset in (train, val)]
+    shared_sizes = by_size[0].keys() & by_size[1].keys()
+    candidates = [[path for size in shared_sizes for path in sizes[size]] for sizes in by_size]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        digests = [list(pool.map(_digest, paths)) for paths in candidates]
+    trained = dict(zip(digests[0], candidates[0], strict=True))
+    found = [
+        f"{path.name} is {trained[digest].name}"
+        for path, digest in sorted(zip(candidates[1], digests[1], strict=True))
+        if digest is not None and digest in trained
+    ]
+    if not found:
+        return []
+    claim = f"{len(found)} of {len(val)} validation images are training images too"
+    fix = "remove them from one of the two: AP on training images is not accuracy"
+    return [Doubt(claim, fix, tuple(found[:EXAMPLES]))]
+
+
+def _by_size(dataset: CocoDataset) -> dict[int, list[Path]]:
+    """The usable image files of a set by their size in bytes."""
+    paths = defaultdict(list)
+    for index in range(len(dataset)):
+        if index not in dataset.unusable:
+            path, _ = dataset.file(index)
+            paths[path.stat().st_size].append(path)
+    return paths
+
+
+def _digest(path: Path) -> bytes | None:
+    """Of the file's content; None where it cannot be read."""
+    try:
+        return hashlib.blake2b(path.read_bytes(), digest_size=16).digest()
+    except OSError:
+        return None

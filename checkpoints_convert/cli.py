@@ -159,7 +159,7 @@ def _back(source: Source) -> tuple[State, dict[str, Any], str]:
     others = len(source.state) - len(backbone)
     if others:
         print(f"{others} arrays of the detector's other parts are left out: timm has none of them")
-    return to_timm(backbone), source.report, "timm's"
+    return to_timm(backbone, source.report), source.report, "timm's"
 
 
 def _out_path(out: str, source: Path, to: str) -> Path:

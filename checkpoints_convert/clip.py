@@ -25,11 +25,14 @@ TEXT = (
 
 
 def prepare(state: State) -> State:
-    """Joins query, key and value, and gives the position embedding its first axis."""
+    """Joins query, key and value, and gives class token and positions their first axes."""
     state = join_qkv(state)
     if "class_position" in state:
         position = state.pop("class_position")
         state["pos_embed"] = position.reshape(1, *position.shape)
+    token = state.get("cls_token")
+    if token is not None:
+        state["cls_token"] = token.reshape(1, 1, token.size)
     return state
 
 

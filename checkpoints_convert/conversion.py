@@ -66,18 +66,22 @@ def recognise(path: Path, state: State) -> Layout:
     found = [
         each for each in found if not any(set(each.marks) < set(other.marks) for other in found)
     ]
+    if (
+        found == [timm.TIMM]
+        and "blocks.0.gamma_1" in state
+        and not any("rel_pos" in n for n in state)
+    ):
+        raise UserError(
+            f"{path} has the names of several ViTs of timm, some with rotary positions that "
+            "no tensor shows (vit_*_rope_*); of these jaxdet takes EVA-02, DINOv3 and PE: say "
+            "which with --from"
+        )
     if len(found) == 1:
         return found[0]
     if found:
         titles = " and ".join(layout.title for layout in found)
         names = " or ".join(f"--from={layout.name}" for layout in found)
         raise UserError(f"{path} has the names of {titles}; say which with {names}")
-    if "blocks.0.gamma_1" in state:
-        raise UserError(
-            f"{path} has the names of several ViTs of timm, some with rotary positions that "
-            "no tensor shows (vit_*_rope_*); of these jaxdet takes EVA-02, DINOv3 and PE: say "
-            "which with --from"
-        )
     known = ", ".join(layout.name for layout in LAYOUTS)
     raise UserError(
         f"{path} is of no layout jaxdet knows ({known}): its first tensors are "

@@ -171,7 +171,8 @@ def to_published(arrays: State) -> State:
     token, position = arrays.pop("backbone.class_token"), arrays.pop("backbone.class_pos_embed")
     width = token.shape[0]
     encoder = {path: array for path, array in arrays.items() if path.startswith("backbone.")}
-    state = {f"backbone.{name}": tensor for name, tensor in to_timm(encoder).items()}
+    plain = to_timm(encoder, {"config": {}, "vit": {}})
+    state = {f"backbone.{name}": tensor for name, tensor in plain.items()}
     state["backbone.cls_token"] = token.reshape(1, 1, width)
     state["backbone.pos_embed"] = _with_first(position, state["backbone.pos_embed"])
     decoder = arrays.pop("box_head.pos_embed")

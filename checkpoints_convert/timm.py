@@ -100,8 +100,6 @@ TIMM = Layout(
     name="timm",
     title="DeiT, timm",
     marks=(r"^blocks\.0\.attn\.qkv\.weight$",),
-    # timm's rotary variants have these scales and no tensor of their positions.
-    excludes=(r"^blocks\.0\.gamma_1$",),
     pixels=None,
     heads={1152: 16, 1280: 16, 1408: 16, 1664: 16},
     resize="antialias",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -303,6 +303,7 @@ def _plan_prefix(
     if embedding is not None and extra:
         position = embedding.map((extra, width), lambda values: values[0, :extra])
     if has_class:
+        plan.size["class_position"] = position is not None
         token = reader.expect("cls_token", (1, 1, width)).reshape(width)
         plan.arrays["backbone.class_token"] = token
         plan.arrays["backbone.class_pos_embed"] = (
@@ -319,7 +320,7 @@ def _plan_prefix(
 
 def _grid(positions: int) -> tuple[int, int]:
     """Side of the square grid of an embedding, and how many other tokens come first."""
-    for extra in (1, 0, 2, 5, 8):
+    for extra in (1, 0, 2, 5):
         side = round(max(positions - extra, 0) ** 0.5)
         if side and side * side == positions - extra:
             return side, extra
@@ -351,34 +352,94 @@ def _resample_patches(weight: Tensor, patch: int) -> Tensor:
     return weight.map((width, channels, patch, patch), values)
 
 
-def to_timm(arrays: State) -> State:
+def to_timm(arrays: State, report: Mapping[str, Any]) -> State:
     """The backbone's arrays under jaxdet's paths as tensors under timm's names.
 
     Tables of relative positions that timm has no name for keep jaxdet's.
+
+    Args:
+        report: that they came with.
     """
-    state = {}
+    state, keys = {}, report["config"]
     for path, array in arrays.items():
         name = path.removeprefix("backbone.")
+        if name in ("class_pos_embed", "class_token", "registers", "pos_embed"):
+            continue
         if name == "patch_embed.kernel":
             inputs, width = array.shape
             side = round((inputs / 3) ** 0.5)
             kernel = array.reshape(side, side, 3, width).transpose(3, 2, 0, 1)
             state["patch_embed.proj.weight"] = kernel
             continue
-        if name == "pos_embed":
-            height, columns, width = array.shape
-            state[name] = array.reshape(1, height * columns, width)
-            continue
         if name.endswith(".kernel"):
             array = array.transpose(1, 0)
         for pattern, replacement in TO_TIMM:
             name = re.sub(pattern, replacement, name)
         state[name] = array
+    state |= _prefix_to_timm(arrays, report["vit"].get("class_position", False))
+    if keys.get("model.vit.rope", "none") != "none" or any("rel_pos" in path for path in arrays):
+        # The scales of BEiT's and of EVA's classes.
+        state = {re.sub(r"\.ls([12])\.gamma$", r".gamma_\1", name): state[name] for name in state}
+    if keys.get("model.vit.activation") == "swiglu" and (
+        keys.get("model.vit.mlp_norm") or keys.get("model.vit.norm") == "rms"
+    ):
+        state = _split_gate(state)
+    return _split_projections(state) if keys.get("model.vit.mlp_norm") else state
+
+
+def _prefix_to_timm(arrays: State, has_class_position: bool) -> State:
+    """Class token, registers, and positions with the class token's in front where it has one."""
+    state = {}
+    token, registers, position = (
+        arrays.get(f"backbone.{name}") for name in ("class_token", "registers", "pos_embed")
+    )
+    if token is not None:
+        state["cls_token"] = token.reshape(1, 1, token.size)
+    if registers is not None:
+        state["reg_token"] = registers.reshape(1, *registers.shape)
+    if position is not None:
+        height, columns, width = position.shape
+        rows = position.reshape(height * columns, width)
+        if has_class_position and token is not None:
+            first = arrays["backbone.class_pos_embed"].reshape(1, width)
+            rows = concatenate([first, rows])
+        state["pos_embed"] = rows.reshape(1, *rows.shape)
     return state
+
+
+def _split_gate(state: State) -> State:
+    """The inner layer of a gated MLP as the two of EVA-02's and AIMv2's classes."""
+    return _split(state, r"\.mlp\.fc1\.", (".mlp.fc1_g.", ".mlp.fc1_x."))
+
+
+def _split_projections(state: State) -> State:
+    """Query, key and value apart, as in EVA-02's larger classes."""
+    state = _split(state, r"\.attn\.qkv\.", tuple(f".attn.{part}_proj." for part in "qkv"))
+    return {
+        re.sub(r"\.attn\.([qv])_bias$", r".attn.\1_proj.bias", name): state[name] for name in state
+    }
+
+
+def _split(state: State, pattern: str, parts: Sequence[str]) -> State:
+    """Tensors whose names have the pattern cut along their first axis into equal parts."""
+    result = {}
+    for name, tensor in state.items():
+        if not re.search(pattern, name):
+            result[name] = tensor
+            continue
+        size = tensor.shape[0] // len(parts)
+        for i, part in enumerate(parts):
+
+            def cut(values: np.ndarray, start: int = i * size, size: int = size) -> np.ndarray:
+                return values[start : start + size]
+
+            result[re.sub(pattern, part, name)] = tensor.map((size, *tensor.shape[1:]), cut)
+    return result
 
 
 TO_TIMM = (
     (r"^patch_embed\.bias$", "patch_embed.proj.bias"),
+    (r"^patch_norm\.", "patch_embed.norm."),
     (r"\.(kernel|scale)$", ".weight"),
     (r"\.gamma([12])$", r".ls\1.gamma"),
     (r"\.rel_pos\.height$", ".rel_pos_h"),

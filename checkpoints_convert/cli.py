@@ -5,8 +5,9 @@
     jaxdet convert weights/mae_vitb.npz                 (prints its report)
     jaxdet convert --to=torch weights/mae_vitb.npz mae_vitb.safetensors
 
-SOURCE is a file of PyTorch (.pth), safetensors, NumPy (.npz, AugReg) or Detectron2 (.pkl); OUT a
-file, or a folder for one named after SOURCE. `--config.init=OUT` then starts a run from it.
+SOURCE is a file of PyTorch (.pth), safetensors, NumPy (.npz, AugReg) or Detectron2 (.pkl), or a
+folder as the Hugging Face hub gives them (config.json, model.safetensors); OUT a file, or a folder
+for one named after SOURCE. `--config.init=OUT` then starts a run from it.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from tqdm import tqdm
 from checkpoints_convert.conversion import NAMES, convert
 from checkpoints_convert.conversion_plan import Options
 from checkpoints_convert.imted import to_published
-from checkpoints_convert.layout import PIXELS
+from checkpoints_convert.layout import PIXELS, Pixels
 from checkpoints_convert.reading import Source, read
 from checkpoints_convert.report import text
 from checkpoints_convert.tensors import State
@@ -63,7 +64,13 @@ def _parser() -> flags.Parser:
     parser.add_argument("--global-grid", type=_side, default=64, help="config.image_size / patch")
     parser.add_argument("--rel-pos-resize", choices=("bicubic", "geometric"), default="bicubic")
     parser.add_argument("--patch", type=_side, help="resample the patch projection to this side")
-    parser.add_argument("--pixels", choices=sorted(PIXELS), help="default: the layout's")
+    parser.add_argument(
+        "--pixels", choices=sorted(PIXELS), help="default: config.json's, the layout's"
+    )
+    parser.add_argument("--pixel-mean", type=_triple, help="of red, green, blue, in 0..1 or 0..255")
+    parser.add_argument("--pixel-std", type=_triple, help="likewise")
+    parser.add_argument("--heads", type=_side, help="attention heads; default: config.json's")
+    parser.add_argument("--rope-grid", type=float, help="config.model.vit.rope_grid (EVA-02, PE)")
     parser.add_argument("--activation", choices=keys(Vit)["activation"].choices)
     parser.add_argument(
         "--allow-unknown", action="store_true", help="list unknown tensors and convert the others"
@@ -76,6 +83,22 @@ def _side(value: str) -> int:
     if not 1 <= side <= 1024:
         raise argparse.ArgumentTypeError(f"{side} must lie between 1 and 1024")
     return side
+
+
+def _triple(value: str) -> tuple[float, ...]:
+    numbers = tuple(float(part) for part in value.split(","))
+    if len(numbers) != 3 or not all(0 <= number <= 255 for number in numbers):
+        raise argparse.ArgumentTypeError(f"{value} must be three numbers, as 0.485,0.456,0.406")
+    return tuple(255 * number for number in numbers) if max(numbers) <= 1 else numbers
+
+
+def _pixels(options: argparse.Namespace) -> Pixels | str | None:
+    given = (options.pixel_mean, options.pixel_std)
+    if given == (None, None):
+        return options.pixels
+    if None in given or options.pixels is not None:
+        raise UserError("give --pixel-mean and --pixel-std together, or --pixels alone")
+    return Pixels(*given)
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -104,7 +127,7 @@ def _run(options: argparse.Namespace) -> None:
             source,
             Options(**{field.name: getattr(options, field.name) for field in fields(Options)}),
             layout=NAMES[options.layout] if options.layout else None,
-            pixels=options.pixels,
+            pixels=_pixels(options),
             allow_unknown=options.allow_unknown,
         )
         arrays, report, write = conversion.arrays, conversion.report, write_npz
@@ -139,7 +162,7 @@ def _back(source: Source) -> tuple[State, dict[str, Any], str]:
     others = len(source.state) - len(backbone)
     if others:
         print(f"{others} arrays of the detector's other parts are left out: timm has none of them")
-    return to_timm(backbone), source.report, "timm's"
+    return to_timm(backbone, source.report), source.report, "timm's"
 
 
 def _out_path(out: str, source: Path, to: str) -> Path:

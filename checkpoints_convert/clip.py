@@ -1,9 +1,8 @@
 """The image towers of CLIP, as OpenCLIP (`visual.`) and Hugging Face (`vision_model.`) store it,
-and of SigLIP, as Hugging Face does; timm's copies are timm's layout.
+and of SigLIP, as Hugging Face does; `timm.CLIP` is timm's.
 
-CLIP's files leave out the bias of the patch projection, which is then zero, and do not say whether
-the MLP's activation is OpenAI's QuickGELU or the exact GELU of most later trainings. CLIP's norms
-add 1e-5 to the variance where jaxdet's add 1e-6.
+CLIP's files do not say whether the MLP's activation is OpenAI's QuickGELU or the exact GELU of most
+later trainings.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import re
 from dataclasses import replace
 
 from checkpoints_convert.layout import Layout
-from checkpoints_convert.tensors import State, concatenate, zeros
+from checkpoints_convert.tensors import State, concatenate
 
 TEXT = (
     (
@@ -26,31 +25,42 @@ TEXT = (
 
 
 def prepare(state: State) -> State:
-    """Adds the bias of the patch projection, joins query, key and value, orders the axes."""
+    """Joins query, key and value, and gives class token and positions their first axes."""
     state = join_qkv(state)
     if "class_position" in state:
         position = state.pop("class_position")
         state["pos_embed"] = position.reshape(1, *position.shape)
-    if "patch_embed.proj.weight" in state and "patch_embed.proj.bias" not in state:
-        state["patch_embed.proj.bias"] = zeros(state["patch_embed.proj.weight"].shape[0])
+    token = state.get("cls_token")
+    if token is not None:
+        state["cls_token"] = token.reshape(1, 1, token.size)
     return state
 
 
 def join_qkv(state: State) -> State:
-    """`attn.qkv` from `attn.q`, `attn.k` and `attn.v` of every block that has all three."""
+    """`attn.qkv` from `attn.q`, `attn.k` and `attn.v` of every block that has all three; biases of
+    queries and values alone under BEiT's names.
+    """
     joined = dict(state)
     for name in state:
-        match = re.fullmatch(r"(blocks\.\d+\.attn\.)q\.(weight|bias)", name)
-        parts = [f"{match[1]}{part}.{match[2]}" for part in "qkv"] if match else []
-        if parts and all(part in state for part in parts):
-            joined[f"{match[1]}qkv.{match[2]}"] = concatenate([joined.pop(part) for part in parts])
+        match = re.fullmatch(r"((?:decoder_)?blocks\.\d+\.attn\.)q\.(weight|bias)", name)
+        if not match:
+            continue
+        path, leaf = match.groups()
+        parts = [f"{path}{part}.{leaf}" for part in "qkv"]
+        if all(part in state for part in parts):
+            joined[f"{path}qkv.{leaf}"] = concatenate([joined.pop(part) for part in parts])
+        elif leaf == "bias" and parts[1] not in state and parts[2] in state:
+            joined[f"{path}q_bias"], joined[f"{path}v_bias"] = (
+                joined.pop(parts[0]),
+                joined.pop(parts[2]),
+            )
     return joined
 
 
 OPEN_CLIP = Layout(
     name="clip",
     title="CLIP (OpenCLIP)",
-    marks=(r"^visual\.conv1\.weight$",),
+    marks=(r"^visual\.conv1\.weight$", r"^visual\.ln_post\.weight$"),
     renames=(
         (r"^visual\.proj$", "proj"),
         (r"^visual\.conv1\.", "patch_embed.proj."),
@@ -69,6 +79,8 @@ OPEN_CLIP = Layout(
     pixels="clip",
     activation=None,
     prepare=prepare,
+    vit={"norm_eps": 1e-5},
+    excludes=(r"^visual\.attn_pool\.probe$",),
 )
 
 HUGGING_FACE = Layout(
@@ -91,6 +103,7 @@ HUGGING_FACE = Layout(
     pixels="clip",
     activation=None,
     prepare=prepare,
+    vit={"norm_eps": 1e-5},
 )
 
 SIGLIP = replace(
@@ -100,4 +113,6 @@ SIGLIP = replace(
     marks=(r"^vision_model\.embeddings\.position_embedding\.weight$",),
     pixels="half",
     activation="gelu_tanh",
+    vit={},
+    excludes=(r"^vision_model\.embeddings\.class_embedding$",),
 )

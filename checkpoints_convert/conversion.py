@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from checkpoints_convert import augreg, clip, detectron2, imted, timm
-from checkpoints_convert.conversion_plan import ConversionPlan, Options, TensorReader
-from checkpoints_convert.layout import PIXELS, Layout
+from checkpoints_convert import augreg, clip, detectron2, hugging_face, imted, modern, timm
+from checkpoints_convert.conversion_plan import ConversionPlan, Known, Options, TensorReader
+from checkpoints_convert.layout import PIXELS, Layout, Pixels
 from checkpoints_convert.reading import Source
 from checkpoints_convert.tensors import State
 from checkpoints_convert.vit import LEFT_OUT, plan_backbone
+from checkpoints_convert.wrappers import find_wrapper
 from jaxdet import __version__
 from jaxdet.errors import UserError
 
@@ -24,16 +26,20 @@ LAYOUTS = (
     clip.OPEN_CLIP,
     clip.HUGGING_FACE,
     clip.SIGLIP,
+    *hugging_face.LAYOUTS,
+    *modern.LAYOUTS,
     timm.BEIT,
     timm.DINO,
     timm.DINOV2,
     timm.MAE,
+    timm.CLIP,
     timm.TIMM,
 )
-"""In the order they are tried; each excludes those after it."""
 
 NAMES = {layout.name: layout for layout in LAYOUTS} | {
-    "deit": timm.TIMM,
+    "beit": replace(timm.BEIT, pixels="half"),
+    "beitv2": replace(timm.BEIT, name="beitv2", title="BEiTv2", pixels="imagenet"),
+    "deit": replace(timm.TIMM, pixels="imagenet"),
     "supervised": timm.TIMM,
     "ibot": timm.DINO,
 }
@@ -48,19 +54,38 @@ class Conversion:
     report: dict[str, Any]
 
 
-def recognise(source: Source) -> Layout:
-    """The layout of a file.
+def recognise(path: Path, state: State) -> Layout:
+    """The layout of a file with these tensors.
 
     Raises:
-        UserError: it is none of LAYOUTS.
+        UserError: it is none of LAYOUTS, or could be of two.
     """
-    for layout in LAYOUTS:
-        if layout.recognises(source.state):
-            return layout
+    found = [layout for layout in LAYOUTS if layout.recognises(state)]
+    found = [layout for layout in found if not layout.is_fallback] or found
+    # A more particular layout has the marks of another and more.
+    found = [
+        each for each in found if not any(set(each.marks) < set(other.marks) for other in found)
+    ]
+    if (
+        found == [timm.TIMM]
+        and "blocks.0.gamma_1" in state
+        and not any("rel_pos" in n for n in state)
+    ):
+        raise UserError(
+            f"{path} has the names of several ViTs of timm, some with rotary positions that "
+            "no tensor shows (vit_*_rope_*); of these jaxdet takes EVA-02, DINOv3 and PE: say "
+            "which with --from"
+        )
+    if len(found) == 1:
+        return found[0]
+    if found:
+        titles = " and ".join(layout.title for layout in found)
+        names = " or ".join(f"--from={layout.name}" for layout in found)
+        raise UserError(f"{path} has the names of {titles}; say which with {names}")
     known = ", ".join(layout.name for layout in LAYOUTS)
     raise UserError(
-        f"{source.path} is of no layout jaxdet knows ({known}): its first tensors are "
-        f"{', '.join(list(source.state)[:3])}; it must hold a plain ViT"
+        f"{path} is of no layout jaxdet knows ({known}): its first tensors are "
+        f"{', '.join(list(state)[:3])[:120]}; it must hold a plain ViT"
     )
 
 
@@ -69,34 +94,36 @@ def convert(
     options: Options,
     *,
     layout: Layout | None = None,
-    pixels: str | None = None,
+    pixels: Pixels | str | None = None,
     allow_unknown: bool = False,
 ) -> Conversion:
     """Plans the conversion of a file; every name and shape is checked, no value is read.
 
     Args:
         layout: of the file, or None to recognise it.
-        pixels: a name of PIXELS that overrides the layout's.
-        allow_unknown: whether tensors that nobody expected are listed and otherwise ignored.
+        pixels: a name of PIXELS, or statistics, that override the layout's and config.json's.
+        allow_unknown: whether tensors outside of the blocks that nobody expected are listed and
+            otherwise ignored.
 
     Raises:
-        UserError: see `plan_backbone`; or there is an unknown tensor.
+        UserError: see `plan_backbone`; or there is an unknown tensor, or nothing says what pixels
+            the original saw.
     """
     chosen = "recognised" if layout is None else "as --from says"
-    layout = layout or recognise(source)
-    names = _renamed(source.state, layout)
-    state = {names[name]: replace(tensor, sources=(name,)) for name, tensor in source.state.items()}
+    short, layout = _unwrapped(source, layout)
+    names = _renamed(short, layout)
+    state = {
+        names[name]: replace(tensor, sources=(name,))
+        for name, tensor in source.state.items()
+        if not names[name].startswith(OUTSIDE)
+    }
     if layout.prepare is not None:
         state = layout.prepare(state)
     kind, plan = _plan(source, state, layout, options)
     used = {name for array in plan.arrays.values() for name in array.sources}
     patterns = layout.left_out if layout.plan_detector else (*layout.left_out, *LEFT_OUT)
-    left_out, unknown = _unused(names, used, patterns)
-    if unknown and not allow_unknown:
-        raise UserError(
-            f"{source.path} holds {len(unknown)} tensors that the layout {layout.name} does not "
-            f"know, {unknown[0]} among them; name another with --from, or give --allow-unknown"
-        )
+    left_out, unknown = _unused(names, used, (*patterns, OUTSIDE_REASON))
+    _validate_unknown(source, layout, names, unknown, allow_unknown)
     left_out += [{"name": name, "reason": "beside the model's tensors"} for name in source.beside]
     report = {
         "jaxdet": __version__,
@@ -106,6 +133,7 @@ def convert(
         "kind": kind,
         "vit": plan.size,
         "config": plan.keys,
+        "recipe": _recipe(source, layout, plan),
         **_pixels(source, layout, pixels),
         "used": {
             "tensors": len(used),
@@ -119,28 +147,114 @@ def convert(
     return Conversion(plan.arrays, report)
 
 
+OUTSIDE = "outside/"
+"""What the names of tensors outside of the wrapper, where the ViT is, get in front."""
+
+OUTSIDE_REASON = (f"^{OUTSIDE}", "outside of the ViT")
+
+
+def _unwrapped(source: Source, layout: Layout | None) -> tuple[dict[str, str], Layout]:
+    """What each name is without the wrapper that the ViT stands in, and the layout of these."""
+    layouts = (layout,) if layout is not None else LAYOUTS
+    if any(each.recognises(source.state) and not each.is_fallback for each in layouts):
+        return {name: name for name in source.state}, layout or recognise(source.path, source.state)
+    wrapper = find_wrapper(source.state)
+    short = {
+        name: name.removeprefix(wrapper) if name.startswith(wrapper) else f"{OUTSIDE}{name}"
+        for name in source.state
+    }
+    state = {short[name]: tensor for name, tensor in source.state.items()}
+    return short, layout or recognise(source.path, state)
+
+
+def _validate_unknown(
+    source: Source,
+    layout: Layout,
+    names: dict[str, str],
+    unknown: Sequence[str],
+    allow_unknown: bool,
+) -> None:
+    """Raises UserError for tensors that a conversion may not drop."""
+    inside = [name for name in unknown if re.search(r"(^|\.)blocks\.\d", names[name])]
+    if inside:
+        raise UserError(
+            f"{source.path} holds {len(inside)} tensors inside the blocks that the layout "
+            f"{layout.name} does not explain, {inside[0][:100]} among them; without them it would "
+            "be another model: name its layout with --from, or it is one jaxdet does not have"
+        )
+    if unknown and not allow_unknown:
+        raise UserError(
+            f"{source.path} holds {len(unknown)} tensors that the layout {layout.name} does not "
+            f"know, {unknown[0][:100]} among them; name another with --from, or give "
+            "--allow-unknown"
+        )
+
+
 def _plan(
     source: Source, state: State, layout: Layout, options: Options
 ) -> tuple[str, ConversionPlan]:
     """What kind of weights these are, for the report, and the plan of their arrays."""
-    activation = options.activation or layout.activation
-    if source.report is not None:
-        activation = source.report["config"].get("model.vit.activation", activation)
-    if activation is None:
-        raise UserError(
-            f"a {layout.title} file does not name its activation; give --activation=quick_gelu "
-            "(OpenAI's models, DFN) or --activation=gelu (LAION's and most others)"
-        )
+    known = _known(source, layout, options)
     if layout.has_absolute_position and source.report is None and "pos_embed" not in state:
         raise UserError(
             f"{source.path} lacks pos_embed, which a {layout.title} file has; it is incomplete, "
             "or --from names its layout better"
         )
     if layout.plan_detector is not None:
-        return "detector", layout.plan_detector(state, options, activation)
+        return "detector", layout.plan_detector(state, options, known)
     if options.target == "imted":
-        return "backbone with a decoder", imted.plan_autoencoder(state, options, activation)
-    return "backbone", plan_backbone(TensorReader(state), options, activation)
+        return "backbone with a decoder", imted.plan_autoencoder(state, options, known)
+    return "backbone", plan_backbone(TensorReader(state), options, known)
+
+
+def _known(source: Source, layout: Layout, options: Options) -> Known:
+    """What is known of the ViT beside its tensors: of the user, the files and the layout."""
+    config, report = source.model_config, source.report
+    stored = {} if report is None else report["config"]
+    width = next(
+        (tensor.shape[0] for name, tensor in source.state.items() if "patch_emb" in name), None
+    )
+    if config is not None and config.width is not None and width not in (None, config.width):
+        raise UserError(
+            f"{config.path} is of a model of width {config.width} and {source.path} of {width}; "
+            "give each file a folder of its own"
+        )
+    activation = options.activation or stored.get("model.vit.activation")
+    activation = activation or (config and config.activation) or layout.activation
+    if activation is None:
+        raise UserError(
+            f"a {layout.title} file does not name its activation; give --activation=quick_gelu "
+            "(OpenAI's models, DFN) or --activation=gelu (LAION's and most others)"
+        )
+    heads = (
+        (options.heads, "--heads"),
+        (stored.get("model.vit.heads"), "the report in the file"),
+        (config and config.heads, config and str(config.path)),
+        (layout.heads.get(width), layout.title),
+    )
+    vit = {key: stored.get(f"model.vit.{key}", value) for key, value in layout.vit.items()}
+    if config is not None and config.norm_eps is not None:
+        # Anything smaller is the same in float32.
+        vit["norm_eps"] = max(config.norm_eps, 1e-6)
+    if config is not None and config.rope_base is not None and vit.get("rope"):
+        vit["rope_base"] = config.rope_base
+    number, origin = next((pair for pair in heads if pair[0]), (None, ""))
+    return Known(activation, number, origin, vit)
+
+
+def _recipe(source: Source, layout: Layout, plan: ConversionPlan) -> dict[str, Any]:
+    """Keys of config.model.vit that suit the weights and are not held against a config."""
+    keys = {"model.vit.resize": layout.resize}
+    if "position_grid" in plan.size:
+        keys["model.vit.pretrain_grid"] = plan.size["position_grid"]
+    else:
+        keys["model.vit.absolute_position"] = "none"
+    config = source.model_config
+    if config is not None and config.window:
+        keys["model.vit.window"] = config.window
+    if config is not None and config.global_blocks:
+        keys["model.vit.global_blocks"] = list(config.global_blocks)
+    return keys
 
 
 def _unused(
@@ -163,12 +277,11 @@ def _unused(
     return left_out, unknown
 
 
-def _renamed(state: State, layout: Layout) -> dict[str, str]:
+def _renamed(short: dict[str, str], layout: Layout) -> dict[str, str]:
     """What each name of the file becomes in timm's."""
     names: dict[str, str] = {}
     originals: dict[str, str] = {}
-    for original in state:
-        name = original
+    for original, name in short.items():
         for pattern, replacement in layout.renames:
             name = re.sub(pattern, replacement, name)
         if name in originals:
@@ -180,19 +293,29 @@ def _renamed(state: State, layout: Layout) -> dict[str, str]:
     return names
 
 
-def _pixels(source: Source, layout: Layout, pixels: str | None) -> dict[str, Any]:
+def _pixels(source: Source, layout: Layout, pixels: Pixels | str | None) -> dict[str, Any]:
     """The report's entries on how the original's pixels were normalised."""
-    if source.report is not None and pixels is None:
-        return {
-            "pixel_mean": source.report["pixel_mean"],
-            "pixel_std": source.report["pixel_std"],
-            "pixels_from": "of the report in the file",
-        }
-    found = PIXELS[pixels or layout.pixels]
+    config, report = source.model_config, source.report
+    if pixels is not None:
+        found = PIXELS[pixels] if isinstance(pixels, str) else pixels
+        origin = "as the flag says"
+    elif report is not None:
+        found = Pixels(tuple(report["pixel_mean"]), tuple(report["pixel_std"]))
+        origin = "of the report in the file"
+    elif config is not None and config.pixel_mean and config.pixel_std:
+        found = Pixels(config.pixel_mean, config.pixel_std)
+        origin = f"as the files beside {source.path.name} say"
+    elif layout.pixels is not None:
+        found = PIXELS[layout.pixels]
+        origin = f"what {layout.title} is trained with; see --pixels"
+    else:
+        raise UserError(
+            f"nothing in {source.path} says how the pixels of its pre-training were normalised; "
+            f"give --pixels={'|'.join(PIXELS)}, --pixel-mean and --pixel-std, or keep the "
+            "config.json (timm) or preprocessor_config.json (transformers) beside it"
+        )
     return {
         "pixel_mean": [*found.mean],
         "pixel_std": [*found.std],
-        "pixels_from": (
-            "as --pixels says" if pixels else f"what {layout.title} is trained with; see --pixels"
-        ),
+        "pixels_from": origin,
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,8 @@ class Options:
         patch: side of a patch to resample the patch projection to, or None to keep the file's.
         activation: of the MLP, for layouts whose files lack it; None for the layout's own.
         target: "backbone", or "imted" for its class token and a decoder too.
+        heads: attention heads, where the file does not say.
+        rope_grid: config.model.vit.rope_grid, or None for the layout's.
     """
 
     window: int = 14
@@ -29,6 +31,25 @@ class Options:
     patch: int | None = None
     activation: str | None = None
     target: str = "backbone"
+    heads: int | None = None
+    rope_grid: float | None = None
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of a ViT beside its tensors, from its layout, its config.json and the user.
+
+    Attributes:
+        activation: of the MLP, where the tensors do not imply another.
+        heads: attention heads, or None where nothing says.
+        heads_from: who says so, for the report.
+        vit: keys of config.model.vit that its names do not say.
+    """
+
+    activation: str
+    heads: int | None = None
+    heads_from: str = ""
+    vit: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -59,6 +80,10 @@ class TensorReader:
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._state)
+
+    def axes(self, name: str) -> int:
+        """How many axes a tensor that is there has."""
+        return len(self._find(name).shape)
 
     def shape(self, name: str, axes: int) -> tuple[int, ...]:
         """The shape of a tensor that must be there and have so many axes.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from checkpoints_convert.conversion_plan import ConversionPlan, Options, TensorReader
+from checkpoints_convert.conversion_plan import ConversionPlan, Known, Options, TensorReader
 from checkpoints_convert.detector import describe_classes, plan_leaf, validate_complete
 from checkpoints_convert.layout import Layout
 from checkpoints_convert.tensors import State, Tensor
@@ -73,7 +73,7 @@ ROWS = ("pyramid.lateral", "pyramid.output", "rpn.convs", "box_head.convs", "mas
 """Parts that are alike but for their number."""
 
 
-def plan_detector(state: State, options: Options, activation: str) -> ConversionPlan:
+def plan_detector(state: State, options: Options, known: Known) -> ConversionPlan:
     """The arrays of a whole detector, batch statistics among them, from the renamed tensors.
 
     Raises:
@@ -81,7 +81,7 @@ def plan_detector(state: State, options: Options, activation: str) -> Conversion
     """
     prefix = "vit."
     backbone = {name.removeprefix(prefix): state[name] for name in state if name.startswith(prefix)}
-    plan = plan_backbone(TensorReader(backbone), options, activation)
+    plan = plan_backbone(TensorReader(backbone), options, known)
     for name, tensor in state.items():
         if PARTS.fullmatch(name.rpartition(".")[0]):
             plan_leaf(plan, name, tensor)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from checkpoints_convert.conversion_plan import ConversionPlan, Options, TensorReader
+from checkpoints_convert.conversion_plan import ConversionPlan, Known, Options, TensorReader
 from checkpoints_convert.detector import (
     LEAVES,
     describe_classes,
@@ -57,7 +57,7 @@ NEEDED = (
 """Arrays without which a file is no whole detector."""
 
 
-def plan_autoencoder(state: State, options: Options, activation: str) -> ConversionPlan:
+def plan_autoencoder(state: State, options: Options, known: Known) -> ConversionPlan:
     """The arrays that imTED takes from MAE: the encoder with its class token, its final norm and
     the decoder as the box head's first parts.
 
@@ -69,7 +69,7 @@ def plan_autoencoder(state: State, options: Options, activation: str) -> Convers
             "the file holds an encoder and no decoder, which imTED's box head is made from; give "
             "the one with both (MAE's mae_pretrain_vit_base_full.pth, for example)"
         )
-    plan = plan_backbone(TensorReader(state), options, activation)
+    plan = plan_backbone(TensorReader(state), options, known)
     _plan_class_token(plan, state)
     head = {
         "norm.": "box_head.norm.",
@@ -85,7 +85,7 @@ def plan_autoencoder(state: State, options: Options, activation: str) -> Convers
     return plan
 
 
-def plan_detector(state: State, options: Options, activation: str) -> ConversionPlan:
+def plan_detector(state: State, options: Options, known: Known) -> ConversionPlan:
     """The arrays of a whole detector, batch statistics among them.
 
     Raises:
@@ -96,7 +96,7 @@ def plan_detector(state: State, options: Options, activation: str) -> Conversion
         for name, tensor in state.items()
         if name.startswith("backbone.") and not name.startswith("backbone.fpn")
     }
-    plan = plan_backbone(TensorReader(encoder), options, activation)
+    plan = plan_backbone(TensorReader(encoder), options, known)
     _plan_class_token(plan, encoder)
     for name, tensor in state.items():
         if name == MODULATION and len(tensor.shape) == 4:  # a 1 x 1 convolution
@@ -171,7 +171,8 @@ def to_published(arrays: State) -> State:
     token, position = arrays.pop("backbone.class_token"), arrays.pop("backbone.class_pos_embed")
     width = token.shape[0]
     encoder = {path: array for path, array in arrays.items() if path.startswith("backbone.")}
-    state = {f"backbone.{name}": tensor for name, tensor in to_timm(encoder).items()}
+    plain = to_timm(encoder, {"config": {}, "vit": {}})
+    state = {f"backbone.{name}": tensor for name, tensor in plain.items()}
     state["backbone.cls_token"] = token.reshape(1, 1, width)
     state["backbone.pos_embed"] = _with_first(position, state["backbone.pos_embed"])
     decoder = arrays.pop("box_head.pos_embed")

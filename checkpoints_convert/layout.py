@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
-from checkpoints_convert.conversion_plan import ConversionPlan, Options
+from checkpoints_convert.conversion_plan import ConversionPlan, Known, Options
 from checkpoints_convert.tensors import State
 
 
@@ -37,8 +37,13 @@ class Layout:
         by_values: recognises a file whose names are another layout's too.
         renames: (pattern, replacement) pairs, applied in order, that lead to timm's names.
         left_out: (pattern, reason) pairs on the renamed names, beyond `vit.LEFT_OUT`.
-        pixels: name of the normalisation in PIXELS.
+        pixels: name of the normalisation in PIXELS; None where the layout says nothing of it.
         activation: of the MLP; None where only the user knows.
+        vit: keys of config.model.vit that its names do not say.
+        heads: attention heads by width, of published models whose heads do not have 64 channels.
+        resize: config.model.vit.resize as its authors resize the position embedding.
+        excludes: patterns of names; a file of this layout has no tensor of any.
+        is_fallback: whether other layouts are preferred to it.
         has_absolute_position: whether a file without an absolute embedding is incomplete.
         prepare: turns the renamed tensors into timm's where names alone do not.
         plan_detector: plans the arrays of a whole detector; None for a layout of a ViT alone.
@@ -50,14 +55,21 @@ class Layout:
     by_values: Callable[[State], bool] | None = None
     renames: tuple[tuple[str, str], ...] = ()
     left_out: tuple[tuple[str, str], ...] = ()
-    pixels: str = "imagenet"
+    pixels: str | None = "imagenet"
     activation: str | None = "gelu"
+    vit: Mapping[str, Any] = field(default_factory=dict)
+    heads: Mapping[int, int] = field(default_factory=dict)
+    resize: str = "bicubic"
+    excludes: tuple[str, ...] = ()
+    is_fallback: bool = False
     has_absolute_position: bool = True
     prepare: Callable[[State], State] | None = None
-    plan_detector: Callable[[State, Options, str], ConversionPlan] | None = None
+    plan_detector: Callable[[State, Options, Known], ConversionPlan] | None = None
 
     def recognises(self, state: State) -> bool:
         """Whether a file's tensors are of this layout."""
+        if any(re.search(pattern, name) for pattern in self.excludes for name in state):
+            return False
         if all(any(re.search(mark, name) for name in state) for mark in self.marks):
             return True
         return self.by_values is not None and self.by_values(state)

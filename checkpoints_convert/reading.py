@@ -14,12 +14,13 @@ import re
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 
+from checkpoints_convert.model_config import ModelConfig, read_model_config
 from checkpoints_convert.pickles import PickledArray, PickledDtype, read_pickle, unread_scalar
 from checkpoints_convert.tensors import State, Tensor, as_float32, of_array
 from jaxdet.errors import UserError
@@ -28,7 +29,7 @@ from jaxdet.weights.file import EXPANSION, StoredArray, archive_members, is_repo
 LEGACY_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """How PyTorch files from before version 1.6 begin."""
 
-MODEL_KEYS = ("model", "state_dict", "teacher", "module")
+MODEL_KEYS = ("model", "state_dict", "teacher", "target_encoder", "module")
 """Where training checkpoints keep their model, in the order of preference."""
 
 REPORT_KEY = "jaxdet"
@@ -49,6 +50,7 @@ class Source:
         state: its model's tensors by name.
         beside: names of what else it holds, such as "optimizer".
         report: the report in a file that jaxdet wrote, else None.
+        model_config: what the `config.json` beside it says, if there is one.
     """
 
     path: Path
@@ -57,16 +59,31 @@ class Source:
     state: State
     beside: list[str]
     report: dict[str, Any] | None
+    model_config: ModelConfig | None = None
 
 
 def read(path: Path) -> Source:
-    """Opens a file; the tensors themselves are read later, one by one.
+    """Opens a file, or a folder as the hub gives them; the tensors are read later, one by one.
+
+    Args:
+        path: a file of weights, or a folder of one, or of several and their index
+            ("model.safetensors.index.json"); `config.json` beside is read too.
 
     Raises:
         UserError: it is not a file of weights, is damaged, or holds anything that could run code.
     """
+    if path.is_dir():
+        return _read_folder(path)
     if not path.is_file():
         raise UserError(f"{path} is not a file; give the downloaded checkpoint")
+    settings = path.with_name("config.json")
+    return replace(
+        _read_file(path),
+        model_config=read_model_config(settings) if settings.is_file() else None,
+    )
+
+
+def _read_file(path: Path) -> Source:
     with _readable(path):
         with path.open("rb") as file:
             start = file.read(64)
@@ -78,6 +95,46 @@ def read(path: Path) -> Source:
     if report is not None and not is_report(report):
         raise UserError(f"{path}: its report is not jaxdet's; give the original")
     return Source(path, size, sha256, state, beside, report)
+
+
+WEIGHTS = ("model.safetensors", "pytorch_model.bin", "open_clip_model.safetensors")
+"""What the hub calls a file of weights, in the order of preference."""
+
+SHARDS = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+
+
+def _read_folder(folder: Path) -> Source:
+    """A folder as the hub gives them: one file of weights, or several and their index."""
+    for name in WEIGHTS:
+        if (folder / name).is_file():
+            return read(folder / name)
+    for name in SHARDS:
+        if (folder / name).is_file():
+            return _read_shards(folder / name)
+    raise UserError(
+        f"{folder} must hold {', '.join(WEIGHTS)} or {' or '.join(SHARDS)}; give the file itself"
+    )
+
+
+def _read_shards(index: Path) -> Source:
+    """The files that an index names, as one; each must lie beside it."""
+    with _readable(index):
+        names = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        files = sorted(set(names.values()))
+        if not all(isinstance(name, str) and name == Path(name).name for name in files):
+            raise ValueError("it names files that are not beside it")
+    sources = [read(index.with_name(name)) for name in files]
+    state = {name: tensor for source in sources for name, tensor in source.state.items()}
+    absent = sorted(names.keys() - state.keys())
+    if absent:
+        raise UserError(f"{index} names {absent[0][:100]}, which no file beside it holds")
+    return replace(
+        sources[0],
+        path=index.parent,
+        bytes=sum(source.bytes for source in sources),
+        sha256=hashlib.sha256("".join(source.sha256 for source in sources).encode()).hexdigest(),
+        state=state,
+    )
 
 
 def _open(path: Path, start: bytes) -> Content:

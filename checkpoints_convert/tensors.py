@@ -68,6 +68,17 @@ def concatenate(tensors: Sequence[Tensor]) -> Tensor:
     return _combine(tensors, shape, np.concatenate)
 
 
+def add_rows(tensor: Tensor, rows: Tensor, start: int) -> Tensor:
+    """The first rows of a tensor with those of another from `start` on added, one to one."""
+
+    def of(arrays: list[np.ndarray]) -> np.ndarray:
+        values, added = arrays[0].copy(), arrays[1][start:]
+        values[: len(added)] += added[: len(values)]
+        return values
+
+    return _combine([tensor, rows], tensor.shape, of)
+
+
 def mean(tensors: Sequence[Tensor]) -> Tensor:
     """The mean of tensors of one shape."""
 

@@ -4,15 +4,14 @@ What each file holds beside the ViT, and what it saw:
 
 - MoCo v3 (github.com/facebookresearch/moco-v3): the base encoder is used.
 - BEiT (github.com/microsoft/unilm, beit): pre-trained, with one table of relative positions for
-  all blocks, or fine-tuned, with a table in each. The published files saw pixels between -1 and 1;
-  pre-training with the code's option --imagenet_default_mean_and_std needs --pixels=imagenet.
+  all blocks, or fine-tuned, with a table in each. BEiT's published files saw pixels between -1 and
+  1 (--from=beit), BEiTv2's, which have the same names, ImageNet's (--from=beitv2).
 - DINO and iBOT (github.com/facebookresearch/dino, github.com/bytedance/ibot): of a training
   checkpoint the teacher is read, as their authors evaluate it.
 - DINOv2 (github.com/facebookresearch/dinov2), with or without register tokens. Its patches have 14
   pixels; detectors of patch 16 need --patch=16.
 - MAE (github.com/facebookresearch/mae): the encoder alone, with its decoder, or a whole run.
-- DeiT, timm: supervised on ImageNet-1k as a rule, with ImageNet's pixels. Models of timm whose
-  card says 0.5 need --pixels=half, since the file holds no statistics.
+- DeiT, timm: their names say nothing of the pixels; timm's config.json does, or --pixels.
 """
 
 from __future__ import annotations
@@ -26,6 +25,7 @@ MOCO_V3 = Layout(
     name="mocov3",
     title="MoCo v3",
     marks=(r"^module\.base_encoder\.",),
+    heads={384: 12},  # its ViT-S has the heads of ViT-B
     renames=((r"^module\.base_encoder\.", ""),),
     left_out=(
         (r"^module\.momentum_encoder\.", "the momentum encoder; the base encoder is used"),
@@ -37,9 +37,13 @@ BEIT = Layout(
     name="beit",
     title="BEiT",
     marks=(r"^(rel_pos_bias|blocks\.0\.attn)\.relative_position_bias_table$",),
-    left_out=((r"^lm_head\.", "the head of the pre-training"),),
-    pixels="half",
+    left_out=(
+        (r"^(lm_head|cls_pt_layers)\.", "the head of the pre-training"),
+        (r"^rel_pos_bias\.relative_position_index$", "an index that follows from the grid"),
+    ),
+    pixels=None,
     has_absolute_position=False,
+    heads={1408: 16},
 )
 
 DINO = Layout(
@@ -57,6 +61,7 @@ DINOV2 = Layout(
     # Some files keep blocks in chunks: blocks.0.3. is block 3 of chunk 0.
     renames=((r"^(module\.)?(backbone\.)?", ""), (r"^blocks\.\d+\.(\d+)\.", r"blocks.\1.")),
     left_out=((r"^(dino|ibot)_head\.", "the head of the pre-training"),),
+    excludes=(r"(^|\.)(storage_tokens|rope_embed\.)",),
 )
 
 
@@ -76,11 +81,27 @@ MAE = Layout(
     marks=(r"^decoder_embed\.weight$",),
     by_values=has_sincos_position,
     left_out=((r"^decoder_", "the decoder of the pre-training"),),
+    heads={1280: 16},
+)
+
+CLIP = Layout(
+    name="clip-timm",
+    title="CLIP (timm)",
+    marks=(r"^norm_pre\.weight$", r"^norm\.weight$", r"^blocks\.0\.attn\.qkv\.weight$"),
+    excludes=(r"^patch_embed\.proj\.bias$", r"^attn_pool\."),
+    pixels="clip",
+    activation=None,
+    vit={"norm_eps": 1e-5},
+    heads={1280: 16, 1408: 16, 1664: 16},
+    resize="antialias",
 )
 
 TIMM = Layout(
     name="timm",
     title="DeiT, timm",
-    marks=(r"blocks\.0\.attn\.qkv\.weight$",),
-    renames=((r"^(module\.)?(backbone\.|encoder\.|base_encoder\.)?", ""),),
+    marks=(r"^blocks\.0\.attn\.qkv\.weight$",),
+    pixels=None,
+    heads={1152: 16, 1280: 16, 1408: 16, 1664: 16},
+    resize="antialias",
+    is_fallback=True,
 )

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 
-from checkpoints_convert.conversion_plan import ConversionPlan, Options, TensorReader
+from checkpoints_convert.conversion_plan import ConversionPlan, Known, Options, TensorReader
 from checkpoints_convert.relative_position import plan_relative_position, resize_bicubic
-from checkpoints_convert.tensors import State, Tensor
+from checkpoints_convert.tensors import State, Tensor, add_rows, concatenate, zeros
 from jaxdet.errors import UserError
 
 LEFT_OUT = (
-    (r"^cls_token$", "the detector has no class token"),
-    (r"^(dist_token|reg_token|register_tokens)$", "the detector has no extra tokens"),
-    (r"^(norm|fc_norm)\.", "the detector takes the blocks' outputs, before the final norm"),
+    (r"^cls_token$", "the class token has a position of its own, which the file lacks"),
+    (r"^fc_norm\.", "a norm behind the mean over the tokens"),
     (r"^(head|head_dist|pre_logits|attn_pool)\.", "a head of the pre-training"),
     (r"^(mask_token|masked_embed)$", "stands for masked patches in the pre-training"),
     (r"relative_position_index$", "an index that follows from the grid"),
@@ -27,12 +29,12 @@ LEFT_OUT = (
 """What a detector's backbone never takes, as patterns of timm's names with the reason."""
 
 
-def plan_backbone(reader: TensorReader, options: Options, activation: str) -> ConversionPlan:
+def plan_backbone(reader: TensorReader, options: Options, known: Known) -> ConversionPlan:
     """The backbone's arrays.
 
     Args:
         reader: tensors under timm's names.
-        activation: the MLP's, where the tensors do not imply another.
+        known: what the tensors do not say.
 
     Raises:
         UserError: a tensor is missing or of a wrong shape, or the ViT is one jaxdet does not have.
@@ -45,18 +47,32 @@ def plan_backbone(reader: TensorReader, options: Options, activation: str) -> Co
         )
     depth, pre_norm = _depth(reader), "norm_pre.weight" in reader
     plan = ConversionPlan()
+    norm = partial(_norm, reader, is_rms="blocks.0.norm1.bias" not in reader)
+    table_heads = plan_relative_position(plan, reader, options, depth)
     _plan_embedding(plan, reader, options, width, patch)
-    heads = plan_relative_position(plan, reader, options, depth)
-    if pre_norm:
-        plan.arrays |= _norm(reader, "backbone.norm_pre", "norm_pre", width)
-    _plan_blocks(plan, reader, depth, width, activation)
+    for ours, theirs in (("norm_pre", "norm_pre"), ("patch_norm", "patch_embed.norm")):
+        if f"{theirs}.weight" in reader:
+            plan.arrays |= norm(f"backbone.{ours}", theirs, width)
+    has_final_norm = "norm.weight" in reader
+    if has_final_norm:
+        plan.arrays |= norm("backbone.norm", "norm", width)
+    heads = _heads(plan, reader, known, width, table_heads)
+    _plan_blocks(plan, reader, depth, width, heads, known.activation, norm)
     sizes = {"width": width, "depth": depth, "patch": options.patch or patch}
     plan.keys |= {f"model.vit.{key}": size for key, size in sizes.items()}
-    plan.keys["model.vit.pre_norm"] = pre_norm
+    plan.keys |= {
+        "model.vit.pre_norm": pre_norm,
+        "model.vit.patch_norm": "patch_embed.norm.weight" in reader,
+        "model.vit.final_norm": has_final_norm,
+        "model.vit.norm": "rms" if "blocks.0.norm1.bias" not in reader else "layer",
+        "model.vit.norm_eps": 1e-6,
+        "model.vit.post_norm": False,
+        "model.vit.rope": "none",
+    }
+    plan.keys |= {f"model.vit.{key}": value for key, value in known.vit.items()}
+    _plan_rope(plan, options)
     if heads:
         plan.keys["model.vit.heads"] = heads
-    else:
-        plan.notes.append("the number of heads is not in the file; the config's is not checked")
     plan.size = {
         "width": width,
         "depth": depth,
@@ -65,6 +81,56 @@ def plan_backbone(reader: TensorReader, options: Options, activation: str) -> Co
         **plan.size,
     }
     return plan
+
+
+def _heads(
+    plan: ConversionPlan,
+    reader: TensorReader,
+    known: Known,
+    width: int,
+    table_heads: int | None,
+) -> int | None:
+    """The attention heads: the tensors' where these show them, else what is known, else a guess."""
+    shown = table_heads
+    for name in ("blocks.0.attn.q_norm.weight", "blocks.0.attn.rel_pos_h"):
+        if name in reader and reader.shape(name, 1 + name.endswith("rel_pos_h"))[-1] < width:
+            shown = width // reader.shape(name, 1 + name.endswith("rel_pos_h"))[-1]
+    if shown is not None and known.heads not in (None, shown):
+        raise UserError(
+            f"{known.heads_from} says {known.heads} attention heads, and the file's tensors are of "
+            f"{shown}; correct it"
+        )
+    heads = shown or known.heads
+    if heads is None and width % 64 == 0:
+        heads = width // 64
+        plan.notes.append(
+            f"the number of heads is a guess: {heads}, as of width {width} usual; the file does "
+            "not say it, give --heads or the config.json that came with it"
+        )
+    if heads is None:
+        plan.notes.append(
+            f"the number of heads is not in the file and none is usual for width {width}: the "
+            "config's is not checked; give --heads"
+        )
+    elif width % heads:
+        raise UserError(f"{heads} attention heads must divide the width {width}; see --heads")
+    return heads
+
+
+def _plan_rope(plan: ConversionPlan, options: Options) -> None:
+    """The grid that rotary positions are made for, where the rule has one."""
+    rope, key = plan.keys["model.vit.rope"], "model.vit.rope_grid"
+    if rope in ("none", "dinov3"):
+        if options.rope_grid is not None:
+            raise UserError("--rope-grid is of EVA-02 and the Perception Encoder alone")
+        return
+    grid = options.rope_grid or plan.keys.get(key) or plan.size["position_grid"]
+    plan.keys[key] = float(grid)
+    if options.rope_grid is None:
+        plan.notes.append(
+            f"rotary positions are made for a grid of {grid:g}, as in the published files; the "
+            "file does not say it, see --rope-grid"
+        )
 
 
 def _depth(reader: TensorReader) -> int:
@@ -76,7 +142,13 @@ def _depth(reader: TensorReader) -> int:
 
 
 def _plan_blocks(
-    plan: ConversionPlan, reader: TensorReader, depth: int, width: int, activation: str
+    plan: ConversionPlan,
+    reader: TensorReader,
+    depth: int,
+    width: int,
+    heads: int | None,
+    activation: str,
+    norm: Callable[[str, str, int], State],
 ) -> None:
     """The blocks' arrays, and the keys on what a block consists of."""
     has_packed_mlp = "blocks.0.mlp.w12.weight" in reader
@@ -86,12 +158,27 @@ def _plan_blocks(
     activation = "swiglu" if inner == 2 * hidden else activation
     qkv_bias = _qkv_bias(reader)
     vectors = _layer_scales(reader)
+    has_bias = f"blocks.0.{second}.bias" in reader
+    norms = {"norm1": width, "norm2": width} | {
+        name: size
+        for name, size in (
+            ("attn.q_norm", width // heads if heads else 0),
+            ("attn.k_norm", width // heads if heads else 0),
+            ("attn.norm", width),
+            ("mlp.norm", hidden),
+        )
+        if f"blocks.0.{name}.weight" in reader
+    }
     plan.size["mlp_hidden"] = hidden
     plan.keys |= {
-        "model.vit.mlp_ratio": _mlp_ratio(width, hidden, activation),
+        **_mlp_keys(width, hidden, activation),
         "model.vit.qkv_bias": qkv_bias,
+        "model.vit.bias": has_bias,
         "model.vit.layer_scale": bool(vectors),
         "model.vit.activation": activation,
+        "model.vit.qk_norm": "attn.q_norm" in norms,
+        "model.vit.attention_norm": "attn.norm" in norms,
+        "model.vit.mlp_norm": "mlp.norm" in norms,
     }
     if qkv_bias == "qv":
         vectors |= {"attn.q_bias": "attn.q_bias", "attn.v_bias": "attn.v_bias"}
@@ -103,12 +190,12 @@ def _plan_blocks(
     }
     for i in range(depth):
         path, name = f"backbone.blocks.{i}", f"blocks.{i}"
-        for norm in ("norm1", "norm2"):
-            plan.arrays |= _norm(reader, f"{path}.{norm}", f"{name}.{norm}", width)
+        for part, size in norms.items():
+            plan.arrays |= norm(f"{path}.{part}", f"{name}.{part}", size)
         for ours, (theirs, inputs, outputs) in linears.items():
             weight = reader.expect(f"{name}.{theirs}.weight", (outputs, inputs))
             plan.arrays[f"{path}.{ours}.kernel"] = weight.transpose(1, 0)
-            if ours != "attn.qkv" or qkv_bias == "qkv":
+            if qkv_bias == "qkv" if ours == "attn.qkv" else has_bias:
                 bias = reader.expect(f"{name}.{theirs}.bias", (outputs,))
                 plan.arrays[f"{path}.{ours}.bias"] = bias
         for ours, theirs in vectors.items():
@@ -129,21 +216,21 @@ def _layer_scales(reader: TensorReader) -> dict[str, str]:
     return {}
 
 
-def _norm(reader: TensorReader, path: str, name: str, width: int) -> State:
-    return {
-        f"{path}.scale": reader.expect(f"{name}.weight", (width,)),
-        f"{path}.bias": reader.expect(f"{name}.bias", (width,)),
-    }
+def _norm(reader: TensorReader, path: str, name: str, width: int, *, is_rms: bool) -> State:
+    arrays = {f"{path}.scale": reader.expect(f"{name}.weight", (width,))}
+    if not is_rms:
+        arrays[f"{path}.bias"] = reader.expect(f"{name}.bias", (width,))
+    return arrays
 
 
-def _mlp_ratio(width: int, hidden: int, activation: str) -> float:
-    """The ratio that gives this hidden width; SwiGLU takes two thirds of it, in steps of 8."""
+def _mlp_keys(width: int, hidden: int, activation: str) -> dict[str, Any]:
+    """The keys that give this hidden width; SwiGLU takes two thirds of a ratio's."""
     if activation != "swiglu":
-        return hidden / width
+        return {"model.vit.mlp_ratio": hidden / width}
     for ratio in (4.0, 1.5 * hidden / width):
         if swiglu_hidden(width, ratio) == hidden:
-            return ratio
-    raise UserError(f"a SwiGLU of {hidden} hidden channels at width {width} is none jaxdet has")
+            return {"model.vit.mlp_ratio": ratio}
+    return {"model.vit.mlp_hidden": hidden}
 
 
 def swiglu_hidden(width: int, ratio: float) -> int:
@@ -162,13 +249,18 @@ def _plan_embedding(
         plan.notes.append(f"patches resampled from {patch} to {new_patch} pixels (bicubic)")
     kernel = weight.transpose(2, 3, 1, 0).reshape(3 * new_patch**2, width)
     plan.arrays["backbone.patch_embed.kernel"] = kernel
-    plan.arrays["backbone.patch_embed.bias"] = reader.expect("patch_embed.proj.bias", (width,))
+    has_bias = "patch_embed.proj.bias" in reader
+    if has_bias:
+        plan.arrays["backbone.patch_embed.bias"] = reader.expect("patch_embed.proj.bias", (width,))
+    plan.keys["model.vit.patch_bias"] = has_bias
     if "pos_embed" not in reader:
         plan.notes.append("the file has no absolute position embedding")
+        _plan_prefix(plan, reader, width, None, 0)
         return
-    _, count, _ = reader.shape("pos_embed", 3)
-    grid, extra = _grid(count)
-    position = _without_first(reader.expect("pos_embed", (1, count, width)), extra, grid)
+    embedding = _flat_position(reader, width)
+    grid, extra = _grid(embedding.shape[1])
+    _plan_prefix(plan, reader, width, embedding, extra)
+    position = _without_first(embedding, extra, grid)
     if new_patch != patch:
         # The grid that an image of the pre-training's size has in the new patches.
         new_grid = round(grid * patch / new_patch)
@@ -177,6 +269,53 @@ def _plan_embedding(
         grid = new_grid
     plan.arrays["backbone.pos_embed"] = position
     plan.size["position_grid"] = grid
+
+
+def _flat_position(reader: TensorReader, width: int) -> Tensor:
+    """The embedding as [1, positions, width]; SAM's is a map."""
+    if "pos_embed" in reader and reader.axes("pos_embed") == 4:
+        _, height, columns, _ = reader.shape("pos_embed", 4)
+        embedding = reader.expect("pos_embed", (1, height, columns, width))
+        return embedding.reshape(1, height * columns, width)
+    _, count, _ = reader.shape("pos_embed", 3)
+    return reader.expect("pos_embed", (1, count, width))
+
+
+PREFIX = ("dist_token", "reg_token", "register_tokens")
+"""Tokens between the class token and the patches, in their order."""
+
+
+def _plan_prefix(
+    plan: ConversionPlan, reader: TensorReader, width: int, embedding: Tensor | None, extra: int
+) -> None:
+    """Class token and registers, each with its position; a config may leave them aside.
+
+    Args:
+        extra: rows of the position embedding that come before the patches'.
+    """
+    has_class = "cls_token" in reader and not any("rel_pos" in path for path in plan.arrays)
+    plan.keys |= {"model.vit.class_token": has_class, "model.vit.registers": 0}
+    if not has_class and "cls_token" in reader:
+        return
+    names = [name for name in PREFIX if name in reader]
+    tokens = [reader.expect_any(name, 3) for name in names]
+    position = None
+    if embedding is not None and extra:
+        position = embedding.map((extra, width), lambda values: values[0, :extra])
+    if has_class:
+        plan.size["class_position"] = position is not None
+        token = reader.expect("cls_token", (1, 1, width)).reshape(width)
+        plan.arrays["backbone.class_token"] = token
+        plan.arrays["backbone.class_pos_embed"] = (
+            zeros(width) if position is None else position.map((width,), lambda rows: rows[0])
+        )
+    if tokens:
+        count = sum(token.shape[1] for token in tokens)
+        registers = concatenate([token.reshape(token.shape[1], width) for token in tokens])
+        if position is not None and extra - has_class > 0:
+            registers = add_rows(registers, position, int(has_class))
+        plan.arrays["backbone.registers"] = registers
+        plan.keys["model.vit.registers"] = count
 
 
 def _grid(positions: int) -> tuple[int, int]:
@@ -213,34 +352,94 @@ def _resample_patches(weight: Tensor, patch: int) -> Tensor:
     return weight.map((width, channels, patch, patch), values)
 
 
-def to_timm(arrays: State) -> State:
+def to_timm(arrays: State, report: Mapping[str, Any]) -> State:
     """The backbone's arrays under jaxdet's paths as tensors under timm's names.
 
     Tables of relative positions that timm has no name for keep jaxdet's.
+
+    Args:
+        report: that they came with.
     """
-    state = {}
+    state, keys = {}, report["config"]
     for path, array in arrays.items():
         name = path.removeprefix("backbone.")
+        if name in ("class_pos_embed", "class_token", "registers", "pos_embed"):
+            continue
         if name == "patch_embed.kernel":
             inputs, width = array.shape
             side = round((inputs / 3) ** 0.5)
             kernel = array.reshape(side, side, 3, width).transpose(3, 2, 0, 1)
             state["patch_embed.proj.weight"] = kernel
             continue
-        if name == "pos_embed":
-            height, columns, width = array.shape
-            state[name] = array.reshape(1, height * columns, width)
-            continue
         if name.endswith(".kernel"):
             array = array.transpose(1, 0)
         for pattern, replacement in TO_TIMM:
             name = re.sub(pattern, replacement, name)
         state[name] = array
+    state |= _prefix_to_timm(arrays, report["vit"].get("class_position", False))
+    if keys.get("model.vit.rope", "none") != "none" or any("rel_pos" in path for path in arrays):
+        # The scales of BEiT's and of EVA's classes.
+        state = {re.sub(r"\.ls([12])\.gamma$", r".gamma_\1", name): state[name] for name in state}
+    if keys.get("model.vit.activation") == "swiglu" and (
+        keys.get("model.vit.mlp_norm") or keys.get("model.vit.norm") == "rms"
+    ):
+        state = _split_gate(state)
+    return _split_projections(state) if keys.get("model.vit.mlp_norm") else state
+
+
+def _prefix_to_timm(arrays: State, has_class_position: bool) -> State:
+    """Class token, registers, and positions with the class token's in front where it has one."""
+    state = {}
+    token, registers, position = (
+        arrays.get(f"backbone.{name}") for name in ("class_token", "registers", "pos_embed")
+    )
+    if token is not None:
+        state["cls_token"] = token.reshape(1, 1, token.size)
+    if registers is not None:
+        state["reg_token"] = registers.reshape(1, *registers.shape)
+    if position is not None:
+        height, columns, width = position.shape
+        rows = position.reshape(height * columns, width)
+        if has_class_position and token is not None:
+            first = arrays["backbone.class_pos_embed"].reshape(1, width)
+            rows = concatenate([first, rows])
+        state["pos_embed"] = rows.reshape(1, *rows.shape)
     return state
+
+
+def _split_gate(state: State) -> State:
+    """The inner layer of a gated MLP as the two of EVA-02's and AIMv2's classes."""
+    return _split(state, r"\.mlp\.fc1\.", (".mlp.fc1_g.", ".mlp.fc1_x."))
+
+
+def _split_projections(state: State) -> State:
+    """Query, key and value apart, as in EVA-02's larger classes."""
+    state = _split(state, r"\.attn\.qkv\.", tuple(f".attn.{part}_proj." for part in "qkv"))
+    return {
+        re.sub(r"\.attn\.([qv])_bias$", r".attn.\1_proj.bias", name): state[name] for name in state
+    }
+
+
+def _split(state: State, pattern: str, parts: Sequence[str]) -> State:
+    """Tensors whose names have the pattern cut along their first axis into equal parts."""
+    result = {}
+    for name, tensor in state.items():
+        if not re.search(pattern, name):
+            result[name] = tensor
+            continue
+        size = tensor.shape[0] // len(parts)
+        for i, part in enumerate(parts):
+
+            def cut(values: np.ndarray, start: int = i * size, size: int = size) -> np.ndarray:
+                return values[start : start + size]
+
+            result[re.sub(pattern, part, name)] = tensor.map((size, *tensor.shape[1:]), cut)
+    return result
 
 
 TO_TIMM = (
     (r"^patch_embed\.bias$", "patch_embed.proj.bias"),
+    (r"^patch_norm\.", "patch_embed.norm."),
     (r"\.(kernel|scale)$", ".weight"),
     (r"\.gamma([12])$", r".ls\1.gamma"),
     (r"\.rel_pos\.height$", ".rel_pos_h"),

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
-from jaxdet.config.command_line import DEFAULT_CONFIG, parse_with_config
+from jaxdet.config.command_line import DEFAULT_CONFIG, add_short_flags, parse_with_config
 from jaxdet.config.mask_rcnn import check
 from jaxdet.errors import UserError
 from jaxdet.flags import Parser, add_distributed, local_path, positive, run_main, share
@@ -52,6 +52,7 @@ def parser_for(mode: str | None) -> Parser:
     else:
         parser.set_defaults(mode=mode)
     add_distributed(parser)
+    add_short_flags(parser)
     parser.set_defaults(detections=None, out=None)
     if mode in (None, "eval"):
         parser.add_argument(

@@ -15,6 +15,12 @@ from jaxdet.flags import Parser, local_path
 
 DEFAULT_CONFIG = "shapes_tiny"
 
+SHORT_FLAGS = {"--init": "init", "--data": "data.root"}
+"""Flags of `jaxdet train` and its kin for keys that nearly every run gives."""
+
+FROM_WEIGHTS = "any"
+"""The config that is made from the file of --init."""
+
 
 def parse_with_config(
     parser: Parser, arguments: Sequence[str] | None, default: str
@@ -48,6 +54,8 @@ def parse_with_config(
     help_flags = {"-h", "--help", "--helpfull"}
     wants_help = not help_flags.isdisjoint(arguments)
     options, rest = parser.parse_known_args([one for one in arguments if one not in help_flags])
+    rest = _spelt_out(options, rest)
+    options.config = _with_weights(options.config, rest)
     config = load_config(options.config)
     apply_overrides(config, rest)
     if wants_help:
@@ -57,6 +65,27 @@ def parse_with_config(
     if options.workdir is None:
         options.workdir = Path("runs") / config_stem(options.config)
     return options, config
+
+
+def add_short_flags(parser: Parser) -> None:
+    """Adds --init and --data, which stand for --config.init and --config.data.root."""
+    for flag, key in SHORT_FLAGS.items():
+        parser.add_argument(flag, dest=f"config.{key}", help=f"the same as --config.{key}")
+
+
+def _spelt_out(options: argparse.Namespace, rest: list[str]) -> list[str]:
+    """The keys' arguments with those of the short flags in front."""
+    given = {key: getattr(options, f"config.{key}", None) for key in SHORT_FLAGS.values()}
+    return [f"--config.{key}={value}" for key, value in given.items() if value is not None] + rest
+
+
+def _with_weights(name: str, rest: Sequence[str]) -> str:
+    """The config's name, with the file of config.init where the config is made from it."""
+    if Path(name).name.removesuffix(".py") != FROM_WEIGHTS:
+        return name
+    key = "--config.init="
+    files = [argument.removeprefix(key) for argument in rest if argument.startswith(key)]
+    return f"{name}:{files[-1]}" if files else name
 
 
 def config_of(arguments: Sequence[str]) -> ConfigDict:

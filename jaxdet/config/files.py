@@ -51,9 +51,11 @@ def shipped_names() -> list[str]:
 
 
 def config_stem(name: str) -> str:
-    """What runs of a config are called by default: "mini/mae" is "mae", "own:b" is "own_b"."""
+    """What runs of a config are called by default: "mini/mae" is "mae", "own:b" is "own_b",
+    "any:weights/mae.npz" is "any_mae"."""
     file, colon, argument = name.partition(":")
     stem = Path(file).name.removesuffix(".py")
+    argument = Path(argument).name.removesuffix(".npz")
     return f"{stem}_{argument}" if colon else stem
 
 

@@ -3,6 +3,7 @@ is missing, unknown or of another shape is rejected."""
 
 from __future__ import annotations
 
+import json
 import re
 
 import numpy as np
@@ -19,9 +20,17 @@ from jaxdet.models.position import sincos_embedding
 WIDTH, DEPTH, HEADS, PATCH, GRID = 8, 4, 2, 4, 3
 
 
-def arrays_of(path, options=None, **choices):
+def arrays_of(path, options=None, *, pixels="imagenet", **choices):
+    choices["pixels"] = pixels
     conversion = convert(read(path), options or Options(), **choices)
     return {name: tensor.read() for name, tensor in conversion.arrays.items()}, conversion.report
+
+
+CLASS_TOKEN = ("backbone.class_token", "backbone.class_pos_embed")
+
+
+def without_class_token(arrays):
+    return {name: value for name, value in arrays.items() if name not in CLASS_TOKEN}
 
 
 def assert_same(found, expected):
@@ -69,7 +78,7 @@ def test_mae_with_its_decoder(timm_state, save_torch, expected):
     assert report["layout"] == "MAE"
     left = {entry["name"]: entry["reason"] for entry in report["left_out"]}
     assert left["decoder_embed.weight"] == "the decoder of the pre-training"
-    assert {"optimizer", "epoch", "mask_token", "cls_token"} <= left.keys()
+    assert {"optimizer", "epoch", "mask_token"} <= left.keys()
 
 
 def test_mae_without_decoder_is_known_by_its_embedding(timm_state, save_torch):
@@ -132,6 +141,8 @@ def test_dinov2_with_registers_and_layer_scale(timm_state, save_torch, expected,
     assert report["layout"] == "DINOv2"
     assert report["config"]["model.vit.layer_scale"] is True
     np.testing.assert_array_equal(arrays.pop("backbone.blocks.2.gamma1"), np.full(WIDTH, 3.0))
+    np.testing.assert_array_equal(arrays.pop("backbone.registers"), np.ones((4, WIDTH)))
+    assert report["config"]["model.vit.registers"] == 4
     assert_same({name: v for name, v in arrays.items() if "gamma" not in name}, expected)
 
 
@@ -210,7 +221,7 @@ def test_clip(timm_state, save_torch, expected, style, layout):
     path = save_torch(clip_state(timm_state(), style))
     with pytest.raises(UserError, match=r"does not name its activation; give --activation=quick"):
         convert(read(path), Options())
-    arrays, report = arrays_of(path, Options(activation="quick_gelu"))
+    arrays, report = arrays_of(path, Options(activation="quick_gelu"), pixels=None)
     assert report["layout"] == NAMES[layout].title
     assert report["config"]["model.vit.pre_norm"] is True
     assert report["config"]["model.vit.activation"] == "quick_gelu"
@@ -218,7 +229,9 @@ def test_clip(timm_state, save_torch, expected, style, layout):
     state = timm_state()
     np.testing.assert_array_equal(arrays.pop("backbone.norm_pre.scale"), state["norm.weight"])
     np.testing.assert_array_equal(arrays.pop("backbone.norm_pre.bias"), state["norm.bias"])
-    assert_same(arrays, expected | {"backbone.patch_embed.bias": np.zeros(WIDTH)})
+    assert report["config"]["model.vit.patch_bias"] is False
+    del expected["backbone.patch_embed.bias"]
+    assert_same(arrays, expected)
 
 
 def test_siglip(timm_state, save_torch, expected):
@@ -230,8 +243,8 @@ def test_siglip(timm_state, save_torch, expected):
     state["vision_model.embeddings.patch_embedding.bias"] = timm_state()["patch_embed.proj.bias"]
     state["vision_model.head.probe"] = np.ones((1, 1, WIDTH), np.float32)
     state["logit_bias"] = np.ones(1, np.float32)
-    arrays, report = arrays_of(save_torch(state))
-    assert_same(arrays, expected)
+    arrays, report = arrays_of(save_torch(state), pixels=None)
+    assert_same(arrays, without_class_token(expected))
     assert report["layout"] == "SigLIP"
     assert report["config"]["model.vit.activation"] == "gelu_tanh"
     assert report["pixel_mean"] == [127.5] * 3
@@ -275,7 +288,7 @@ def test_augreg(timm_state, tmp_path, expected):
     state["pre_logits/bias"] = np.ones(WIDTH, np.float32)
     path = tmp_path / "B_16.npz"
     np.savez(path, **state)
-    arrays, report = arrays_of(path)
+    arrays, report = arrays_of(path, pixels=None)
     assert_same(arrays, expected)
     assert report["layout"] == "AugReg (JAX)"
     assert report["unknown"] == []
@@ -310,7 +323,7 @@ def test_patches_are_resampled_only_when_asked(timm_state, save_torch):
     torch = pytest.importorskip("torch")
     state = timm_state(patch=14)
     path = save_torch(state)
-    assert convert(read(path), Options()).report["config"]["model.vit.patch"] == 14
+    assert arrays_of(path)[1]["config"]["model.vit.patch"] == 14
     arrays, report = arrays_of(path, Options(patch=16))
     assert report["config"]["model.vit.patch"] == 16
     kernel = torch.from_numpy(state["patch_embed.proj.weight"])
@@ -335,10 +348,15 @@ def test_a_distilled_vit_and_one_whose_embedding_is_of_patches_alone(
     position = state["pos_embed"]
     state["dist_token"] = state["cls_token"]
     state["pos_embed"] = np.concatenate([position[:, :1], position], 1)
-    assert_same(arrays_of(save_torch(state))[0], expected)
+    arrays, _ = arrays_of(save_torch(state))
+    registers = arrays.pop("backbone.registers")
+    np.testing.assert_array_equal(registers[0], (state["cls_token"] + position[:, :1])[0, 0])
+    assert_same(arrays, expected)
     state = timm_state()
     state["pos_embed"] = position[:, 1:]
-    assert_same(arrays_of(save_torch(state))[0], expected)
+    arrays, _ = arrays_of(save_torch(state))
+    assert not arrays["backbone.class_pos_embed"].any()
+    assert_same(without_class_token(arrays), without_class_token(expected))
 
 
 def beit_state(state, tables):
@@ -433,7 +451,6 @@ def with_entry(name, value):
     [
         (without("blocks.2.attn.qkv.weight"), r"lacks blocks\.2\.attn\.qkv\.weight"),
         (without("blocks.1.norm2.bias"), r"lacks blocks\.1\.norm2\.bias"),
-        (without("patch_embed.proj.bias"), r"lacks patch_embed\.proj\.bias"),
         (without("pos_embed"), "lacks pos_embed, which a DeiT, timm file has"),
         (
             lambda state: {k: v for k, v in state.items() if not k.startswith("blocks.1.")},
@@ -455,14 +472,116 @@ def with_entry(name, value):
             with_entry("blocks.0.mlp.fc1.bias", np.ones(32, np.int8)),
             r"holds int8, not floats; convert the original",
         ),
-        (with_entry("blocks.0.attn.q_norm.weight", np.ones(4, np.float32)), "holds 1 tensors that"),
+        (
+            with_entry("blocks.0.attn.strange.weight", np.ones(4, np.float32)),
+            r"holds 1 tensors inside the blocks .* blocks\.0\.attn\.strange",
+        ),
         (with_entry("adapter.weight", np.ones(4, np.float32)), r"adapter\.weight among them"),
     ],
 )
 def test_what_is_not_a_whole_vit_is_rejected(timm_state, save_torch, change, reason):
     path = save_torch(change(timm_state()))
     with pytest.raises(UserError, match=reason):
+        convert(read(path), Options(), pixels="imagenet", allow_unknown="blocks" in reason)
+
+
+def test_pixels_are_asked_for_where_nothing_says_them(timm_state, save_torch):
+    path = save_torch(timm_state())
+    with pytest.raises(UserError, match=r"pixels of its pre-training .* give --pixels=imagenet\|"):
         convert(read(path), Options())
+    assert convert(read(path), Options(), layout=NAMES["deit"]).report["pixel_mean"][0] == 123.675
+    (path.parent / "config.json").write_text(
+        '{"architecture": "vit_tiny_patch16_224", "num_features": 8, '
+        '"model_args": {"num_heads": 2}, '
+        '"pretrained_cfg": {"mean": [0.5, 0.5, 0.25], "std": [0.5, 0.5, 0.5]}}'
+    )
+    report = convert(read(path), Options()).report
+    assert report["pixel_mean"] == [127.5, 127.5, 63.75]
+    assert report["config"]["model.vit.heads"] == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("[1]", "must hold a JSON object"),
+        ("{", "cannot be read"),
+        (
+            '{"model_type": "vit", "num_attention_heads": "12"}',
+            "num_attention_heads must be a whole",
+        ),
+        ('{"model_type": "vit", "hidden_act": "relu"}', "'relu' is none jaxdet has"),
+        ('{"model_type": "vit", "hidden_size": 16}', "is of a model of width 16 and"),
+        ('{"model_type": "vit", "num_attention_heads": 3}', "3 attention heads must divide"),
+        ('{"architecture": "x", "mean": [1, 2, 3]}', "mean must be three numbers"),
+    ],
+)
+def test_a_config_that_is_wrong_or_another_model_s(timm_state, save_torch, content, reason):
+    path = save_torch(timm_state())
+    (path.parent / "config.json").write_text(content)
+    with pytest.raises(UserError, match=reason):
+        convert(read(path), Options(), pixels="imagenet")
+
+
+def test_heads_are_given_or_asked_for(timm_state, save_torch):
+    path = save_torch(timm_state())
+    assert convert(read(path), Options(heads=4), pixels="half").report["vit"]["heads"] == 4
+    assert any(
+        "--heads" in note for note in convert(read(path), Options(), pixels="half").report["notes"]
+    )
+    with pytest.raises(UserError, match="3 attention heads must divide the width 8; see --heads"):
+        convert(read(path), Options(heads=3), pixels="half")
+
+
+@pytest.mark.parametrize(
+    "wrapper", ["_orig_mod.", "module.", "backbone.", "model.image_encoder.", "visual.trunk."]
+)
+def test_a_wrapper_in_front_is_found(timm_state, save_torch, expected, wrapper):
+    state = renamed(timm_state(), ("^", wrapper)) | {"text.token_embedding.weight": np.ones((2, 2))}
+    arrays, report = arrays_of(save_torch(state))
+    assert_same(arrays, expected)
+    assert {"name": "text.token_embedding.weight", "reason": "outside of the ViT"} in report[
+        "left_out"
+    ]
+
+
+def test_two_vits_are_refused_by_name(timm_state, save_torch):
+    state = renamed(timm_state(), ("^", "one.")) | renamed(timm_state(), ("^", "two."))
+    with pytest.raises(UserError, match=r"several ViTs, one\. and two\. among them"):
+        convert(read(save_torch(state)), Options())
+
+
+def test_a_rotary_variant_of_timm_is_refused(timm_state, save_torch):
+    gammas = {
+        f"blocks.{i}.gamma_{j}": np.ones(WIDTH, np.float32) for i in range(DEPTH) for j in (1, 2)
+    }
+    with pytest.raises(UserError, match=r"rotary positions that no tensor shows"):
+        convert(read(save_torch(timm_state() | gammas)), Options(), pixels="half")
+
+
+def test_a_folder_of_the_hub_and_its_shards(timm_state, tmp_path, expected):
+    numpy = pytest.importorskip("safetensors.numpy")
+    state = timm_state()
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    whole.mkdir(), parts.mkdir()
+    numpy.save_file(state, whole / "model.safetensors")
+    assert_same(arrays_of(whole)[0], expected)
+    names = sorted(state)
+    shards = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
+    for file, some in shards.items():
+        numpy.save_file({name: state[name] for name in some}, parts / file)
+    index = {name: file for file, some in shards.items() for name in some}
+    (parts / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    assert_same(arrays_of(parts)[0], expected)
+    index["more.weight"] = "a.safetensors"
+    (parts / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    with pytest.raises(UserError, match=r"names more\.weight, which no file beside it holds"):
+        read(parts)
+    index["more.weight"] = "../a.safetensors"
+    (parts / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    with pytest.raises(UserError, match="files that are not beside it"):
+        read(parts)
+    with pytest.raises(UserError, match=r"must hold model\.safetensors"):
+        read(tmp_path)
 
 
 def test_unknown_tensors_are_listed_where_allowed(timm_state, save_torch, expected):
@@ -481,7 +600,7 @@ def test_a_file_of_no_layout_is_rejected(save_torch):
 def test_every_tensor_is_in_one_of_the_three_lists(reference_file):
     for name in ("mae_tiny.pth", "beit_pretrained_tiny.pth"):
         source = read(reference_file(name))
-        report = convert(source, Options()).report
+        report = convert(source, Options(), pixels="half").report
         left = [entry["name"] for entry in report["left_out"]]
         listed = [*report["used"]["names"], *left, *report["unknown"]]
         assert sorted(listed) == sorted([*source.state, *source.beside])
@@ -511,10 +630,8 @@ def test_a_detector_that_lacks_a_part_is_rejected(shared, save_torch):
 
 def test_back_to_timm_is_exact(timm_state, save_torch, tmp_path):
     state = timm_state()
-    back = to_timm(convert(read(save_torch(state)), Options()).arrays)
-    state["pos_embed"] = state["pos_embed"][:, 1:]
-    for name in ("cls_token", "norm.weight", "norm.bias"):
-        del state[name]
+    conversion = convert(read(save_torch(state)), Options(), pixels="half")
+    back = to_timm(conversion.arrays, conversion.report)
     assert_same({name: tensor.read() for name, tensor in back.items()}, state)
 
 

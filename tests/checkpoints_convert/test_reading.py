@@ -254,7 +254,7 @@ def test_a_training_checkpoint_with_what_they_hold(timm_state, save_torch):
     )
     source = read(path)
     assert source.beside == ["args", "best", "epoch"]
-    assert convert(source, Options()).report["unknown"] == []
+    assert convert(source, Options(), pixels="imagenet").report["unknown"] == []
 
 
 def test_parameters_that_want_a_gradient_are_read(tmp_path):

@@ -1,0 +1,150 @@
+"""Files of the real classes of timm and transformers: converted, they give these classes' tokens.
+
+Random weights of width 48 or 64 and 4 blocks, with attention sharpened, so that float32 alone moves
+the last tokens by up to 1.4e-4.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import replace
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from checkpoints_convert.conversion import convert
+from checkpoints_convert.conversion_plan import Options
+from checkpoints_convert.model_config import read_model_config
+from checkpoints_convert.reading import read
+from jaxdet.models.block import Block
+from jaxdet.models.settings import VitSettings
+from jaxdet.models.vit import ViT
+
+pytest.importorskip("torch")
+
+GIVEN = {
+    "hf_beit": {"pixels": "half"},
+    "hf_beit_shared": {"pixels": "half"},
+    "hf_vit": {"pixels": "half"},
+    "timm_clip": {"activation": "gelu"},
+    "timm_clip_quickgelu": {"activation": "quick_gelu"},
+    "timm_eva02_base": {"rope_grid": 7.0},
+    "timm_eva02_base_448": {"rope_grid": 4.0},
+    "timm_eva02_clip": {"rope_grid": 8.0},
+    "timm_eva02_tiny": {"rope_grid": 7.0},
+    "timm_radio": {"pixels": "clip"},
+    "timm_siglip2": {"pixels": "half"},
+    "timm_siglip2_map": {"pixels": "half"},
+    "timm_vit_qknorm": {"pixels": "half"},
+}
+"""What a user has to give, for the file does not say it: of these files alone."""
+
+FAMILIES = (
+    "hf_beit_shared",
+    "hf_deit",
+    "hf_dinov2",
+    "hf_dinov2_registers",
+    "hf_dinov2_swiglu",
+    "hf_dinov3",
+    "hf_dinov3_gated",
+    "hf_vit",
+    "hf_vitmae",
+    "meta_dinov3",
+    "nvidia_radio",
+    "timm_aimv2",
+    "timm_clip",
+    "timm_clip_quickgelu",
+    "timm_dinov3",
+    "timm_eva02_base",
+    "timm_eva02_base_448",
+    "timm_eva02_clip",
+    "timm_eva02_tiny",
+    "timm_pe_spatial",
+    "timm_radio",
+    "timm_siglip2",
+    "timm_siglip2_map",
+    "timm_vit_qknorm",
+)
+SHARED_GRID = 7
+
+
+def converted(reference_file, name, heads, **options):
+    """The conversion of a file, with the `config.json` that came with it."""
+    path = reference_file(f"{name}.safetensors")
+    source = read(path)
+    config = path.with_name(f"{name}_config.json")
+    if config.is_file():
+        source = replace(source, model_config=read_model_config(config))
+        heads = None
+    given = GIVEN.get(name, {}) | options
+    pixels = given.pop("pixels", None)
+    grids = {"window": SHARED_GRID, "global_grid": SHARED_GRID}
+    return convert(source, Options(heads=heads, **grids, **given), pixels=pixels)
+
+
+def settings_of(conversion, image_size: int, **changes) -> VitSettings:
+    """The ViT that a conversion's report describes, all of its blocks global."""
+    report = conversion.report
+    keys = {
+        key.removeprefix("model.vit."): value
+        for key, value in (report["config"] | report["recipe"]).items()
+    }
+    keys["layer_scale"] = 1.0 if keys["layer_scale"] else None
+    has_table = any("rel_pos" in path for path in conversion.arrays)
+    defaults = {
+        "image_size": image_size,
+        "global_blocks": tuple(range(keys["depth"])),
+        "out_indices": tuple(range(keys["depth"])),
+        "relative_position": "shared" if has_table else "none",
+        "window": SHARED_GRID,
+    }
+    return VitSettings(**{**keys, **defaults, "final_norm": False, **changes})
+
+
+def filled(settings: VitSettings, conversion) -> ViT:
+    """The ViT with the converted arrays, none missing."""
+    abstract = nnx.eval_shape(lambda: ViT(settings, dtype=jnp.float32, rngs=nnx.Rngs(0)))
+    graph, params = nnx.split(abstract)
+    values = {}
+    for path, leaf in nnx.to_flat_state(params):
+        tensor = conversion.arrays["backbone." + ".".join(map(str, path))]
+        assert tensor.shape == leaf.shape, path
+        values[path] = leaf.replace(jnp.asarray(tensor.read(), jnp.float32))
+    return nnx.merge(graph, nnx.from_flat_state(values))
+
+
+@pytest.fixture
+def compiled_blocks(monkeypatch):
+    """Equal blocks are compiled once, and not all in one program."""
+    monkeypatch.setattr(Block, "__call__", nnx.jit(Block.__call__, static_argnums=5))
+
+
+@pytest.mark.usefixtures("compiled_blocks")
+@pytest.mark.parametrize("name", FAMILIES)
+def test_tokens_equal_the_real_class_s(reference_file, name):
+    """All tokens on the larger, not square grid; the patches alone on the grid of pre-training."""
+    expected = np.load(reference_file(f"{name}_outputs.npz"))
+    conversion = converted(reference_file, name, int(expected["heads"]))
+    settings = settings_of(conversion, expected["image"].shape[-1])
+    assert settings.heads == expected["heads"]
+    cases = [("image", "tokens_without_prefix", {"class_token": False, "registers": 0})]
+    if settings.relative_position == "none":
+        assert settings.prefix_tokens == expected["prefix_tokens"]
+        cases.append(("large_image", "large_tokens", {}))
+    for image, wanted, changes in cases:
+        model = filled(dataclasses.replace(settings, **changes), conversion)
+        found = model(jnp.asarray(expected[image].transpose(0, 2, 3, 1)))
+        np.testing.assert_allclose(found, expected[wanted], atol=1e-3, rtol=0)
+
+
+@pytest.mark.usefixtures("compiled_blocks")
+@pytest.mark.parametrize("name", ["hf_sam", "timm_samvit"])
+def test_sam_has_windows_and_decomposed_positions(reference_file, name):
+    expected = np.load(reference_file(f"{name}_outputs.npz"))
+    conversion = converted(reference_file, name, int(expected["heads"]))
+    windows = {"window": 3, "global_blocks": (1, 3), "relative_position": "decomposed"}
+    settings = settings_of(conversion, expected["image"].shape[-1], **windows)
+    found = filled(settings, conversion)(jnp.asarray(expected["image"].transpose(0, 2, 3, 1)))
+    np.testing.assert_allclose(found, expected["tokens"], atol=1e-3, rtol=0)

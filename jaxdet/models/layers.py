@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxdet.models.batching import sum_over_devices
+from jaxdet.ops.convolution import convolve
 
 
 @jax.custom_vjp
@@ -181,7 +183,13 @@ def head_convs(
 
 def conv(inputs: int, outputs: int, kernel: int, **options) -> nnx.Conv:
     """A square convolution of stride 1 that keeps the map's size."""
+    options["conv_general_dilated"] = _convolve
     return nnx.Conv(inputs, outputs, (kernel, kernel), padding=kernel // 2, **options)
+
+
+def _convolve(x: Array, kernel: Array, *_: Any, **__: Any) -> Array:
+    """`convolve` as nnx.Conv calls it, with strides, padding and more that `conv` leaves alone."""
+    return convolve(x, kernel)
 
 
 class Upsample2x(nnx.Module):

@@ -61,14 +61,7 @@ def check(annotations: Path, images: Path, orientation: str = "stored") -> Repor
     doubts = dataset.doubts()
     if not dataset.report.objects and dataset.report.box_only:
         only_boxes = CocoDataset(annotations, images, lambda _error: None, masks=False)
-        doubts = [
-            doubts[0]._replace(is_error=False),
-            *(
-                doubt
-                for doubt in only_boxes.doubts()
-                if "a box and no usable mask" not in doubt.what
-            ),
-        ]
+        doubts = [doubts[0]._replace(is_error=False), *only_boxes.doubts()]
     kinds: dict[str, list[str]] = defaultdict(list)
 
     def decode(index: int) -> tuple[str, str | None, list[str]]:

@@ -109,7 +109,7 @@ class CocoDataset:
         for annotation in annotations:
             report.annotations += 1
             report.crowds += annotation.is_crowd
-            report.box_only += annotation.is_box_only
+            report.box_only += annotation.is_box_only and self._masks
             if not self._masks and annotation.is_box_only:
                 annotation = annotation.filling_its_box()
             if not annotation.is_trainable:

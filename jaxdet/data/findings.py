@@ -15,7 +15,7 @@ class Findings:
         objects: objects to train on.
         most_objects: the most of them in one image.
         crowds: crowd regions, kept for evaluation only.
-        box_only: objects with a usable box and no usable mask.
+        box_only: objects with a usable box that lack the usable mask they need.
         annotations: those with a usable box, of listed images.
         skipped: names of the annotations with a flaw, by its kind.
         repaired: names of the annotations that something was computed or read for, by its kind.

@@ -171,7 +171,7 @@ def evaluate(experiment: Experiment, out: Path | None = None) -> Metrics:
             )
         params, stats = checkpoints.restore_model(step, experiment.stateless, experiment.mesh)
     if parallel.is_main():
-        print(experiment.val_set.summary())
+        print(*experiment.val_summary, sep="\n")
     evaluation = Evaluator(experiment)(params, stats)
     for name in keys_with("test"):
         key = name.removeprefix("model.detector.")
@@ -198,7 +198,7 @@ def _evaluate_converted(experiment: Experiment, out: Path | None) -> Metrics:
     params, stats, origin = load_detector(experiment.config, *experiment.stateless.abstract)
     params, stats = jax.device_put((params, stats), parallel.replicated(experiment.mesh))
     if parallel.is_main():
-        print(experiment.val_set.summary())
+        print(*experiment.val_summary, sep="\n")
     evaluation = Evaluator(experiment)(params, stats)
     sha256 = digest(params, stats)
     if parallel.is_main():
@@ -227,7 +227,7 @@ def evaluate_detections(experiment: Experiment, path: Path, out: Path | None = N
             "--out for the result of --detections"
         )
     results, iou_types, sha256 = read_detections(path)
-    print(experiment.val_set.summary())
+    print(*experiment.val_summary, sep="\n")
     started = time.monotonic()
     truth = GroundTruth(experiment.val_set.ground_truth(), iou_types)
     try:

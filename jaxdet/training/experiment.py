@@ -121,6 +121,13 @@ class Experiment(Run):
         lines += [f"warning: {doubt}" for doubt in self._doubts()]
         return list(dict.fromkeys(lines))
 
+    @property
+    def val_summary(self) -> list[str]:
+        """Lines about the validation data alone."""
+        claims = [doubt.what for doubt in self.val_set.doubts()]
+        warning = [f"warning: validation data: {'; '.join(claims)}"] if claims else []
+        return [self.val_set.summary(), *warning]
+
     def _doubts(self) -> Iterator[str]:
         if trains_on_validation(self.config.data):
             yield SAME_IMAGES

@@ -6,8 +6,9 @@
     jaxdet convert --to=torch weights/mae_vitb.npz mae_vitb.safetensors
 
 SOURCE is a file of PyTorch (.pth), safetensors, NumPy (.npz, AugReg) or Detectron2 (.pkl), or a
-folder as the Hugging Face hub gives them (config.json, model.safetensors); OUT a file, or a folder
-for one named after SOURCE. `--config.init=OUT` then starts a run from it.
+folder as the Hugging Face hub gives them (config.json, model.safetensors), or an address there:
+hf://owner/name, timm://name (extra `hub`). OUT is a file, or a folder for one named after SOURCE.
+`--config.init=OUT` then starts a run from it.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from tqdm import tqdm
 
 from checkpoints_convert.conversion import NAMES, convert
 from checkpoints_convert.conversion_plan import Options
+from checkpoints_convert.hub import download, is_address
 from checkpoints_convert.imted import to_published
 from checkpoints_convert.layout import PIXELS, Pixels
 from checkpoints_convert.reading import Source, read
@@ -49,7 +51,11 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> flags.Parser:
     parser = flags.Parser("jaxdet convert", __doc__)
     parser.add_argument(
+<<<<<<< HEAD
         "source", type=flags.local_path, help="the published file, or a converted one"
+=======
+        "source", help="the published file or folder, hf://owner/name, timm://name, or a converted"
+>>>>>>> convert
     )
     parser.add_argument("out", nargs="?", help="a file, or a folder (ending in /)")
     parser.add_argument("--from", dest="layout", choices=sorted(NAMES), help="default: recognised")
@@ -102,7 +108,8 @@ def _pixels(options: argparse.Namespace) -> Pixels | str | None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    source = read(options.source)
+    address, options.source = options.source, Path(options.source)
+    source = read(download(address) if is_address(address) else options.source)
     is_converted = options.source.suffix == ".npz" and any(
         name.startswith("backbone.") for name in source.state
     )

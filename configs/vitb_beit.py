@@ -8,7 +8,7 @@ Weights: `beit_base_patch16_224_pt22k.pth` (ImageNet-22k), linked from
 github.com/microsoft/unilm (beit); the paper's own, 800 epochs on ImageNet-1k, were not
 published. To convert:
 
-    jaxdet convert beit_base_patch16_224_pt22k.pth /weights/beit_vitb.npz
+    jaxdet convert --from=beit beit_base_patch16_224_pt22k.pth /weights/beit_vitb.npz
 
 Published on COCO val2017: box AP 49.8, mask AP 44.4 as the best of 25,
 50 and 100 epochs; which one is not in the text, so --config.epochs decides.

@@ -7,7 +7,7 @@
 Weights: `deit_base_patch16_224-b5f2ef4d.pth` (300 epochs), linked from README_deit.md of
 github.com/facebookresearch/deit. To convert:
 
-    jaxdet convert deit_base_patch16_224-b5f2ef4d.pth /weights/supervised_vitb.npz
+    jaxdet convert --from=deit deit_base_patch16_224-b5f2ef4d.pth /weights/supervised_vitb.npz
 
 Published on COCO val2017: box AP 47.9, mask AP 42.9 as the best of 25,
 50 and 100 epochs; which one is not in the text, so --config.epochs decides.

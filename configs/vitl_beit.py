@@ -8,7 +8,7 @@ Weights: `beit_large_patch16_224_pt22k.pth` (ImageNet-22k), linked from
 github.com/microsoft/unilm (beit); the paper's own, 800 epochs on ImageNet-1k, were not
 published. To convert:
 
-    jaxdet convert beit_large_patch16_224_pt22k.pth /weights/beit_vitl.npz
+    jaxdet convert --from=beit beit_large_patch16_224_pt22k.pth /weights/beit_vitl.npz
 
 Published on COCO val2017: box AP 53.3, mask AP 47.1 as the best of 25,
 50 and 100 epochs; which one is not in the text, so --config.epochs decides.

@@ -31,7 +31,7 @@ def errors_of(capsys, *arguments: str) -> str:
         (["--config=configs/nothing.py"], "config file configs/nothing.py does not exist"),
         (["--config=vitb_mea"], "there is no config 'vitb_mea'; did you mean vitb_mae?"),
         (["--config=own:xxl"], "there is no size 'xxl' of ViT"),
-        (["--config.image_size=100"], "config.image_size=100 must be a multiple of 32"),
+        (["--config.image_size=100"], "config.image_size=100 must be a multiple of 16"),
         (["--mode=fly"], "argument --mode: invalid choice: 'fly'"),
         (["--fly"], "'--fly' is not a flag"),
         (["train"], "'train' is not a flag"),

@@ -57,8 +57,12 @@ OFFICIAL = {
     ("mae with decoder", "l"): _published(
         "mae_pretrain_vit_large_full.pth", MAE_DECODER, MAE_DECODER_EPOCHS, options="--target=imted"
     ),
-    ("beit", "b"): _published("beit_base_patch16_224_pt22k.pth", BEIT, BEIT_EPOCHS),
-    ("beit", "l"): _published("beit_large_patch16_224_pt22k.pth", BEIT, BEIT_EPOCHS),
+    ("beit", "b"): _published(
+        "beit_base_patch16_224_pt22k.pth", BEIT, BEIT_EPOCHS, options="--from=beit"
+    ),
+    ("beit", "l"): _published(
+        "beit_large_patch16_224_pt22k.pth", BEIT, BEIT_EPOCHS, options="--from=beit"
+    ),
     ("mocov3", "b"): _published(
         "vit-b-300ep.pth.tar", MOCO, "300 epochs of MoCo v3 on ImageNet-1k"
     ),
@@ -71,6 +75,7 @@ OFFICIAL = {
         DEIT,
         "300 epochs of DeiT on ImageNet-1k",
         sha256="b5f2ef4d",
+        options="--from=deit",
     ),
     ("supervised", "l"): Weights(
         training="200 epochs of the MAE paper's own supervised training on ImageNet-1k; these "

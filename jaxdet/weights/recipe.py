@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,9 @@ from jaxdet.weights.file import StoredArray, open_archive
 
 ASIDE = ("model.vit.class_token", "model.vit.registers", "model.vit.final_norm")
 """Keys of a file's report that the recipe does not take from it."""
+
+ADVICE = ("model.vit.resize", "model.vit.window", "model.vit.global_blocks")
+"""Keys that the report proposes and no run is held to, which the recipe takes."""
 
 DEEP = 24
 """Blocks from which on drop path is 0.3 and not 0.1, as in ViT-L."""
@@ -50,7 +54,11 @@ def recipe_for(path: Path) -> ConfigDict:
     )
     ends = quarter_ends(depth)
     config.model.vit.update(global_blocks=ends, out_indices=ends)
+    advice = report.get("recipe")
+    advice = advice if isinstance(advice, dict) else {}
+    keys = keys | {key: advice[key] for key in ADVICE if key in advice}
     _set_vit(path, config, {key: value for key, value in keys.items() if key not in ASIDE})
+    config.model.pyramid.groups = math.gcd(config.model.pyramid.groups, config.model.vit.width)
     if "model.vit.heads" not in keys:
         config.model.vit.heads = _guessed_heads(path, config.model.vit.width)
     _set_positions(config, arrays)
@@ -92,7 +100,7 @@ def _set_vit(path: Path, config: ConfigDict, keys: Mapping[str, Any]) -> None:
         if name == "layer_scale":
             value = 1.0 if value else None  # where it starts; the file has the values
         try:
-            config.model.vit[name] = value
+            config.model.vit[name] = tuple(value) if isinstance(value, list) else value
         except TypeError as error:
             raise UserError(
                 f"{path}: its report's {key}={str(value)[:60]!r} is of a wrong type; "

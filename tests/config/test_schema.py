@@ -111,5 +111,5 @@ def test_only_microbatches_without_statistics_of_their_own_may_change():
     assert {"config.init", "config.data.root", "config.accumulate"} <= {*resumable_keys(config)}
     config.batch_statistics = "microbatch"
     assert "config.accumulate" not in resumable_keys(config)
-    assert "config.checkpoint_every" not in resumable_keys(config)
+    assert {"config.checkpoint_every", "config.eval_every"} <= {*resumable_keys(config)}
     assert "config.checkpoint_every" in resumable_keys(pretraining())

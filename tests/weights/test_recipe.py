@@ -74,6 +74,14 @@ def test_relative_tables_of_the_file_are_taken(tmp_path, table, kind):
     assert vit.absolute_position == "random"
 
 
+def test_what_the_report_proposes_is_taken(tmp_path):
+    proposed = {"model.vit.resize": "antialias", "model.vit.global_blocks": [1, 3], "model.seed": 1}
+    keys = {"width": 48, "depth": 4, "heads": 2}
+    config = recipe_for(write(tmp_path / "a.npz", keys, recipe=proposed))
+    assert (config.model.vit.resize, config.model.vit.global_blocks) == ("antialias", (1, 3))
+    assert config.model.pyramid.groups == 16
+
+
 def test_heads_that_nobody_knows_are_a_guess_that_is_said(tmp_path, capsys):
     config = recipe_for(write(tmp_path / "a.npz", {"width": 384, "depth": 12}))
     assert config.model.vit.heads == 6

@@ -51,11 +51,9 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> flags.Parser:
     parser = flags.Parser("jaxdet convert", __doc__)
     parser.add_argument(
-<<<<<<< HEAD
-        "source", type=flags.local_path, help="the published file, or a converted one"
-=======
-        "source", help="the published file or folder, hf://owner/name, timm://name, or a converted"
->>>>>>> convert
+        "source",
+        type=_source,
+        help="the published file or folder, hf://owner/name, timm://name, or a converted",
     )
     parser.add_argument("out", nargs="?", help="a file, or a folder (ending in /)")
     parser.add_argument("--from", dest="layout", choices=sorted(NAMES), help="default: recognised")
@@ -84,6 +82,11 @@ def _parser() -> flags.Parser:
     return parser
 
 
+def _source(text: str) -> str | Path:
+    """An address of the hub as it is, anything else as a path."""
+    return text if is_address(text) else flags.local_path(text)
+
+
 def _side(value: str) -> int:
     side = int(value)
     if not 1 <= side <= 1024:
@@ -109,7 +112,7 @@ def _pixels(options: argparse.Namespace) -> Pixels | str | None:
 
 def _run(options: argparse.Namespace) -> None:
     address, options.source = options.source, Path(options.source)
-    source = read(download(address) if is_address(address) else options.source)
+    source = read(download(address) if isinstance(address, str) else options.source)
     is_converted = options.source.suffix == ".npz" and any(
         name.startswith("backbone.") for name in source.state
     )

@@ -153,5 +153,9 @@ class VitSettings(BlockSettings):
 def vit_settings(config: ConfigDict) -> VitSettings:
     """The structure of a config's ViT; its other keys only say what starts where and trains."""
     structure = {field.name for field in fields(VitSettings)}
-    keys = {name: value for name, value in config.model.vit.items() if name in structure}
+    keys = {
+        name: tuple(value) if isinstance(value, list) else value  # as JSON has them
+        for name, value in config.model.vit.items()
+        if name in structure
+    }
     return VitSettings(image_size=config.image_size, **keys)

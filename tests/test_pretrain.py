@@ -14,10 +14,15 @@ from PIL import Image
 
 from checkpoints_convert.report import text
 from jaxdet.config.files import load_config
-from jaxdet.config.imted import few_shot_base, shrink_for_shapes
+from jaxdet.config.imted import few_shot_base
 from jaxdet.config.mae import check_pretraining
 from jaxdet.config.mask_rcnn import check
-from jaxdet.config.shapes import mini, pretraining, start_from_pretraining
+from jaxdet.config.shapes import (
+    mini,
+    pretraining,
+    shrink_for_shapes,
+    start_from_pretraining,
+)
 from jaxdet.errors import UserError
 from jaxdet.main import main as detect
 from jaxdet.models.build import StatelessModel, build_detector

@@ -1,17 +1,17 @@
 """Experiment configs: the recipes that the files in `configs/` start from, and their checks."""
 
-from jaxdet.config.imted import (
-    DECODERS,
-    VOC,
-    few_shot,
-    few_shot_base,
-    imted,
-    shrink_for_shapes,
-)
+from jaxdet.config.imted import DECODERS, VOC, few_shot, few_shot_base, imted
 from jaxdet.config.keys import INITIALISATIONS, NAME, keys_with
 from jaxdet.config.mae import check_pretraining, mae
-from jaxdet.config.mask_rcnn import SHAPES_DETECTOR, VIT_SIZES, benchmark, check, vitdet
-from jaxdet.config.shapes import mini, pretraining, shapes_detector, start_from_pretraining
+from jaxdet.config.mask_rcnn import VIT_SIZES, benchmark, check, vitdet
+from jaxdet.config.shapes import (
+    SHAPES_DETECTOR,
+    mini,
+    pretraining,
+    shapes_detector,
+    shrink_for_shapes,
+    start_from_pretraining,
+)
 from jaxdet.config.values import completed, config_digest, override, variant
 
 __all__ = [

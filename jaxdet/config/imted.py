@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ml_collections import ConfigDict
 
-from jaxdet.config.mask_rcnn import SHAPES_DETECTOR, VIT_SIZES, benchmark
+from jaxdet.config.mask_rcnn import VIT_SIZES, benchmark
 from jaxdet.config.published_weights import official_weights
 
 DECODERS = {
@@ -130,38 +130,3 @@ def few_shot(size: str, *, shots: int, drop_path: float, parts: str = "modulated
     config.eval_every = 6.0
     config.checkpoint_every = 6.0
     return config
-
-
-def shrink_for_shapes(config: ConfigDict) -> None:
-    """Makes a config one of a tiny detector on the built-in shapes, from random weights.
-
-    The parts are the recipe's, smaller: patches of 8 pixels on images of 64, four blocks in the
-    encoder and two in the decoder, and the sampling of `configs/shapes_tiny.py`.
-    """
-    config.initialisation = "random"
-    config.image_size = 64
-    config.batch_size = 8
-    config.eval_batch_size = 20
-    config.log_every_seconds = 15.0
-    config.data.update(
-        augmentation="lsj", max_instances=8, mask_size=28, scale_range=(0.75, 1.25), threads=1
-    )
-    config.model.dtype = "float32"
-    config.model.vit.update(
-        width=128,
-        depth=4,
-        heads=4,
-        patch=8,
-        pretrain_grid=8,
-        global_blocks=(0, 1, 2, 3),
-        out_indices=(3,),
-        absolute_position="random",
-        drop_path=0.0,
-        remat="none",
-    )
-    config.model.pyramid.channels = 32
-    config.model.decoder.update(width=64, depth=2, heads=2, start="random")
-    config.model.heads.roi_chunks = 1
-    config.model.detector.update(SHAPES_DETECTOR)
-    config.optim.update(lr=3e-3, layer_decay=1.0, warmup_epochs=0.25)
-    config.few_shot.novel = ("star",)

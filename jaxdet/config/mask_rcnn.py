@@ -26,22 +26,6 @@ VIT_SIZES = {
     "h": {"width": 1280, "depth": 32, "heads": 16},
 }
 
-SHAPES_DETECTOR = {
-    "strides": (2, 4, 8, 16, 32),
-    "anchor_sizes": (8.0, 12.0, 18.0, 26.0, 36.0),
-    "rpn_batch": 64,
-    "train_pre_nms": 200,
-    "train_post_nms": 100,
-    "test_pre_nms": 100,
-    "test_post_nms": 50,
-    "roi_batch": 24,
-    "roi_positive": 0.5,
-    "sampling_ratio": 2,
-    "canonical_size": 112.0,
-    "detections": 20,
-}
-"""The detector's numbers for the built-in shapes: patches of 8 pixels on images of 64."""
-
 POSITION = {
     "random": {"absolute_position": "random", "relative_start": "zero"},
     "beit": {"absolute_position": "random", "relative_start": "pretrained"},

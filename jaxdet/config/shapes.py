@@ -9,12 +9,28 @@ from __future__ import annotations
 from ml_collections import ConfigDict
 
 from jaxdet.config.mae import mae
-from jaxdet.config.mask_rcnn import SHAPES_DETECTOR, benchmark
+from jaxdet.config.mask_rcnn import benchmark
 
 GRID = 8
 """Patches along a side of an image, the pre-training's too."""
 
 ENCODER = {"width": 128, "depth": 4, "heads": 4, "patch": 8}
+
+SHAPES_DETECTOR = {
+    "strides": (2, 4, 8, 16, 32),
+    "anchor_sizes": (8.0, 12.0, 18.0, 26.0, 36.0),
+    "rpn_batch": 64,
+    "train_pre_nms": 200,
+    "train_post_nms": 100,
+    "test_pre_nms": 100,
+    "test_post_nms": 50,
+    "roi_batch": 24,
+    "roi_positive": 0.5,
+    "sampling_ratio": 2,
+    "canonical_size": 112.0,
+    "detections": 20,
+}
+"""The detector's numbers for the built-in shapes: patches of 8 pixels on images of 64."""
 
 
 def shapes_detector(initialisation: str, *, epochs: float) -> ConfigDict:
@@ -22,24 +38,50 @@ def shapes_detector(initialisation: str, *, epochs: float) -> ConfigDict:
     config = benchmark(
         "tiny", initialisation, lr=3e-3, weight_decay=0.05, drop_path=0.0, epochs=epochs
     )
+    _shrink(config)
+    config.data.name = "shapes"
+    config.data.shapes.update(train_images=2000, val_images=100, image_size=96)
+    config.model.vit.update(window=4, global_blocks=(1, 3), out_indices=(0, 1, 2, 3))
+    config.model.heads.update(
+        rpn_convs=1, box_convs=2, box_conv_dim=32, box_fc_dim=128, mask_convs=2, mask_conv_dim=32
+    )
+    config.model.detector.mask_roi_size = 7
+    return config
+
+
+def _shrink(config: ConfigDict) -> None:
+    """The sizes and the sampling that all detectors on shapes have."""
     config.image_size = 64
     config.batch_size = 8
     config.eval_batch_size = 20
     config.log_every_seconds = 15.0
-    config.data.update(
-        name="shapes", max_instances=8, mask_size=28, scale_range=(0.75, 1.25), threads=1
-    )
-    config.data.shapes.update(train_images=2000, val_images=100, image_size=96)
+    config.data.update(max_instances=8, mask_size=28, scale_range=(0.75, 1.25), threads=1)
     config.model.dtype = "float32"
-    config.model.vit.update(
-        **ENCODER, pretrain_grid=GRID, window=4, global_blocks=(1, 3), out_indices=(0, 1, 2, 3)
-    )
+    config.model.vit.update(ENCODER, pretrain_grid=GRID)
     config.model.pyramid.channels = 32
-    config.model.heads.update(
-        rpn_convs=1, box_convs=2, box_conv_dim=32, box_fc_dim=128, mask_convs=2, mask_conv_dim=32
+    config.model.detector.update(SHAPES_DETECTOR)
+
+
+def shrink_for_shapes(config: ConfigDict) -> None:
+    """Makes a config of imTED one of a tiny detector on the built-in shapes, from random weights.
+
+    The parts are the recipe's, smaller: two blocks in the decoder, the rest as in
+    `shapes_detector`.
+    """
+    _shrink(config)
+    config.initialisation = "random"
+    config.data.augmentation = "lsj"
+    config.model.vit.update(
+        global_blocks=(0, 1, 2, 3),
+        out_indices=(3,),
+        absolute_position="random",
+        drop_path=0.0,
+        remat="none",
     )
-    config.model.detector.update(SHAPES_DETECTOR, mask_roi_size=7)
-    return config
+    config.model.decoder.update(width=64, depth=2, heads=2, start="random")
+    config.model.heads.roi_chunks = 1
+    config.optim.update(lr=3e-3, layer_decay=1.0, warmup_epochs=0.25)
+    config.few_shot.novel = ("star",)
 
 
 def mini(initialisation: str) -> ConfigDict:

@@ -8,8 +8,9 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdet.config.imted import ENCODER, few_shot, few_shot_base, shrink_for_shapes
+from jaxdet.config.imted import ENCODER, few_shot, few_shot_base
 from jaxdet.config.mask_rcnn import check
+from jaxdet.config.shapes import shrink_for_shapes
 from jaxdet.data.fewshot import main as make_few_shot
 from jaxdet.data.shapes import main as write_shapes
 from jaxdet.errors import UserError

@@ -124,6 +124,8 @@ def report(
     """
     workdir, images = experiment.workdir if out is None else out, len(experiment.val_set)
     print(*summary_lines(evaluation.metrics, images), sep="\n", flush=True)
+    if trains_on_validation(experiment.config.data):
+        print(f"warning: {SAME_IMAGES}")
     is_ours = model.kind != "file of detections"
     try:
         write_json(workdir / "result.json", _record(experiment, model, evaluation), indent=2)
@@ -133,9 +135,6 @@ def report(
     if is_ours:
         detections = workdir / "detections.json"
         write_json(detections, evaluation.results)
-    print(*summary_lines(evaluation.metrics, images), sep="\n", flush=True)
-    if trains_on_validation(experiment.config.data):
-        print(f"warning: {SAME_IMAGES}")
     draw_samples(experiment, evaluation.results, workdir / "detections.png")
 
     print(f"result      {workdir / 'result.json'}")

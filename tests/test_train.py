@@ -173,6 +173,9 @@ OFFICIAL = {
 }
 """Tiny checkpoints of the five initialisations, of the size of `small_config`."""
 
+LAYOUTS = {"supervised": "deit", "beit": "beit"}
+"""Those whose names others have too."""
+
 QUICK_COMPILER = {
     "xla_backend_optimization_level": 0,
     "xla_llvm_disable_expensive_passes": True,
@@ -224,6 +227,7 @@ def test_every_initialisation_trains_ten_steps(initialisation, compiled, referen
         pytest.importorskip("torch")
         config.init = str(tmp_path / "init.npz")
         arguments = [str(reference_file(name)), config.init, "--window=2", "--global-grid=4"]
+        arguments += [f"--from={LAYOUTS[initialisation]}"] if initialisation in LAYOUTS else []
         assert convert_main(arguments) == 0
     check(config)
     experiment = Experiment(config, tmp_path / "work")

@@ -22,7 +22,9 @@ def sum_over_devices(tree: Any) -> Any:
     return jax.lax.psum(tree, BATCH_AXIS) if is_split() else tree
 
 
-def per_device(function: Callable[..., Any], mesh: Mesh | None) -> Callable[..., Any]:
+def per_device(
+    function: Callable[..., Any], mesh: Mesh | None, shared: int = 0
+) -> Callable[..., Any]:
     """`function`, which treats images independently, by each device on its own images.
 
     Left to the partitioner, a vectorised `while_loop` synchronises all devices in each of its
@@ -32,11 +34,13 @@ def per_device(function: Callable[..., Any], mesh: Mesh | None) -> Callable[...,
     Args:
         function: of trees of arrays whose leading axis is images, to such trees.
         mesh: the devices that axis is spread over along BATCH_AXIS; None if it is not.
+        shared: how many arguments are the same for all images; they come second.
     """
     if mesh is None or is_split():
         return function
     split = PartitionSpec(BATCH_AXIS)
-    return jax.shard_map(function, mesh=mesh, in_specs=split, out_specs=split, check_vma=False)
+    specs = (split, *[PartitionSpec()] * shared) if shared else split
+    return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=split, check_vma=False)
 
 
 def per_image(function: Callable[..., Any], mesh: Mesh | None) -> Callable[..., Any]:

@@ -116,7 +116,13 @@ class MaskRCNN(nnx.Module):
 
     def detect(self, batch: Batch) -> Detections:
         """Detections of a batch of images: threshold, NMS per class, the best of all, masks."""
-        return per_device(self._detect, self.mesh)(batch)
+        graph, state = nnx.split(self)
+
+        # The state is passed, not closed over: what is indexed must be of the devices' own program.
+        def detect(batch: Batch, state: nnx.State) -> Detections:
+            return nnx.merge(graph, state)._detect(batch)
+
+        return per_device(detect, self.mesh, shared=1)(batch, state)
 
     def _detect(self, batch: Batch) -> Detections:
         features = self.features(batch["image"], batch["image_hw"])

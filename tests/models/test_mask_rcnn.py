@@ -385,8 +385,8 @@ def test_no_loop_runs_over_images_or_classes_and_none_on_the_host():
     found = trace(1, 2)
     assert found == trace(4, 40)
     assert set(found) <= {"scan", "while"}, "something calls the host"
-    # NMS of proposals and of detections, in a form for CPUs and one for others; RoIAlign twice.
-    assert len(found) == 2 * 2 + 2
+    # NMS of proposals and of detections, and RoIAlign twice: in a form for CPUs and one for others.
+    assert len(found) == 2 * 2 + 2 * 2
 
 
 def test_sampling_matches_real_ground_truth_alone():

@@ -45,7 +45,7 @@ def _uncounted_flops(jaxpr: ClosedJaxpr, devices: int) -> float:
     flops = 0.0
     for equation in jaxpr.jaxpr.eqns:
         sharing = 1 if equation.primitive.name == "shard_map" else devices
-        for body in _inner(equation.params):
+        for body in _inner(_chosen(equation.params)):
             uncounted = _uncounted_flops(body, sharing)
             if equation.primitive.name == "scan":
                 length = equation.params["length"]
@@ -53,6 +53,17 @@ def _uncounted_flops(jaxpr: ClosedJaxpr, devices: int) -> float:
             else:
                 flops += uncounted
     return flops
+
+
+def _chosen(parameters: dict[str, Any]) -> dict[str, Any]:
+    """Of an equation whose branches are for one platform each, the branch of the one at hand."""
+    platforms = parameters.get("branches_platforms")
+    if platforms is None:
+        return parameters
+    ours = jax.default_backend()
+    own = [of is not None and ours in of for of in platforms]
+    index = own.index(True) if any(own) else platforms.index(None)
+    return {"branches": parameters["branches"][index]}
 
 
 def _inner(parameters: dict[str, Any]) -> Iterator[ClosedJaxpr]:

@@ -57,23 +57,30 @@ def join_qkv(state: State) -> State:
     return joined
 
 
+def tower_renames(prefix: str) -> tuple[tuple[str, str], ...]:
+    """OpenCLIP's names of an image tower, behind a prefix (a pattern), to timm's."""
+    return (
+        (rf"^{prefix}conv1\.", "patch_embed.proj."),
+        (rf"^{prefix}class_embedding$", "cls_token"),
+        (rf"^{prefix}positional_embedding$", "class_position"),
+        (rf"^{prefix}ln_pre\.", "norm_pre."),
+        (rf"^{prefix}ln_post\.", "norm."),
+        (rf"^{prefix}transformer\.resblocks\.", "blocks."),
+        (r"^(blocks\.\d+)\.attn\.in_proj_(weight|bias)$", r"\1.attn.qkv.\2"),
+        (r"^(blocks\.\d+)\.attn\.out_proj\.", r"\1.attn.proj."),
+        (r"^(blocks\.\d+)\.ln_([12])\.", r"\1.norm\2."),
+        (r"^(blocks\.\d+)\.mlp\.c_fc\.", r"\1.mlp.fc1."),
+        (r"^(blocks\.\d+)\.mlp\.c_proj\.", r"\1.mlp.fc2."),
+    )
+
+
 OPEN_CLIP = Layout(
     name="clip",
     title="CLIP (OpenCLIP)",
     marks=(r"^visual\.conv1\.weight$", r"^visual\.ln_post\.weight$"),
     renames=(
         (r"^visual\.proj$", "proj"),
-        (r"^visual\.conv1\.", "patch_embed.proj."),
-        (r"^visual\.class_embedding$", "cls_token"),
-        (r"^visual\.positional_embedding$", "class_position"),
-        (r"^visual\.ln_pre\.", "norm_pre."),
-        (r"^visual\.ln_post\.", "norm."),
-        (r"^visual\.transformer\.resblocks\.", "blocks."),
-        (r"^(blocks\.\d+)\.attn\.in_proj_(weight|bias)$", r"\1.attn.qkv.\2"),
-        (r"^(blocks\.\d+)\.attn\.out_proj\.", r"\1.attn.proj."),
-        (r"^(blocks\.\d+)\.ln_([12])\.", r"\1.norm\2."),
-        (r"^(blocks\.\d+)\.mlp\.c_fc\.", r"\1.mlp.fc1."),
-        (r"^(blocks\.\d+)\.mlp\.c_proj\.", r"\1.mlp.fc2."),
+        *tower_renames(r"visual\."),
     ),
     left_out=TEXT,
     pixels="clip",

@@ -5,8 +5,8 @@ What their names do not say:
 
 - EVA-02 (github.com/baaivision/EVA): the grid that rotary positions are made for, 16 in all
   published files; --rope-grid for another.
-- The Perception Encoder (github.com/facebookresearch/perception_models): nothing tells it from
-  CLIP in timm's names; its rotary positions are made for the pre-training's grid.
+- The Perception Encoder (github.com/facebookresearch/perception_models): its pooling, or the last
+  norm that it lacks, tells it from CLIP; its rotary positions are made for the pre-training's grid.
 - DINOv3 (github.com/facebookresearch/dinov3): the models of satellite images (sat493m) saw other
   pixels: --pixel-mean=0.430,0.411,0.296 --pixel-std=0.213,0.156,0.143.
 """
@@ -66,22 +66,31 @@ def drop_masked_bias(state: State) -> State:
         ):
             raise UserError(f"{name} must take the bias of the keys away, and no other")
         for part, start in (("q", 0), ("v", 2 * width)):
-            end = start + width
-
-            def cut(whole: np.ndarray, start: int = start, end: int = end) -> np.ndarray:
-                return whole[start:end]
-
-            tensor = bias.map((width,), cut)
+            tensor = bias.rows(start, start + width)
             sources = (*bias.sources, *mask.sources)
             kept[f"{path}{part}_bias"] = replace(tensor, sources=sources)
     return kept
+
+
+def _ends_without(state: State, first: str, last: str) -> bool:
+    """Whether a file lacks CLIP's last norm, as PE's spatial and language models do."""
+    return first in state and last not in state
+
+
+def _is_packed_eva02(state: State) -> bool:
+    """Whether a file has timm's packed form of EVA-02: one inner layer, no keys' bias."""
+    names = ("blocks.0.attn.q_bias", "blocks.0.mlp.fc1.weight", "blocks.0.mlp.fc2.weight")
+    if not all(name in state for name in names):
+        return False
+    inner, hidden = state[names[1]].shape[:1], state[names[2]].shape[1:]
+    return len(hidden) == 1 and inner == (2 * hidden[0],)
 
 
 EVA02 = Layout(
     name="eva02",
     title="EVA-02",
     marks=(r"blocks\.0\.mlp\.(fc1_g|w1)\.weight$", r"blocks\.0\.mlp\.(norm|ffn_ln)\.weight$"),
-    by_values=lambda state: _is_packed_eva02(state),
+    by_values=_is_packed_eva02,
     renames=EVA_RENAMES,
     left_out=ROPE_LEFT_OUT,
     pixels="clip",
@@ -124,17 +133,7 @@ PE_OFFICIAL = replace(
     excludes=(r"^conv1\.bias$",),
     prepare=clip.prepare,
     renames=(
-        (r"^conv1\.", "patch_embed.proj."),
-        (r"^class_embedding$", "cls_token"),
-        (r"^positional_embedding$", "class_position"),
-        (r"^ln_pre\.", "norm_pre."),
-        (r"^ln_post\.", "norm."),
-        (r"^transformer\.resblocks\.", "blocks."),
-        (r"\.attn\.in_proj_(weight|bias)$", r".attn.qkv.\1"),
-        (r"\.attn\.out_proj\.", ".attn.proj."),
-        (r"\.ln_([12])\.", r".norm\1."),
-        (r"\.mlp\.c_fc\.", ".mlp.fc1."),
-        (r"\.mlp\.c_proj\.", ".mlp.fc2."),
+        *clip.tower_renames(""),
         (r"\.ls_([12])\.gamma$", r".ls\1.gamma"),
     ),
 )
@@ -201,17 +200,3 @@ SAM = Layout(
 )
 
 LAYOUTS = (SAM, RADIO, AIMV2, EVA02, DINOV3, PE, PE_OFFICIAL)
-
-
-def _ends_without(state: State, first: str, last: str) -> bool:
-    """Whether a file lacks CLIP's last norm, as PE's spatial and language models do."""
-    return first in state and last not in state
-
-
-def _is_packed_eva02(state: State) -> bool:
-    """Whether a file has timm's packed form of EVA-02: one inner layer, no keys' bias."""
-    names = ("blocks.0.attn.q_bias", "blocks.0.mlp.fc1.weight", "blocks.0.mlp.fc2.weight")
-    if not all(name in state for name in names):
-        return False
-    inner, hidden = state[names[1]].shape[:1], state[names[2]].shape[1:]
-    return len(hidden) == 1 and inner == (2 * hidden[0],)

@@ -40,6 +40,11 @@ class Tensor:
     def reshape(self, *shape: int) -> Tensor:
         return self.map(shape, lambda values: values.reshape(shape))
 
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Those of the first axis from `start` to before `stop`."""
+        shape = (stop - start, *self.shape[1:])
+        return self.map(shape, lambda values: values[start:stop])
+
     def transpose(self, *axes: int) -> Tensor:
         shape = tuple(self.shape[axis] for axis in axes)
         return self.map(shape, lambda values: values.transpose(axes))

@@ -47,7 +47,8 @@ def plan_backbone(reader: TensorReader, options: Options, known: Known) -> Conve
         )
     depth, pre_norm = _depth(reader), "norm_pre.weight" in reader
     plan = ConversionPlan()
-    norm = partial(_norm, reader, is_rms="blocks.0.norm1.bias" not in reader)
+    is_rms = "blocks.0.norm1.bias" not in reader
+    norm = partial(_norm, reader, is_rms=is_rms)
     table_heads = plan_relative_position(plan, reader, options, depth)
     _plan_embedding(plan, reader, options, width, patch)
     for ours, theirs in (("norm_pre", "norm_pre"), ("patch_norm", "patch_embed.norm")):
@@ -64,7 +65,7 @@ def plan_backbone(reader: TensorReader, options: Options, known: Known) -> Conve
         "model.vit.pre_norm": pre_norm,
         "model.vit.patch_norm": "patch_embed.norm.weight" in reader,
         "model.vit.final_norm": has_final_norm,
-        "model.vit.norm": "rms" if "blocks.0.norm1.bias" not in reader else "layer",
+        "model.vit.norm": "rms" if is_rms else "layer",
         "model.vit.norm_eps": 1e-6,
         "model.vit.post_norm": False,
         "model.vit.rope": "none",
@@ -92,9 +93,9 @@ def _heads(
 ) -> int | None:
     """The attention heads: the tensors' where these show them, else what is known, else a guess."""
     shown = table_heads
-    for name in ("blocks.0.attn.q_norm.weight", "blocks.0.attn.rel_pos_h"):
-        if name in reader and reader.shape(name, 1 + name.endswith("rel_pos_h"))[-1] < width:
-            shown = width // reader.shape(name, 1 + name.endswith("rel_pos_h"))[-1]
+    for name, axes in (("blocks.0.attn.q_norm.weight", 1), ("blocks.0.attn.rel_pos_h", 2)):
+        if name in reader and (channels := reader.shape(name, axes)[-1]) < width:
+            shown = width // channels
     if shown is not None and known.heads not in (None, shown):
         raise UserError(
             f"{known.heads_from} says {known.heads} attention heads, and the file's tensors are of "
@@ -429,11 +430,7 @@ def _split(state: State, pattern: str, parts: Sequence[str]) -> State:
             continue
         size = tensor.shape[0] // len(parts)
         for i, part in enumerate(parts):
-
-            def cut(values: np.ndarray, start: int = i * size, size: int = size) -> np.ndarray:
-                return values[start : start + size]
-
-            result[re.sub(pattern, part, name)] = tensor.map((size, *tensor.shape[1:]), cut)
+            result[re.sub(pattern, part, name)] = tensor.rows(i * size, (i + 1) * size)
     return result
 
 

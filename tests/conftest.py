@@ -119,3 +119,13 @@ def files(evaluated, tmp_path):
     for number, image in enumerate(evaluated[0]):
         Image.fromarray(image).save(folder / f"{number}.png")
     return folder
+
+
+@pytest.fixture
+def compiled_blocks(monkeypatch):
+    """Equal blocks of a ViT are compiled once, and not all in one program."""
+    from flax import nnx
+
+    from jaxdet.models.block import Block
+
+    monkeypatch.setattr(Block, "__call__", nnx.jit(Block.__call__, static_argnums=5))

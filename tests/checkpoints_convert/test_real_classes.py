@@ -18,7 +18,6 @@ from checkpoints_convert.conversion import convert
 from checkpoints_convert.conversion_plan import Options
 from checkpoints_convert.model_config import read_model_config
 from checkpoints_convert.reading import read
-from jaxdet.models.block import Block
 from jaxdet.models.settings import VitSettings
 from jaxdet.models.vit import ViT
 
@@ -113,12 +112,6 @@ def filled(settings: VitSettings, conversion) -> ViT:
         assert tensor.shape == leaf.shape, path
         values[path] = leaf.replace(jnp.asarray(tensor.read(), jnp.float32))
     return nnx.merge(graph, nnx.from_flat_state(values))
-
-
-@pytest.fixture
-def compiled_blocks(monkeypatch):
-    """Equal blocks are compiled once, and not all in one program."""
-    monkeypatch.setattr(Block, "__call__", nnx.jit(Block.__call__, static_argnums=5))
 
 
 @pytest.mark.usefixtures("compiled_blocks")

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxdet.models.block import Block
 from jaxdet.models.settings import VitSettings
 from jaxdet.models.vit import ViT
 
@@ -156,12 +155,6 @@ def our_arrays(tensors: dict[str, np.ndarray], settings: VitSettings) -> dict[st
     arrays["registers"] = arrays.get("registers", prefix[1:]).reshape(-1, settings.width)
     arrays["class_token"] = prefix[:1].reshape(-1)
     return arrays
-
-
-@pytest.fixture
-def compiled_blocks(monkeypatch):
-    """Equal blocks are compiled once, and not all in one program."""
-    monkeypatch.setattr(Block, "__call__", nnx.jit(Block.__call__, static_argnums=5))
 
 
 @pytest.mark.usefixtures("compiled_blocks")

@@ -206,8 +206,14 @@ def _build(
         raise UserError(f"batch={batch} must be at least 1 image")
     batch = -(-batch // jax.device_count()) * jax.device_count()
     mesh = parallel.data_mesh(batch, batch)
-    stateless = StatelessModel(lambda rngs: build_detector(config, num_classes, rngs, mesh))
-    return stateless, mesh, batch
+    return build_stateless(config, num_classes, mesh), mesh, batch
+
+
+def build_stateless(
+    config: ConfigDict, num_classes: int, mesh: jax.sharding.Mesh
+) -> StatelessModel:
+    """The config's detector as pure functions, for batches that are split over the devices."""
+    return StatelessModel(lambda rngs: build_detector(config, num_classes, rngs, mesh))
 
 
 def _described(meta: Any, checkpoint: Path) -> tuple[ConfigDict, list[Category]]:

@@ -163,16 +163,21 @@ def _start(task: Task, checkpoints: Checkpoints) -> tuple[State, int]:
         return {**restored, "step": jax.device_put(np.int32(step), shardings["step"])}, step
 
     _write_config(run)
-
-    def init() -> State:
-        return initial_state(run.stateless, run.optimizer, jax.random.key(run.config.seed))
-
-    state = jax.jit(init, out_shardings=shardings)()
+    state = random_state(run, shardings)
     if task.load_weights is not None:
         params, stats = task.load_weights(state["params"], state["stats"])
         state["params"] = jax.device_put(params, shardings["params"])
         state["stats"] = jax.device_put(stats, shardings["stats"])
     return state, 0
+
+
+def random_state(run: Run, shardings: Tree) -> State:
+    """A fresh run's state on its devices, under the run's seed."""
+
+    def init() -> State:
+        return initial_state(run.stateless, run.optimizer, jax.random.key(run.config.seed))
+
+    return jax.jit(init, out_shardings=shardings)()
 
 
 def _check_same_run(run: Run, stored: dict[str, Any]) -> None:

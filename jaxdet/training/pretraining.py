@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -157,8 +157,8 @@ def pretrain(config: ConfigDict, workdir: Path) -> Path:
         sheet = reconstructions(run.stateless, params, run.next_crops(), key)
         report = weights_report(run.plain_config, run.summary[0], params)
         write_weights(path, detector_arrays(params).items(), report)
-        with atomic_write(workdir / "reconstructions.png") as partial:
-            Image.fromarray(sheet).save(partial, "PNG")
+        with atomic_write(workdir / "reconstructions.png") as unfinished:
+            Image.fromarray(sheet).save(unfinished, "PNG")
     return path
 
 
@@ -172,21 +172,24 @@ def reconstructions(
 
     The decoder predicts patches without their mean and contrast; these are the original's here.
     """
-
-    @jax.jit
-    def reconstruct(params: Tree, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        model = stateless.bind(params, {})
-        patch = model.encoder.patch
-        order = random_orders(jax.random.split(key, len(images)), model.patches)
-        hidden = model.is_masked(order)[..., None]
-        normalised = model.normalise(images)
-        predicted = model(normalised, order)
-        patches = patchify(normalised, patch).reshape(predicted.shape)
-        mean, std = patch_statistics(patches)
-        seen = jnp.where(hidden, 0.0, patches)  # the mean colour
-        filled = jnp.where(hidden, predicted * std + mean, patches)
-        return tuple(model.to_pixels(unpatchify(x, patch)) for x in (seen, filled))
-
-    triples = zip(*reconstruct(params, images), images, strict=True)
+    triples = zip(*_reconstruct(stateless, params, images, key), images, strict=True)
     shown = [np.uint8(np.clip(image, 0, 255)) for triple in triples for image in triple]
     return contact_sheet(shown, 6, cell=128)
+
+
+@partial(jax.jit, static_argnums=0)
+def _reconstruct(
+    stateless: StatelessModel, params: Tree, images: jax.Array, key: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """What the encoder saw of each image, and with it what the decoder predicted, as pixels."""
+    model = stateless.bind(params, {})
+    patch = model.encoder.patch
+    order = random_orders(jax.random.split(key, len(images)), model.patches)
+    hidden = model.is_masked(order)[..., None]
+    normalised = model.normalise(images)
+    predicted = model(normalised, order)
+    patches = patchify(normalised, patch).reshape(predicted.shape)
+    mean, std = patch_statistics(patches)
+    seen = jnp.where(hidden, 0.0, patches)  # the mean colour
+    filled = jnp.where(hidden, predicted * std + mean, patches)
+    return tuple(model.to_pixels(unpatchify(x, patch)) for x in (seen, filled))

@@ -153,5 +153,10 @@ def make_train_step(
 
 def abstract_state(stateless: StatelessModel, optimizer: optax.GradientTransformation) -> State:
     """The shapes and dtypes of a run's state."""
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    return jax.eval_shape(lambda key: initial_state(stateless, optimizer, key), key)
+    params, stats = stateless.abstract
+    return {
+        "params": params,
+        "stats": stats,
+        "opt_state": jax.eval_shape(optimizer.init, params),
+        "step": jax.ShapeDtypeStruct((), jnp.int32),
+    }

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -76,15 +78,32 @@ def reference(reference_file) -> Callable[[str], dict[str, np.ndarray]]:
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory):
+def shared_programs():
+    """What equal runs trace and compile is shared by all tests of this process from then on."""
+    from tests.programs import share
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        share(monkeypatch)
+        yield
+
+
+@pytest.fixture(scope="session")
+def finished(shared_programs, tmp_path_factory):
     """A finished run of tests/tiny.py of four steps, evaluated and saved after two and four: the
-    experiment and its metrics. Its workdir is not to be written to."""
+    experiment and its metrics. Its workdir is not to be written to: all workers share it."""
     from jaxdet.train import train
     from jaxdet.training.experiment import Experiment
     from tests.tiny import get_config
 
-    experiment = Experiment(get_config(), tmp_path_factory.mktemp("run") / "work")
-    return experiment, train(experiment)
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "finished"
+    folder.mkdir(exist_ok=True)
+    experiment, metrics = Experiment(get_config(), folder / "work"), folder / "metrics.pickle"
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not metrics.exists():
+            metrics.write_bytes(pickle.dumps(train(experiment)))
+    return experiment, pickle.loads(metrics.read_bytes())
 
 
 @pytest.fixture(scope="session")

@@ -9,8 +9,13 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 
+import numpy as np
+
+from jaxdet.training import loop
 from jaxdet.training.monitor import Monitor
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -32,6 +37,29 @@ def stop_after(monkeypatch, step: int) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(Monitor, "add", add_and_signal)
+
+
+def break_step(monkeypatch, number: int, path: Sequence[str]) -> None:
+    """One step of the next runs sees a parameter, whose keys are given, that is not a number."""
+    make = loop.make_train_step
+
+    def make_broken(*arguments, **options):
+        train_step = make(*arguments, **options)
+
+        def step(state, batch, key):
+            if int(state["step"]) + 1 != number:
+                return train_step(state, batch, key)
+            *modules, name = path
+            module = reduce(getitem, modules, state["params"])
+            value = module[name]
+            module[name] = value * np.nan
+            state, metrics = train_step(state, batch, key)
+            reduce(getitem, modules, state["params"])[name] = value
+            return state, metrics
+
+        return step
+
+    monkeypatch.setattr(loop, "make_train_step", make_broken)
 
 
 def start(command: Sequence[str], processes: int) -> list[subprocess.Popen]:
@@ -67,7 +95,17 @@ def start(command: Sequence[str], processes: int) -> list[subprocess.Popen]:
 
 
 def finish(processes: Sequence[subprocess.Popen]) -> None:
-    """Waits for processes, all of which must succeed."""
+    """Waits for processes, all of which must succeed; if one fails none is left."""
+    try:
+        for process in processes:
+            output = process.communicate(timeout=600)[0]
+            assert process.returncode == 0, output
+    finally:
+        kill(processes)
+
+
+def kill(processes: Sequence[subprocess.Popen]) -> None:
+    """Ends those processes that still run."""
     for process in processes:
-        output = process.communicate(timeout=600)[0]
-        assert process.returncode == 0, output
+        process.kill()
+        process.communicate()

@@ -19,7 +19,14 @@ from jaxdet.benchmark.reporting.result_file import read_run
 from jaxdet.inference.detector import load
 from jaxdet.training.run import versions
 
-TINY = str(Path(__file__).parent / "tiny.py")
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
+DETECTOR = """
+from tests.tiny import get_config as tiny, with_fpn
+
+def get_config():
+    return with_fpn(tiny())
+"""
 
 PRETRAINING = """
 import json
@@ -38,6 +45,14 @@ def old_runs(reference_file, tmp_path_factory) -> Path:
     with tarfile.open(reference_file("old_runs.tar.xz")) as archive:
         archive.extractall(folder, filter="data")
     return folder
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory) -> str:
+    """The flag that gives the detector's config under today's names."""
+    path = tmp_path_factory.mktemp("config") / "tiny.py"
+    path.write_text(DETECTOR)
+    return f"--config={path}"
 
 
 @pytest.fixture(scope="module")
@@ -62,12 +77,12 @@ def near(old_runs):
 
 
 @pytest.fixture(scope="module")
-def resumed(old_runs, tmp_path_factory) -> Path:
+def resumed(old_runs, config, tmp_path_factory) -> Path:
     """The detector's run, resumed by its command."""
     workdir = tmp_path_factory.mktemp("resumed") / "detector"
     shutil.copytree(old_runs / "detector", workdir)
     assert "canvas" in json.loads((workdir / "config.json").read_text())
-    assert main.main([f"--config={TINY}", f"--workdir={workdir}"]) == 0
+    assert main.main([config, f"--workdir={workdir}"]) == 0
     return workdir
 
 
@@ -82,10 +97,10 @@ def test_a_detector_s_run_comes_to_the_same_end(resumed, expected, near):
     assert "canvas" not in result["config"]
 
 
-def test_an_unfinished_run_is_evaluated(old_runs, tmp_path, near):
+def test_an_unfinished_run_is_evaluated(old_runs, config, tmp_path, near):
     workdir = tmp_path / "detector"
     shutil.copytree(old_runs / "detector", workdir)
-    assert main.main([f"--config={TINY}", f"--workdir={workdir}", "--mode=eval"]) == 0
+    assert main.main([config, f"--workdir={workdir}", "--mode=eval"]) == 0
     result = json.loads((workdir / "result.json").read_text())
     lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
     (then,) = (line["val/bbox/AP"] for line in lines if "val/bbox/AP" in line)

@@ -30,11 +30,12 @@ from jaxdet.models.paths import path_name
 from jaxdet.models.settings import VitSettings
 from jaxdet.models.vit import ViT
 from jaxdet.pretrain import main
-from jaxdet.training import loop
 from jaxdet.training.pretraining import build_mae
 from jaxdet.weights.file import read_weights
 from jaxdet.weights.load import initialise
-from tests.runs import finish, logged, start, stop_after
+from tests.runs import break_step, finish, logged, start, stop_after
+
+pytestmark = pytest.mark.usefixtures("shared_programs")
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "mini" / "pretrain.py"
 
@@ -160,29 +161,8 @@ def test_a_finished_run_of_the_version_before_writes_its_weights_again(finished,
     assert_same_end(tmp_path / "run", finished)
 
 
-def break_step(monkeypatch, number: int) -> None:
-    """The losses and gradients of one step of the next runs are not finite."""
-    make = loop.make_train_step
-
-    def make_broken(*arguments, **options):
-        train_step = make(*arguments, **options)
-
-        def step(state, batch, key):
-            if int(state["step"]) + 1 != number:
-                return train_step(state, batch, key)
-            scale = state["params"]["norm"]["scale"]
-            state["params"]["norm"]["scale"] = scale * np.nan
-            state, metrics = train_step(state, batch, key)
-            state["params"]["norm"]["scale"] = scale
-            return state, metrics
-
-        return step
-
-    monkeypatch.setattr(loop, "make_train_step", make_broken)
-
-
 def test_a_step_that_is_not_finite_stops_the_run_or_is_skipped(tmp_path, monkeypatch, capsys):
-    break_step(monkeypatch, 5)
+    break_step(monkeypatch, 5, ("norm", "scale"))
     assert run(tmp_path, epochs=6) == 2
     error = capsys.readouterr().err
     assert "error: training diverged: " in error

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import signal
 import time
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import Mesh
@@ -19,11 +19,14 @@ from jaxdet.errors import PreemptedError, UserError
 from jaxdet.evaluation.evaluate import Evaluator
 from jaxdet.main import main
 from jaxdet.train import train, training_batches
+from jaxdet.training import loop
 from jaxdet.training.checkpoint import Checkpoints, abstract, latest_step
 from jaxdet.training.experiment import Experiment
-from jaxdet.training.step import abstract_state, initial_state, make_train_step
-from tests.runs import finish, logged, start, stop_after
+from jaxdet.training.step import abstract_state
+from tests.runs import finish, kill, logged, start, stop_after
 from tests.tiny import get_config
+
+pytestmark = pytest.mark.usefixtures("shared_programs")
 
 
 def experiment_on(devices: int, workdir: Path, **keys) -> Experiment:
@@ -73,25 +76,33 @@ def test_the_command_line_reports_that_it_was_stopped(monkeypatch, capsys, tmp_p
     assert capsys.readouterr().err == "asked to stop; saved step 1\n"
 
 
+def on_two_devices(workdir: Path) -> Experiment:
+    """In microbatches, and saved after each step."""
+    return experiment_on(2, workdir, accumulate=2, checkpoint_every=0.5)
+
+
 def test_a_run_resumes_on_other_numbers_of_devices(finished, tmp_path, monkeypatch):
     workdir = tmp_path / "work"
 
     def killed(self, params, stats):
         raise MemoryError
 
-    for devices, step in ((8, 1), (4, 2)):
+    for experiment, step in (
+        (experiment_on(8, workdir, checkpoint_every=0.5), 1),
+        (on_two_devices(workdir), 2),
+    ):
         stop_after(monkeypatch, step)
         monkeypatch.setattr(Evaluator, "__call__", killed)  # which SIGTERM keeps from starting
         with pytest.raises(PreemptedError, match=f"saved step {step} of 4"):
-            train(experiment_on(devices, workdir))
+            train(experiment)
         monkeypatch.undo()
     # Step 2 was saved but not evaluated: that is done first, and whatever happens then is no loss.
     monkeypatch.setattr(Evaluator, "__call__", killed)
     with pytest.raises(MemoryError):
-        train(experiment_on(1, workdir, accumulate=2))
+        train(on_two_devices(workdir))
     monkeypatch.undo()
     assert latest_step(workdir / "checkpoints") == 2
-    train(experiment_on(1, workdir, accumulate=2))
+    train(on_two_devices(workdir))
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "val/bbox/AP" in line] == [2, 4]
     found, expected = logged(workdir), logged(finished[0].workdir)
@@ -118,29 +129,36 @@ def one_batch(finished):
     return parallel.shard_batch(batch, experiment.mesh)
 
 
-def first_step(experiment, batch, sharding: str, poison: bool = False):
-    """The state before and after one step, and its metrics."""
-    stateless, optimizer, mesh = experiment.stateless, experiment.optimizer, experiment.mesh
-    placement = parallel.state_sharding(mesh, abstract_state(stateless, optimizer), sharding)
-    state = jax.jit(
-        lambda: initial_state(stateless, optimizer, jax.random.key(0)),
-        out_shardings=placement,
-    )()
-    if poison:
-        bias = state["params"]["rpn"]["objectness"]["bias"]
-        state["params"]["rpn"]["objectness"]["bias"] = bias * jnp.nan
-    before = jax.device_get(state)
-    key = jax.device_put(jax.random.key(0), parallel.replicated(mesh))
-    after, metrics = make_train_step(stateless, optimizer, mesh, sharding=sharding)(
-        state, batch, key
+@pytest.fixture(scope="module")
+def fresh(finished):
+    """The state from which the finished run started, on the host."""
+    run = finished[0]
+    return jax.device_get(loop.random_state(run, parallel.replicated(run.mesh)))
+
+
+def first_step(experiment, before, batch, sharding: str):
+    """The state after one step, and its metrics."""
+    mesh, shapes = experiment.mesh, abstract_state(experiment.stateless, experiment.optimizer)
+    state = jax.device_put(before, parallel.state_sharding(mesh, shapes, sharding))
+    train_step = loop.make_train_step(
+        experiment.stateless,
+        experiment.optimizer,
+        mesh,
+        accumulate=1,
+        batch_statistics="batch",
+        frozen=(),
+        sharding=sharding,
+        reduce_dtype="float32",
     )
-    return before, after, jax.device_get(metrics)
+    key = jax.device_put(jax.random.key(0), parallel.replicated(mesh))
+    after, metrics = train_step(state, batch, key)
+    return after, jax.device_get(metrics)
 
 
-def test_a_state_split_over_devices_makes_the_same_step(finished, one_batch, monkeypatch):
+def test_a_state_split_over_devices_makes_the_same_step(finished, fresh, one_batch, monkeypatch):
     monkeypatch.setattr(parallel, "SMALLEST_SPLIT", 128)
-    _, whole, metrics = first_step(finished[0], one_batch, "replicated")
-    _, split, split_metrics = first_step(finished[0], one_batch, "fsdp")
+    whole, metrics = first_step(finished[0], fresh, one_batch, "replicated")
+    split, split_metrics = first_step(finished[0], fresh, one_batch, "fsdp")
 
     def on_one_device(state) -> int:
         return sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state))
@@ -157,8 +175,10 @@ def test_a_state_split_over_devices_makes_the_same_step(finished, one_batch, mon
     jax.tree.map(assert_close, *jax.device_get(moments))
 
 
-def test_a_step_that_is_not_finite_changes_nothing(finished, one_batch):
-    before, after, metrics = first_step(finished[0], one_batch, "replicated", poison=True)
+def test_a_step_that_is_not_finite_changes_nothing(finished, fresh, one_batch):
+    before = copy.deepcopy(fresh)
+    before["params"]["rpn"]["objectness"]["bias"] *= np.nan
+    after, metrics = first_step(finished[0], before, one_batch, "replicated")
     assert metrics["skipped"] == 1
     assert not np.isfinite(metrics["loss"])
     after = jax.device_get(after)
@@ -173,22 +193,28 @@ def test_the_loop_reads_nothing_from_the_device_unasked(finished, tmp_path):
         train(experiment_on(len(jax.devices()), tmp_path / "work"))
 
 
+ONE_BLOCK = [
+    f"--config.model.vit.{key}" for key in ("depth=1", "global_blocks=(0,)", "out_indices=(0,)")
+]
+
+
 def test_two_processes_killed_and_resumed_end_as_one(tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
-    command = ["jaxdet.main", "--config=tests/tiny.py", "--config.checkpoint_every=0.5"]
+    command = ["jaxdet.main", "--config=tests/tiny.py", "--config.checkpoint_every=0.5", *ONE_BLOCK]
     finish(start([*command, f"--workdir={one}"], 1))
-    killed = start([*command, f"--workdir={two}"], 2)
-    deadline = time.monotonic() + 600
-    while not (two / "checkpoints" / "1").is_dir():
-        assert time.monotonic() < deadline
-        assert all(process.poll() is None for process in killed)
-        time.sleep(0.02)
-    for process in killed:
-        process.kill()
-        process.communicate()
+    command.append(f"--workdir={two}")
+    killed = start(command, 2)
+    try:
+        deadline = time.monotonic() + 600
+        while not (two / "checkpoints" / "1").is_dir():
+            assert time.monotonic() < deadline
+            assert all(process.poll() is None for process in killed)
+            time.sleep(0.02)
+    finally:
+        kill(killed)
     assert not (two / "result.json").exists()
 
-    finish(start([*command, f"--workdir={two}"], 2))
+    finish(start(command, 2))
     results = [json.loads((workdir / "result.json").read_text()) for workdir in (one, two)]
     for same in ("metrics", "checkpoint_sha256"):
         assert results[0][same] == results[1][same]

@@ -6,7 +6,10 @@ from jaxdet.config.mask_rcnn import benchmark, check
 
 
 def get_config(initialisation: str = "random") -> ConfigDict:
-    """A detector small enough to compile in seconds; 8 images a step, one for each test device."""
+    """A detector small enough to compile in seconds; 8 images a step, one for each test device.
+
+    Of a single scale: each level of a pyramid would be compiled for itself.
+    """
     config = benchmark(
         "tiny", initialisation, lr=1e-3, weight_decay=0.05, drop_path=0.1, epochs=2.0
     )
@@ -22,29 +25,44 @@ def get_config(initialisation: str = "random") -> ConfigDict:
     config.model.dtype = "float32"
     config.model.vit.update(
         width=32,
-        depth=4,
+        depth=2,
         heads=2,
         pretrain_grid=4,
         window=2,
-        global_blocks=(1, 3),
-        out_indices=(0, 1, 2, 3),
+        global_blocks=(1,),
+        out_indices=(1,),
     )
-    config.model.pyramid.update(channels=8, groups=8)
+    config.model.pyramid.update(kind="single", channels=8, groups=8)
     config.model.heads.update(
         rpn_convs=1, box_convs=1, box_conv_dim=8, box_fc_dim=16, mask_convs=1, mask_conv_dim=8
     )
     config.model.detector.update(
+        strides=(16.0,),
         anchor_sizes=(8.0, 16.0, 24.0, 32.0, 48.0),
         train_pre_nms=30,
         train_post_nms=20,
         test_pre_nms=30,
         test_post_nms=20,
         roi_batch=8,
-        mask_roi_size=7,
+        mask_roi_size=14,  # targets of the size of the data's masks: no pixel is half an object
         detections=10,
     )
     check(config)
     return config
+
+
+def with_pyramid(config: ConfigDict, kind: str) -> ConfigDict:
+    """The config with the maps of five scales."""
+    config.model.pyramid.kind = kind
+    config.model.detector.strides = (4.0, 8.0, 16.0, 32.0, 64.0)
+    return config
+
+
+def with_fpn(config: ConfigDict) -> ConfigDict:
+    """The config with four blocks and the benchmark's FPN of what each returns."""
+    config.model.vit.update(depth=4, global_blocks=(1, 3), out_indices=(0, 1, 2, 3))
+    config.model.detector.mask_roi_size = 7
+    return with_pyramid(config, "fpn")
 
 
 def without(results, *fields):

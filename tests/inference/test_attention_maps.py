@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxdet import parallel
+from jaxdet.config.mask_rcnn import check
 from jaxdet.inference.attention_maps import (
     attention_map,
     attention_weights,
@@ -13,14 +16,32 @@ from jaxdet.inference.attention_maps import (
     draw_features,
     feature_pyramid,
 )
+from jaxdet.inference.detector import Detector, build_stateless
 from jaxdet.models.windows import partition_windows
+from tests.tiny import get_config, with_pyramid
 
 
-def test_the_pyramid_and_the_weights_of_an_image(detector, finished):
+def test_the_pyramid_of_an_image(finished):
+    """Of five levels, from a detector that is as it started."""
+    config = with_pyramid(get_config(), "simple")
+    check(config)
+    mesh = parallel.data_mesh(8, 8)
+    stateless = build_stateless(config, 4, mesh)
+    rng = np.random.default_rng(0)
+    params, stats = jax.tree.map(
+        lambda leaf: rng.uniform(size=leaf.shape).astype(leaf.dtype), stateless.abstract
+    )
+    categories = finished[0].val_set.categories
+    detector = Detector(config, categories, params, stats, stateless, mesh, 8)
+    levels = feature_pyramid(detector, finished[0].val_set[0].image)
+    assert [level.shape for level in levels] == [(side, side, 8) for side in (16, 8, 4, 2, 1)]
+    np.testing.assert_array_equal(levels[4], levels[3][::2, ::2])
+    assert all(np.isfinite(level).all() for level in levels)
+
+
+def test_the_weights_of_an_image(detector, finished):
     """An input of 64 pixels in patches of 16; block 0 has windows of two tokens, block 1 none."""
     image = finished[0].val_set[0].image
-    levels = feature_pyramid(detector, image)
-    assert [level.shape for level in levels] == [(side, side, 8) for side in (16, 8, 4, 2, 1)]
     windowed = attention_weights(detector, image, 0)
     assert windowed.shape == (4, 2, 4, 4)
     everywhere = attention_weights(detector, image, 1)

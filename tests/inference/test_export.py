@@ -26,7 +26,7 @@ def test_the_exported_detector_finds_the_same(finished, detector, tmp_path, caps
         "scores": (2, 10),
         "labels": (2, 10),
         "valid": (2, 10),
-        "masks": (2, 10, 14, 14),
+        "masks": (2, 10, 28, 28),
     }
     for row, prediction in enumerate(detector.predict(images)):
         valid = np.asarray(found["valid"][row])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from functools import partial
+from functools import cache, partial
 from types import SimpleNamespace
 
 import jax
@@ -24,18 +24,25 @@ from jaxdet.models.settings import Settings
 from jaxdet.ops.boxes import iou
 from jaxdet.training.data_parallel import over_devices
 from jaxdet.training.step import gradient_function
-from tests.tiny import get_config
+from tests.tiny import get_config, with_fpn, with_pyramid
 
 IMAGE_SIZE, BATCH, MAX_INSTANCES, CROP, CLASSES = 64, 8, 4, 28, 3
 DETECTIONS = 12
-PREDICTS = re.compile(r"(objectness|deltas|logits)\.kernel$")
+SPREAD = {
+    r"(objectness|rpn.*deltas|box_head.*logits)\.kernel$": 0.5,
+    r"(deltas|logits)\.kernel$": 0.05,
+}
+"""Of the kernels that predict, fifty times what a run starts with: at the start all predictions are
+nearly alike, and hardly depend on anything."""
+
 OBJECTS = np.array([2, 1, 0, 4, 3, 1, 2, 0])
 """How many objects each image of the training batch has."""
 
 
 def tiny_config(norm: str = "batch"):
     """The tests' tiny detector, narrower and with more proposals, and one of its variants."""
-    config = get_config()
+    kind = {"single": "single", "imted": "imted", "layer": "fpn"}.get(norm, "simple")
+    config = with_fpn(get_config()) if kind == "fpn" else with_pyramid(get_config(), kind)
     config.image_size = IMAGE_SIZE
     config.model.vit.update(width=16, window=3, drop_path=0.2)
     config.model.pyramid.groups = 4
@@ -54,12 +61,8 @@ def tiny_config(norm: str = "batch"):
     )
     if norm == "imted":
         _as_imted(config)
-    elif norm == "single":
-        config.model.pyramid.kind = "single"
-        config.model.detector.strides = (16,)
-    else:
+    elif norm != "single":
         config.model.heads.norm = norm
-        config.model.pyramid.kind = "fpn" if norm == "batch" else "simple"
     check(config)
     return config
 
@@ -68,8 +71,8 @@ def _as_imted(config) -> None:
     """The parts of imTED, its RoIs in three chunks of different rest."""
     config.model.vit.update(
         relative_position="none",
-        global_blocks=(0, 1, 2, 3),
-        out_indices=(1, 3),
+        global_blocks=(0, 1),
+        out_indices=(0, 1),
         class_token=True,
         resize_offset=0.1,
         remat="block",
@@ -89,15 +92,25 @@ def image_keys(seed: int, images: int = BATCH) -> jax.Array:
     return jax.random.split(jax.random.key(seed), images)
 
 
-def initial(stateless: StatelessModel):
-    """Random parameters and the first batch statistics."""
-    params, stats = jax.jit(stateless.init)(jax.random.key(0))
+@cache
+def initial(norm: str):
+    """Random parameters of a variant and its first batch statistics, on the host.
 
-    # At the start all predictions are nearly alike, and hardly depend on anything.
-    def spread(path, leaf):
-        return 50 * leaf if PREDICTS.search(path_name(path)) else leaf
+    Drawn without compiling: a program of a hundred small draws takes longer than a test.
+    """
+    rng = np.random.default_rng(0)
 
-    return jax.tree_util.tree_map_with_path(spread, params), stats
+    def draw(path, leaf):
+        name = path_name(path)
+        if name.endswith(("scale", "var")):
+            return np.ones(leaf.shape, leaf.dtype)
+        if name.endswith(("bias", "mean")):
+            return np.zeros(leaf.shape, leaf.dtype)
+        spread = np.prod(leaf.shape[:-1]) ** -0.5 if name.endswith("kernel") else 0.02
+        spread = next((s for pattern, s in SPREAD.items() if re.search(pattern, name)), spread)
+        return (spread * rng.normal(size=leaf.shape)).astype(leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(draw, tiny_stateless(norm).abstract)
 
 
 class Detector:
@@ -105,7 +118,7 @@ class Detector:
 
     def __init__(self):
         stateless = tiny_stateless()
-        self.params, self.stats = initial(stateless)
+        self.params, self.stats = jax.device_put(initial("batch"))
         self.losses = jax.jit(gradient_function(stateless))
         self.detect = jax.jit(
             lambda params, stats, batch: stateless.bind(params, stats).detect(batch)
@@ -228,7 +241,7 @@ def spread_gradients(batch, *, devices: int, accumulate: int, norm: str):
         over_devices(gradient_function(stateless, accumulate=accumulate), mesh, shardings)
     )
     arguments = (
-        *jax.device_put(initial(stateless), whole),
+        *jax.device_put(initial(norm), whole),
         jax.device_put(batch, split),
         jax.device_put(image_keys(0, len(batch["image"])), whole),
     )
@@ -248,8 +261,9 @@ def assert_same_step(one, two, rtol: float = 1e-5):
     jax.tree.map(assert_close, one[0], two[0])
 
 
-@pytest.mark.parametrize(("devices", "accumulate"), [(8, 1), (1, 8)])
+@pytest.mark.parametrize(("devices", "accumulate"), [(8, 1), (2, 4)])
 def test_how_a_batch_is_laid_out_changes_nothing(detector, batch, devices, accumulate):
+    """One image at a time on each device, against all at once on a single one."""
     found = spread_gradients(batch, devices=devices, accumulate=accumulate, norm="batch")
     assert_same_step(found, detector.train(batch))
 
@@ -261,29 +275,23 @@ def test_layout_changes_nothing_for_heads_in_microbatches(batch, norm):
         for devices, accumulate in ((2, 4), (1, 1))
     )
     assert_same_step(found, whole)
-
-
-def test_a_batch_larger_than_the_devices_is_the_same_on_few():
-    """One image at a time on each of eight devices, and on a single one."""
-    batch = random_batch(objects=np.resize(OBJECTS, 16))
-    many, single = (
-        spread_gradients(batch, devices=devices, accumulate=16 // devices, norm="batch")
-        for devices in (8, 1)
-    )
-    assert_same_step(many, single)
+    assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(whole[0]))
 
 
 def test_statistics_of_microbatches_go_from_one_to_the_next(detector, batch):
-    """The cheaper rule: each microbatch normalised by itself, losses and gradients averaged."""
+    """The cheaper rule: each microbatch normalised by itself, losses and gradients averaged.
+
+    Every image is there twice, so that each half has a batch's size, and the whole its statistics.
+    """
+    twice = np.array([image for i in range(4) for image in (i, i + 4, i, i + 4)])
+    doubled = jax.tree.map(lambda a: a[twice], (batch, image_keys(0)))
     per_microbatch = gradient_function(
         tiny_stateless(), accumulate=2, batch_statistics="microbatch"
     )
-    found = jax.device_get(
-        jax.jit(per_microbatch)(detector.params, detector.stats, batch, image_keys(0))
-    )
+    found = jax.device_get(jax.jit(per_microbatch)(detector.params, detector.stats, *doubled))
     stats, halves = detector.stats, []
     for part in (slice(0, None, 2), slice(1, None, 2)):
-        half = jax.tree.map(lambda a, part=part: a[part], (batch, image_keys(0)))
+        half = jax.tree.map(lambda a, part=part: a[part], doubled)
         gradients, metrics, stats = detector.losses(detector.params, stats, *half)
         halves.append((gradients, metrics))
     mean = jax.tree.map(lambda a, b: (a + b) / 2, *halves)
@@ -506,7 +514,7 @@ def test_selection_by_soft_suppression(reference):
 def test_a_single_scale_learns_in_every_part():
     """Without a pyramid: all anchors and RoIs on the transformer's last map."""
     stateless = tiny_stateless("single")
-    params, stats = initial(stateless)
+    params, stats = initial("single")
     assert params["rpn"]["objectness"]["kernel"].shape[-1] == 5 * 3
     batch = random_batch(objects=[2, 1])
     compute = jax.jit(gradient_function(stateless))

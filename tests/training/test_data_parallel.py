@@ -20,10 +20,7 @@ def messages(sharding: str) -> tuple[dict[tuple[str, str], int], int]:
     """Bytes by kind and dtype of all messages of a bfloat16 step, and of the parameters."""
     config = get_config()
     config.model.dtype, config.sharding = "bfloat16", sharding
-    config.model.vit.update(depth=2, global_blocks=(1,), out_indices=(1,))
-    config.model.pyramid.kind = "single"
     config.model.heads.mask = False
-    config.model.detector.strides = (16,)
     step = compile_step(config, 4, parallel.data_mesh(8, 8))
     found = roofline(hlo.parse(step.compiled.as_text()), ACCELERATORS[0], 8).collectives
     sizes = {(one.kind, one.dtype): size for one, (_, size) in found.items()}

@@ -23,6 +23,8 @@ from jaxdet.training.optim import is_frozen
 from jaxdet.training.transfer import move_classes, start_from_base_run
 from tests.tiny import get_config
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
@@ -40,7 +42,7 @@ def small(config):
     """Small enough to compile in seconds; 8 images a step, one for each test device."""
     shrink_for_shapes(config)
     config.batch_size = config.eval_batch_size = 8
-    config.model.vit.update(width=16, depth=2, heads=2, global_blocks=(0, 1), out_indices=(1,))
+    config.model.vit.update(width=16, depth=1, heads=2, global_blocks=(0,), out_indices=(0,))
     config.model.decoder.update(width=16, depth=1)
     config.model.pyramid.channels = 8
     config.model.detector.update(

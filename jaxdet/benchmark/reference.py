@@ -127,7 +127,15 @@ def published_for(config: ConfigDict) -> Published | None:
     variant = _variant(config, recipe[1]) if recipe else None
     if config.image_size != 1024 or not variant:
         return None
-    return find(recipe[0], backbone, config.initialisation, config.epochs, variant=variant)
+    detector = "Cascade Mask R-CNN" if config.model.heads.cascade_thresholds else "Mask R-CNN"
+    return find(
+        recipe[0],
+        backbone,
+        config.initialisation,
+        config.epochs,
+        detector=detector,
+        variant=variant,
+    )
 
 
 def _is_imted(config: ConfigDict, size: str) -> bool:

@@ -403,6 +403,18 @@ class Heads:
     box_convs: int = key(4, "Convolutions of the box head.", least=0, most=100)
     box_conv_dim: int = key(256, "Their channels.", least=1)
     box_fc_dim: int = key(1024, "Width of the box head's linear layer.", least=1)
+    class_agnostic_boxes: bool = key(
+        False, "Whether the box head predicts one box for all classes, not one a class."
+    )
+    cascade_thresholds: tuple[float, ...] = key(
+        (),
+        "IoU with an object from which on an RoI is foreground in the second and each further "
+        "stage of a cascade (.6, .7); empty for no cascade.",
+        **SHARE,
+    )
+    cascade_factors: tuple[float, ...] = key(
+        (), "Factor on `detector.box_weights` in these stages (2, 3).", above=0, most=1e6
+    )
     mask: bool = key(True, "Whether there is a mask head (Mask R-CNN) or none (Faster R-CNN).")
     mask_convs: int = key(4, "Convolutions of the mask head.", least=0, most=100)
     mask_conv_dim: int = key(256, "Their channels.", least=1)

@@ -129,6 +129,22 @@ def _heads(config: ConfigDict) -> Iterator[Rule]:
     )
     yield "model.decoder.width", heads.box != "decoder" or decoder.width % 4 == 0, SINCOS
     yield (
+        "model.heads.class_agnostic_boxes",
+        heads.class_agnostic_boxes or not heads.cascade_thresholds,
+        "be true for a cascade, whose stages start from one box an RoI",
+    )
+    yield (
+        "model.heads.box",
+        heads.box == "convs" or not heads.class_agnostic_boxes,
+        "be 'convs' where config.model.heads.class_agnostic_boxes is true",
+    )
+    stages = len(heads.cascade_thresholds)
+    yield (
+        "model.heads.cascade_factors",
+        len(heads.cascade_factors) == stages,
+        f"have as many factors as config.model.heads.cascade_thresholds has IoUs, {stages}",
+    )
+    yield (
         "model.heads.roi_chunks",
         heads.roi_chunks == 1 or heads.box == "decoder" or heads.norm != "batch",
         "be 1 for a box head with batch norm, whose statistics need all RoIs at once",

@@ -26,6 +26,9 @@ from jaxdet.models.vit import ViT
 
 Tree = dict[Any, Any]
 
+BOXES = ("class_agnostic_boxes", "cascade_thresholds", "cascade_factors")
+"""Keys of config.model.heads that are part of `Settings`."""
+
 
 def build_detector(
     config: ConfigDict, num_classes: int, rngs: nnx.Rngs, mesh: Mesh | None = None
@@ -43,7 +46,8 @@ def build_detector(
     vit = replace(vit, attention=choose(vit, model.dtype, mesh).name)
     part = {"dtype": jnp.dtype(model.dtype), "rngs": rngs}
     strides = {"strides": tuple(map(float, model.detector.strides))}
-    settings = Settings(num_classes=num_classes, **{**model.detector, **strides})
+    boxes = {key: model.heads[key] for key in BOXES}
+    settings = Settings(num_classes=num_classes, **{**model.detector, **strides, **boxes})
     channels = model.pyramid.channels
     return MaskRCNN(
         backbone=ViT(vit, **part),
@@ -88,6 +92,14 @@ def _box_features(model: ConfigDict, settings: Settings, part: dict[str, Any]) -
 
 
 def _box_head(model: ConfigDict, settings: Settings, part: dict[str, Any]) -> nnx.Module:
+    """The box head, or those of a cascade."""
+    if not settings.cascade_thresholds:
+        return _box_stage(model, settings, part)
+    stages = 1 + len(settings.cascade_thresholds)
+    return nnx.List([_box_stage(model, settings, part) for _ in range(stages)])
+
+
+def _box_stage(model: ConfigDict, settings: Settings, part: dict[str, Any]) -> nnx.Module:
     from_pyramid = model.heads.box_features == "pyramid"
     inputs = model.pyramid.channels if from_pyramid else model.vit.width
     if model.heads.box == "decoder":
@@ -104,6 +116,7 @@ def _box_head(model: ConfigDict, settings: Settings, part: dict[str, Any]) -> nn
     return BoxHead(
         inputs,
         settings.num_classes,
+        boxes=1 if settings.class_agnostic_boxes else settings.num_classes,
         roi_size=settings.box_roi_size,
         num_convs=model.heads.box_convs,
         conv_dim=model.heads.box_conv_dim,

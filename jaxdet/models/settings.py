@@ -6,14 +6,18 @@ from dataclasses import dataclass, field, fields
 
 from ml_collections import ConfigDict
 
-from jaxdet.config.keys import Detector
+from jaxdet.config.keys import Detector, Heads
 
 
 @dataclass(frozen=True)
 class Settings(Detector):
-    """`config.model.detector`, with the number of classes, which follows from the data."""
+    """`config.model.detector`, with what `config.model.heads` says of boxes, and the number of
+    classes, which follows from the data."""
 
     num_classes: int = field(kw_only=True)
+    class_agnostic_boxes: bool = Heads.class_agnostic_boxes
+    cascade_thresholds: tuple[float, ...] = Heads.cascade_thresholds
+    cascade_factors: tuple[float, ...] = Heads.cascade_factors
 
     @property
     def level_anchor_sizes(self) -> tuple[tuple[float, ...], ...]:

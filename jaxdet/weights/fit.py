@@ -98,7 +98,7 @@ def _takes_decoder(config: ConfigDict) -> bool:
 def _agree(ours: Any, theirs: Any) -> bool:
     if isinstance(theirs, bool) and not isinstance(ours, bool):
         return (ours is not None) == theirs  # layer scale, whose value is where it would start
-    return ours == theirs
+    return list(ours) == theirs if isinstance(theirs, list) else ours == theirs
 
 
 def reinitialized(config: ConfigDict, names: Collection[str]) -> list[str]:

@@ -44,18 +44,19 @@ def forward_cost(
     """The cost of one image's forward pass by part of the detector.
 
     Args:
-        proposals: RoIs that go through the box head: `roi_batch` in training, `test_post_nms` in
-            detection.
+        proposals: RoIs that go through each stage of the box head: `roi_batch` in training,
+            `test_post_nms` in detection.
         masks: RoIs that go through the mask head: in training the foreground ones that there is
             room for, in detection the detections.
     """
     model, vit = config.model, vit_settings(config)
+    stages = 1 + len(model.heads.cascade_thresholds)
     return {
         "backbone": _backbone(vit),
         "pyramid": _pyramid(model, vit.grid),
         "rpn": _rpn(model, config.image_size),
-        "box_features": proposals * _box_features(model),
-        "box_head": proposals * _box_head(model, num_classes),
+        "box_features": proposals * stages * _box_features(model),
+        "box_head": proposals * stages * _box_head(model, num_classes),
         "mask_head": masks * _mask_head(model, num_classes),
     }
 
@@ -152,7 +153,7 @@ def _box_features(model: ConfigDict) -> Cost:
 def _box_head(model: ConfigDict, num_classes: int) -> Cost:
     heads, cells = model.heads, model.detector.box_roi_size**2
     inputs = model.pyramid.channels if heads.box_features == "pyramid" else model.vit.width
-    outputs = 5 * num_classes + 1
+    outputs = num_classes + 1 + 4 * (1 if heads.class_agnostic_boxes else num_classes)
     if heads.box == "decoder":
         decoder = model.decoder
         settings = BlockSettings(width=decoder.width, heads=decoder.heads)

@@ -197,6 +197,21 @@ class Vit:
     global_blocks: tuple[int, ...] = key(
         (2, 5, 8, 11), "Blocks that attend globally, counted from 0; all others by window.", least=0
     )
+    shifted_blocks: tuple[int, ...] = key(
+        (),
+        "Windowed blocks whose windows are shifted by half of their side, counted from 0.",
+        least=0,
+    )
+    conv_blocks: tuple[int, ...] = key(
+        (),
+        "Blocks with a residual block of convolutions behind them (ViTDet), counted from 0.",
+        least=0,
+    )
+    conv_kind: str = key(
+        "bottleneck",
+        "Its convolutions: one of 3 x 3, two, or 1 x 1, 3 x 3 and 1 x 1.",
+        choices=("naive", "basic", "bottleneck"),
+    )
     out_indices: tuple[int, ...] = key(
         (2, 5, 8, 11), "Blocks whose output the pyramid is made from, counted from 0.", least=0
     )

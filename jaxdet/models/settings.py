@@ -94,6 +94,8 @@ class VitSettings(BlockSettings):
         depth: number of blocks.
         window: side of an attention window in tokens.
         global_blocks: 0-based positions of the blocks that attend globally.
+        shifted_blocks: those of windowed blocks whose windows are shifted by half of their side.
+        conv_blocks: those of blocks with a `ConvResidual` of kind `conv_kind` behind them.
         out_indices: 0-based positions of the blocks whose output is returned, ascending.
         drop_path: rate of the last block; it rises linearly from 0 in the first.
         pretrain_grid: side of the grid the absolute position embedding is stored at, except for
@@ -118,6 +120,9 @@ class VitSettings(BlockSettings):
     depth: int
     window: int = 14
     global_blocks: tuple[int, ...]
+    shifted_blocks: tuple[int, ...] = ()
+    conv_blocks: tuple[int, ...] = ()
+    conv_kind: str = "bottleneck"
     out_indices: tuple[int, ...]
     drop_path: float = 0.0
     pretrain_grid: int = 14

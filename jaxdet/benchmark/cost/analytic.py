@@ -99,13 +99,25 @@ def _backbone(vit: VitSettings) -> Cost:
     for block in range(vit.depth):
         # Windows that reach beyond the map are padded to their full size.
         side, prefix = vit.attended_side(block), vit.attended_prefix(block)
-        windows, keys = math.ceil(vit.grid / side) ** 2, side**2 + prefix
+        shift = side // 2 if block in vit.shifted_blocks else 0
+        windows, keys = math.ceil((vit.grid + shift) / side) ** 2, side**2 + prefix
         cost += _block(vit, windows * keys, keys, vit.grid**2 + prefix)
         if vit.relative_position == "decomposed":
             # Each query of the map with a vector for each row and each column of keys.
             queries = windows * side**2
             cost += Cost(queries * 2 * side * vit.width, queries * 2 * side * vit.heads)
-    return cost
+    return cost + len(vit.conv_blocks) * _conv_residual(vit)
+
+
+def _conv_residual(vit: VitSettings) -> Cost:
+    """The convolutions behind a block."""
+    cells, width = vit.grid**2, vit.width
+    if vit.conv_kind != "bottleneck":
+        return (2 if vit.conv_kind == "basic" else 1) * _conv3x3(cells, width, width)
+    inner = width // 2
+    return (
+        _linear(cells, width, inner) + _conv3x3(cells, inner, inner) + _linear(cells, inner, width)
+    )
 
 
 def _pyramid(model: ConfigDict, grid: int) -> Cost:

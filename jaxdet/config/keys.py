@@ -380,11 +380,19 @@ class Pyramid:
 
     kind: str = key(
         "fpn",
-        "An FPN on four blocks' outputs, ViTDet's simple pyramid, imTED's, or a single scale.",
-        choices=("fpn", "simple", "imted", "single"),
+        "An FPN on four blocks' outputs or on the last alone, ViTDet's simple pyramid, imTED's, or "
+        "a single scale.",
+        choices=("fpn", "fpn_last", "simple", "imted", "single"),
+    )
+    norm: str = key(
+        "batch",
+        "fpn, fpn_last, single: norm behind its convolutions; the other kinds have their own.",
+        choices=("batch", "layer"),
     )
     channels: int = key(256, "Channels of every map.", least=1)
-    groups: int = key(32, "fpn: groups of the group norm between the up-convolutions.", least=1)
+    groups: int = key(
+        32, "fpn, fpn_last: groups of the group norm between the up-convolutions.", least=1
+    )
 
 
 @dataclass(frozen=True)
@@ -393,7 +401,7 @@ class Heads:
 
     norm: str = key(
         "batch",
-        "Norm behind the convolutions of pyramid and heads.",
+        "Norm behind the convolutions of the heads.",
         choices=("batch", "layer", "none"),
     )
     rpn_convs: int = key(2, "Hidden convolutions of the RPN.", least=0, most=100)

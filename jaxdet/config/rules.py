@@ -136,7 +136,7 @@ def _pyramid(config: ConfigDict) -> Iterator[Rule]:
     pyramid, width = config.model.pyramid, config.model.vit.width
     yield (
         "model.pyramid.groups",
-        pyramid.kind != "fpn" or width % pyramid.groups == 0,
+        pyramid.kind not in ("fpn", "fpn_last") or width % pyramid.groups == 0,
         f"divide config.model.vit.width={width}",
     )
 

@@ -78,10 +78,13 @@ def build_detector(
 
 def _pyramid(model: ConfigDict, part: dict[str, Any]) -> nnx.Module:
     width, channels = model.vit.width, model.pyramid.channels
-    if model.pyramid.kind == "fpn":
-        return FPN(width, channels, groups=model.pyramid.groups, **part)
-    kinds = {"simple": SimplePyramid, "imted": ImTEDPyramid, "single": SingleScale}
-    return kinds[model.pyramid.kind](width, channels, **part)
+    kind, norm = model.pyramid.kind, {"norm": model.pyramid.norm}
+    if kind in ("fpn", "fpn_last"):
+        groups, is_last = model.pyramid.groups, kind == "fpn_last"
+        return FPN(width, channels, groups=groups, from_last=is_last, **norm, **part)
+    if kind == "single":
+        return SingleScale(width, channels, **norm, **part)
+    return {"simple": SimplePyramid, "imted": ImTEDPyramid}[kind](width, channels, **part)
 
 
 def _box_features(model: ConfigDict, settings: Settings, part: dict[str, Any]) -> nnx.Module:

@@ -32,6 +32,7 @@ ERROR_NAMES = {
 }
 PYRAMID_NAMES = {
     "fpn": "FPN",
+    "fpn_last": "FPN of the last map",
     "simple": "simple pyramid",
     "imted": "imTED",
     "single": "single scale",

@@ -6,6 +6,8 @@ import pytest
 
 from jaxdet.benchmark.ablation import _parser as parser
 from jaxdet.benchmark.ablation import attention, main, position, scales, table_rows
+from jaxdet.benchmark.complexity import Complexity
+from jaxdet.benchmark.cost.analytic import forward_cost
 from jaxdet.benchmark.trials.cost import Data
 from jaxdet.benchmark.trials.flags import read_arguments
 from jaxdet.config.files import load_config
@@ -140,7 +142,15 @@ def test_every_row_of_vitdet_is_a_valid_config_without_positions(table, size):
         assert row.trial.config.model.vit.relative_position == "none"
 
 
-def test_what_propagation_costs_is_beside_what_is_published(capsys):
+def test_what_propagation_costs_is_beside_what_is_published(capsys, monkeypatch):
+    def counted(config, detections):
+        """The parameters are those of the real models."""
+        costs = forward_cost(config, 80, proposals=1000, masks=detections)
+        return Complexity(
+            {"all": 330_462_880 + 13_720_000 * bool(config.model.vit.conv_blocks)}, costs
+        )
+
+    monkeypatch.setattr("jaxdet.benchmark.ablation_vitdet.complexity", counted)
     assert main(["vitdet-cost", f"--workdir={WORKDIR}"]) == 0
     rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()[2:6]]
     assert [row[0] for row in rows] == [

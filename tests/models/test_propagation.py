@@ -19,7 +19,7 @@ from jaxdet.config.keys import Detector
 from jaxdet.models.conv_residual import KERNELS, ConvResidual
 from jaxdet.models.paths import path_name
 from jaxdet.models.position import resize_linear
-from jaxdet.models.pyramid import SimplePyramid
+from jaxdet.models.pyramid import FPN, SimplePyramid
 from jaxdet.models.settings import VitSettings
 from jaxdet.models.vit import ViT
 from jaxdet.models.windows import merge_windows, partition_windows
@@ -139,6 +139,18 @@ def test_a_residual_block_starts_as_nothing(kind):
     np.testing.assert_array_equal(block(x), x)
     block.norms[-1].scale[...] = jnp.ones(8)
     assert not np.allclose(block(x), x)
+
+
+def test_an_fpn_of_the_last_map_sees_no_other():
+    options = {"groups": 2, "norm": "layer", "dtype": jnp.float32, "rngs": nnx.Rngs(0)}
+    keys = jax.random.split(jax.random.key(0), 4)
+    maps = [jax.random.normal(key, (1, 2, 4, 8)) for key in keys]
+    others = [maps[1], maps[2], maps[0], maps[3]]
+    for from_last in (True, False):
+        fpn = FPN(8, 4, from_last=from_last, **options)
+        found = [fpn.merge(fpn.project(given), train=True) for given in (maps, others)]
+        assert [x.shape[1:3] for x in found[0]] == [(8, 16), (4, 8), (2, 4), (1, 2), (1, 1)]
+        assert np.allclose(found[0][0], found[1][0]) == from_last
 
 
 def test_shifted_windows_see_over_the_borders_of_the_others():

@@ -171,7 +171,7 @@ LAYOUT = Layout(
     plan_detector=plan_detector,
     left_out=(
         (r"num_batches_tracked$", "a count of training steps"),
-        (r"^pixel_(mean|std)$", "the normalisation, recorded apart"),
+        (r"^pixel_(mean|std)$", "the pixels' normalisation, which the report has"),
         (r"^vit\.cls_token$", "the detector has no class token"),
         (r"\.cell_anchors\.\d$", "anchors, computed from the config"),
         (r"relative_position_index$", "an index that follows from the grid"),

@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 
 from checkpoints_convert.cli import main as convert_main
+from checkpoints_convert.conversion import convert
+from checkpoints_convert.conversion_plan import Options
+from checkpoints_convert.reading import read
 from jaxdet.config.files import load_config, shipped_names
 from jaxdet.errors import UserError
 from jaxdet.models.build import StatelessModel, build_detector
@@ -45,7 +48,7 @@ def converted(shared, tmp_path_factory):
     torch = pytest.importorskip("torch")
     folder, made = tmp_path_factory.mktemp("zoo"), {}
 
-    def convert(head: str, classes: int):
+    def make(head: str, classes: int):
         if (head, classes) not in made:
             file = shared / "reference" / f"{TINY[head]}.pth"
             stored = torch.load(file, weights_only=True)["model"]
@@ -56,7 +59,7 @@ def converted(shared, tmp_path_factory):
             assert convert_main([str(source), str(made[head, classes])]) == 0
         return made[head, classes]
 
-    return convert
+    return make
 
 
 def tiny(config, init):
@@ -107,6 +110,23 @@ def test_a_cascade_and_a_single_stage_are_told_apart(converted):
         init = converted(head, CLASSES["COCO"])
         with pytest.raises(UserError, match=r"made for model\.heads\.class_agnostic_boxes"):
             check_fit(read_weights(init), tiny(load_config(name), init))
+
+
+def test_pixels_in_the_file_are_those_of_the_report(shared, save_torch):
+    """As of a detector trained on RGB with the mean of BGR."""
+    torch = pytest.importorskip("torch")
+    stored = torch.load(shared / "reference" / f"{TINY['Mask R-CNN']}.pth", weights_only=True)
+    state = {name: value.numpy() for name, value in stored["model"].items()}
+    mean, std = (103.53, 116.28, 123.675), (57.375, 57.12, 58.395)
+    pixels = {"pixel_mean": mean, "pixel_std": std}
+    given = {name: np.float32(value)[:, None, None] for name, value in pixels.items()}
+    report = convert(read(save_torch(state | given)), Options()).report
+    np.testing.assert_allclose(report["pixel_mean"], mean, rtol=1e-6)
+    np.testing.assert_allclose(report["pixel_std"], std, rtol=1e-6)
+    assert report["pixels_from"] == "the pixel_mean and pixel_std in the file"
+    assert convert(read(save_torch(state)), Options()).report["pixel_mean"][0] == 123.675
+    with pytest.raises(UserError, match="pixel_mean must hold a finite number for each of red"):
+        convert(read(save_torch(state | given | {"pixel_mean": np.ones(4, np.float32)})), Options())
 
 
 def test_the_pickle_is_the_same_as_the_torch_file(shared, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ from checkpoints_convert import augreg, clip, detectron2, hugging_face, imted, m
 from checkpoints_convert.conversion_plan import ConversionPlan, Known, Options, TensorReader
 from checkpoints_convert.layout import PIXELS, Layout, Pixels
 from checkpoints_convert.reading import Source
-from checkpoints_convert.tensors import State
+from checkpoints_convert.tensors import State, Tensor
 from checkpoints_convert.vit import LEFT_OUT, plan_backbone
 from checkpoints_convert.wrappers import find_wrapper
 from jaxdet import __version__
@@ -293,12 +294,29 @@ def _renamed(short: dict[str, str], layout: Layout) -> dict[str, str]:
     return names
 
 
+STATISTICS = ("pixel_mean", "pixel_std")
+"""Names of Detectron2's tensors of them, which files of older versions hold."""
+
+
+def _by_channel(name: str, tensor: Tensor) -> tuple[float, ...]:
+    values = tuple(map(float, tensor.read().reshape(-1))) if tensor.size == 3 else ()
+    if not values or not all(map(math.isfinite, values)):
+        raise UserError(
+            f"the file's {name} must hold a finite number for each of red, green and blue; give "
+            "--pixel-mean and --pixel-std"
+        )
+    return values
+
+
 def _pixels(source: Source, layout: Layout, pixels: Pixels | str | None) -> dict[str, Any]:
     """The report's entries on how the original's pixels were normalised."""
     config, report = source.model_config, source.report
     if pixels is not None:
         found = PIXELS[pixels] if isinstance(pixels, str) else pixels
         origin = "as the flag says"
+    elif layout.plan_detector is not None and source.state.keys() >= {*STATISTICS}:
+        found = Pixels(*(_by_channel(name, source.state[name]) for name in STATISTICS))
+        origin = "the pixel_mean and pixel_std in the file"
     elif report is not None:
         found = Pixels(tuple(report["pixel_mean"]), tuple(report["pixel_std"]))
         origin = "of the report in the file"

@@ -1,4 +1,5 @@
-"""Whole Mask R-CNN detectors of Detectron2's ViTDet, and of MIMDet's copy of arXiv 2111.11429."""
+"""Whole Mask R-CNN and Cascade Mask R-CNN detectors of Detectron2's ViTDet, and of MIMDet's copy of
+arXiv 2111.11429."""
 
 from __future__ import annotations
 
@@ -37,15 +38,20 @@ RENAMES = (
     (r"^proposal_generator\.rpn_head\.conv\.(weight|bias)$", r"rpn.convs.0.\1"),
     (r"^proposal_generator\.rpn_head\.objectness_logits\.", "rpn.objectness."),
     (r"^proposal_generator\.rpn_head\.anchor_deltas\.", "rpn.deltas."),
-    *((rf"^roi_heads\.box_head\.conv{i + 1}\.", f"box_head.convs.{i}.") for i in range(4)),
+    # A cascade has a head and a predictor a stage, by number.
+    (r"^roi_heads\.box_head\.(\d\.)?fc1\.", r"box_head.\1fc."),
+    (r"^roi_heads\.box_predictor\.(\d\.)?cls_score\.", r"box_head.\1logits."),
+    (r"^roi_heads\.box_predictor\.(\d\.)?bbox_pred\.", r"box_head.\1deltas."),
+    *(
+        (rf"^roi_heads\.box_head\.(\d\.)?conv{i + 1}\.", rf"box_head.\1convs.{i}.")
+        for i in range(4)
+    ),
     *((rf"^roi_heads\.mask_head\.mask_fcn{i + 1}\.", f"mask_head.convs.{i}.") for i in range(4)),
-    (r"^roi_heads\.box_head\.fc1\.", "box_head.fc."),
-    (r"^roi_heads\.box_predictor\.cls_score\.", "box_head.logits."),
-    (r"^roi_heads\.box_predictor\.bbox_pred\.", "box_head.deltas."),
     (r"^roi_heads\.mask_head\.deconv\.", "mask_head.upsample."),
     (r"^roi_heads\.mask_head\.predictor\.", "mask_head.logits."),
     (
-        r"^((?:pyramid\.(?:lateral|output)|(?:box|mask)_head\.convs)\.\d)\.(weight|bias)$",
+        r"^((?:pyramid\.(?:lateral|output)|(?:box_head(?:\.\d)?|mask_head)\.convs)\.\d)"
+        r"\.(weight|bias)$",
         r"\1.conv.\2",
     ),
 )
@@ -54,23 +60,18 @@ PARTS = re.compile(
     r"pyramid\.((scaling\.)?up4_(first|norm|second)|(scaling\.)?up2)"
     r"|pyramid\.(lateral|output)\.\d\.(conv|norm)"
     r"|rpn\.(convs\.\d|objectness|deltas)"
-    r"|box_head\.(convs\.\d\.(conv|norm)|fc|logits|deltas)"
+    r"|box_head\.(\d\.)?(convs\.\d\.(conv|norm)|fc|logits|deltas)"
     r"|mask_head\.(convs\.\d\.(conv|norm)|upsample|logits)"
 )
 """What a detector consists of, the backbone apart."""
 
-NEEDED = tuple(
-    f"{part}.{leaf}"
-    for part in (
-        *("rpn.objectness", "rpn.deltas"),
-        *("box_head.fc", "box_head.logits", "box_head.deltas"),
-        *("mask_head.upsample", "mask_head.logits"),
-    )
-    for leaf in ("kernel", "bias")
-)
+NEEDED = ("rpn.objectness", "rpn.deltas", "mask_head.upsample", "mask_head.logits")
+"""Layers that every detector has, beside those of `NEEDED_OF_BOX_HEAD` in each box head."""
 
-ROWS = ("pyramid.lateral", "pyramid.output", "rpn.convs", "box_head.convs", "mask_head.convs")
-"""Parts that are alike but for their number."""
+NEEDED_OF_BOX_HEAD = ("fc", "logits", "deltas")
+
+ROWS = ("pyramid.lateral", "pyramid.output", "rpn.convs", "mask_head.convs")
+"""Parts that are alike but for their number, beside the convolutions of each box head."""
 
 
 def plan_detector(state: State, options: Options, known: Known) -> ConversionPlan:
@@ -85,17 +86,47 @@ def plan_detector(state: State, options: Options, known: Known) -> ConversionPla
     for name, tensor in state.items():
         if PARTS.fullmatch(name.rpartition(".")[0]):
             plan_leaf(plan, name, tensor)
-    if "box_head.fc.weight" in state:
-        plan.arrays["box_head.fc.kernel"] = _flattened_kernel(state)
-    validate_complete(_absent(plan.arrays))
+    heads = _box_heads(state)
+    for head in heads:
+        if f"{head}.fc.weight" in state:
+            plan.arrays[f"{head}.fc.kernel"] = _flattened_kernel(state, head)
+    validate_complete(_absent(plan.arrays, heads))
     describe_classes(plan, plan.arrays["mask_head.logits.bias"].shape[0])
+    _describe_boxes(plan, heads)
     return plan
 
 
-def _absent(arrays: State) -> list[str]:
+def _box_heads(state: State) -> list[str]:
+    """The path of the box head, or those of a cascade's, first stage first."""
+    numbers = {
+        int(match[1])
+        for name in state
+        if (match := re.match(r"box_head\.(\d)\.", name)) is not None
+    }
+    return [f"box_head.{i}" for i in range(max(numbers) + 1)] if numbers else ["box_head"]
+
+
+def _describe_boxes(plan: ConversionPlan, heads: list[str]) -> None:
+    """What config.model.heads must say of the boxes, by how many of them a head predicts."""
+    is_cascade = len(heads) > 1
+    outputs = plan.arrays[f"{heads[0]}.deltas.bias"].shape[0]
+    is_agnostic = outputs == 4 and (is_cascade or plan.size["classes"] > 1)
+    plan.keys["model.heads.class_agnostic_boxes"] = is_agnostic
+    factors = [float(stage) for stage in range(2, len(heads) + 1)]
+    plan.keys["model.heads.cascade_factors"] = factors
+    if is_cascade:
+        plan.notes.append(
+            f"a cascade of {len(heads)} stages, whose box deltas are taken for Detectron2's: "
+            f"factors {', '.join(f'{factor:g}' for factor in factors)} on the first stage's weights"
+        )
+
+
+def _absent(arrays: State, heads: list[str]) -> list[str]:
     """Arrays that every detector has, and those of a row that their neighbours have."""
-    absent = [path for path in NEEDED if path not in arrays]
-    for row in ROWS:
+    needed = (*NEEDED, *(f"{head}.{part}" for head in heads for part in NEEDED_OF_BOX_HEAD))
+    paths = (f"{part}.{leaf}" for part in needed for leaf in ("kernel", "bias"))
+    absent = [path for path in paths if path not in arrays]
+    for row in (*ROWS, *(f"{head}.convs" for head in heads)):
         leaves: dict[int, set[str]] = {}
         for path in arrays:
             if match := re.match(rf"{re.escape(row)}\.(\d)\.(.+)", path):
@@ -107,23 +138,23 @@ def _absent(arrays: State) -> list[str]:
     return absent
 
 
-def _flattened_kernel(state: State) -> Tensor:
-    """The box head's first layer over a flattened map [rows, columns, channels], which PyTorch
+def _flattened_kernel(state: State, head: str) -> Tensor:
+    """A box head's first layer over a flattened map [rows, columns, channels], which PyTorch
     flattens channels first.
     """
-    channels = _pooled_channels(state)
-    outputs, inputs = TensorReader(state).shape("box_head.fc.weight", 2)
+    channels = _pooled_channels(state, head)
+    outputs, inputs = TensorReader(state).shape(f"{head}.fc.weight", 2)
     side = round((inputs / channels) ** 0.5)
     if side * side * channels != inputs:
-        raise UserError(f"box_head.fc1.weight takes {inputs} numbers, no map of {channels}")
-    maps = state["box_head.fc.weight"].reshape(outputs, channels, side, side)
+        raise UserError(f"{head}.fc1.weight takes {inputs} numbers, no map of {channels}")
+    maps = state[f"{head}.fc.weight"].reshape(outputs, channels, side, side)
     return maps.transpose(2, 3, 1, 0).reshape(inputs, outputs)
 
 
-def _pooled_channels(state: State) -> int:
-    """Channels of what the box head flattens: its last convolution's, or else the pyramid's."""
+def _pooled_channels(state: State, head: str) -> int:
+    """Channels of what a box head flattens: its last convolution's, or else the pyramid's."""
     convs = sorted(
-        name for name in state if re.fullmatch(r"box_head\.convs\.\d\.conv\.weight", name)
+        name for name in state if re.fullmatch(rf"{re.escape(head)}\.convs\.\d\.conv\.weight", name)
     )
     name = convs[-1] if convs else "pyramid.output.0.conv.weight"
     if name not in state:
@@ -140,7 +171,7 @@ LAYOUT = Layout(
     plan_detector=plan_detector,
     left_out=(
         (r"num_batches_tracked$", "a count of training steps"),
-        (r"^pixel_(mean|std)$", "the normalisation, recorded apart"),
+        (r"^pixel_(mean|std)$", "the pixels' normalisation, which the report has"),
         (r"^vit\.cls_token$", "the detector has no class token"),
         (r"\.cell_anchors\.\d$", "anchors, computed from the config"),
         (r"relative_position_index$", "an index that follows from the grid"),

@@ -201,6 +201,25 @@ def _plan_blocks(
                 plan.arrays[f"{path}.{ours}.bias"] = bias
         for ours, theirs in vectors.items():
             plan.arrays[f"{path}.{ours}"] = reader.expect(f"{name}.{theirs}", (width,))
+        if f"{name}.residual.conv1.weight" in reader:
+            plan.arrays |= _bottleneck(reader, path, name, width)
+    conv_blocks = [i for i in range(depth) if f"blocks.{i}.residual.conv1.weight" in reader]
+    if conv_blocks:
+        plan.keys["model.vit.conv_blocks"] = conv_blocks
+        plan.keys["model.vit.conv_kind"] = "bottleneck"
+
+
+def _bottleneck(reader: TensorReader, path: str, name: str, width: int) -> State:
+    """Detectron2's residual block of convolutions behind a block."""
+    inner, arrays = width // 2, {}
+    shapes = ((inner, width, 1, 1), (inner, inner, 3, 3), (width, inner, 1, 1))
+    for i, shape in enumerate(shapes):
+        weight = reader.expect(f"{name}.residual.conv{i + 1}.weight", shape)
+        arrays[f"{path}.residual.convs.{i}.kernel"] = weight.transpose(2, 3, 1, 0)
+        for ours, theirs in (("scale", "weight"), ("bias", "bias")):
+            norm = reader.expect(f"{name}.residual.norm{i + 1}.{theirs}", shape[:1])
+            arrays[f"{path}.residual.norms.{i}.{ours}"] = norm
+    return arrays
 
 
 def _qkv_bias(reader: TensorReader) -> str:

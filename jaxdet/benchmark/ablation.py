@@ -1,4 +1,5 @@
-"""Trains the rows of a table of arXiv 2111.11429, and prints it with the published numbers.
+"""Trains the rows of a table of arXiv 2111.11429 or of ViTDet, and prints it with the published
+numbers.
 
     jaxdet ablation attention --size=l --init=mae \\
         --weights=/weights/mae_vitl.npz --data=/data/coco --workdir=runs/ablations_l
@@ -10,6 +11,13 @@
     pretraining      checkpoints of one pre-training: --checkpoint=800=/weights/mae800.npz ...
                      (Figure 3)
     initialisations  each with its weights: --checkpoint=mae=/weights/mae_vitl.npz ... (Table 1)
+
+and of ViTDet (arXiv 2203.16527), from the config vitdet_b_mae, _l_ or _h_:
+
+    vitdet-pyramid      no pyramid, FPN of four stages or of the last map, simple (Table 1)
+    vitdet-propagation  windows alone, global blocks, convolutions, shifted windows; which and how
+                        many blocks (Table 2, Table 8)
+    vitdet-cost         what these need; nothing is trained (Table 3)
 
 Rows that several tables share are trained once. Before anything starts, it prints the trials and
 what they cost. Each trial is a run of `jaxdet train` in a folder of its own; the same command
@@ -26,6 +34,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from jaxdet.benchmark.ablation_vitdet import Variant, cost_table, propagation, pyramids
 from jaxdet.benchmark.reference import Published, find, published_for
 from jaxdet.benchmark.trials import comparison, flags
 from jaxdet.benchmark.trials.cost import data_of, plan_text, stage_cost
@@ -41,14 +50,6 @@ EPOCHS = 50.0
 
 DEFAULT = "default"
 """What the folder of a row is called that is the recipe itself."""
-
-
-class Variant(NamedTuple):
-    """A row of a table: its text, a short name, and the keys of the config that make it."""
-
-    text: str
-    name: str
-    overrides: dict[str, Any]
 
 
 class TableRow(NamedTuple):
@@ -105,7 +106,12 @@ def position(config: ConfigDict) -> list[Variant]:
     return rows
 
 
-VARIANTS = {"attention": attention, "scales": scales, "position": position}
+VITDET = {"vitdet-pyramid": pyramids, "vitdet-propagation": propagation}
+"""Tables of ViTDet, whose rows are as long as its recipe."""
+
+COST = "vitdet-cost"
+
+VARIANTS = {"attention": attention, "scales": scales, "position": position, **VITDET}
 """Tables whose rows differ in keys of the config alone, all of the same length."""
 
 
@@ -116,6 +122,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(arguments: list[str] | None) -> None:
     options, overrides = flags.read_arguments(_parser(), arguments)
+    if options.table == COST:
+        print(cost_table(_base(options, overrides).config))
+        return
     every = list(table_rows(options, overrides))
     config = next(row.trial.config for row in every if row.is_recipe)
     rows = _chosen(every, options.rows)
@@ -139,12 +148,12 @@ def _run(arguments: list[str] | None) -> None:
 def _parser() -> Parser:
     parser = flags.shared_parser("jaxdet ablation", __doc__, default_size="l")
     add = parser.add_argument
-    add("table", choices=(*VARIANTS, *CHECKPOINT_TABLES, "epochs"))
+    add("table", choices=(*VARIANTS, COST, *CHECKPOINT_TABLES, "epochs"))
     add(
         "--epochs",
         type=flags.numbers,
         help="of each row; default 50, the three of the paper for `epochs`, and the config's own "
-        "for `initialisations`",
+        "for `initialisations` and ViTDet's",
     )
     add(
         "--checkpoint",
@@ -196,17 +205,27 @@ def table_rows(options: argparse.Namespace, overrides: tuple[str, ...]) -> Itera
         return CHECKPOINT_TABLES[options.table](options, overrides)
     if names:
         raise UserError(f"{options.table} takes --weights=FILE, not --checkpoint")
-    base = flags.make_base(options, overrides, options.init, options.weights)
+    base = _base(options, overrides)
     if options.table == "epochs":
         return _lengths(options, base)
     return _variants(options, base)
 
 
+def _base(options: argparse.Namespace, overrides: tuple[str, ...]) -> Base:
+    """What the rows start from; sets the config that ViTDet's tables are of."""
+    if options.config is None and options.table in (*VITDET, COST):
+        options.config = f"vitdet_{options.size}_mae"
+    return flags.make_base(options, overrides, options.init, options.weights)
+
+
 def _variants(options: argparse.Namespace, base: Base) -> Iterator[TableRow]:
     for variant in VARIANTS[options.table](base.config):
-        changes = {"epochs": _length(options), **variant.overrides}
+        is_vitdet = options.table in VITDET and options.epochs is None
+        length = base.config.epochs if is_vitdet else _length(options)
+        changes = {"epochs": length, **variant.overrides}
         trial = _trial(options, variant.name, base, changes)
-        yield TableRow(variant.text, trial, published_for(trial.config), variant.name == DEFAULT)
+        is_recipe = variant.name == ("norel" if options.table in VITDET else DEFAULT)
+        yield TableRow(variant.text, trial, published_for(trial.config), is_recipe)
 
 
 def _lengths(options: argparse.Namespace, base: Base) -> Iterator[TableRow]:

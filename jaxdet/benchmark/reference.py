@@ -24,9 +24,30 @@ LEAST_COCO_TRAIN_IMAGES = 117_000
 _RECIPES = {
     ("fpn", "batch"): ("benchmark", "shared"),
     ("single", "batch"): ("benchmark", "shared"),
-    ("simple", "layer"): ("ViTDet", "decomposed"),
+    **{
+        (kind, "layer"): ("ViTDet", "decomposed")
+        for kind in ("simple", "single", "fpn", "fpn_last")
+    },
 }
 """System and relative position by the kind of pyramid and the norm of the heads."""
+
+_SCALES = {
+    "benchmark": {"fpn": None, "single": "single scale"},
+    "ViTDet": {
+        "simple": None,
+        "single": "no pyramid",
+        "fpn": "FPN of four stages",
+        "fpn_last": "FPN of the last map",
+    },
+}
+"""What a system's variants are called by the kind of pyramid, None for its own."""
+
+_ABLATION = "no relative position, "
+"""What ViTDet's variants of Tables 1, 2 and 8 begin with."""
+
+_ABLATION_RECIPE = ("mae", 100)
+"""Their initialisation and epochs: the row of the simple pyramid with four global blocks is that of
+Table 4."""
 
 
 @dataclass(frozen=True)
@@ -88,8 +109,8 @@ def _file() -> dict:
 def find(
     system: str,
     backbone: str,
-    initialisation: str,
-    epochs: float,
+    initialisation: str | None,
+    epochs: float | None,
     *,
     detector: str = "Mask R-CNN",
     variant: str = "default",
@@ -124,10 +145,21 @@ def published_for(config: ConfigDict) -> Published | None:
         detector = "Mask R-CNN" if config.model.heads.mask else "Faster R-CNN"
         return find("imTED", backbone, config.initialisation, config.epochs, detector=detector)
     recipe = _RECIPES.get((config.model.pyramid.kind, config.model.heads.norm))
-    variant = _variant(config, recipe[1]) if recipe else None
+    variant = _variant(config, *recipe) if recipe else None
     if config.image_size != 1024 or not variant:
         return None
-    return find(recipe[0], backbone, config.initialisation, config.epochs, variant=variant)
+    if recipe[0] == "ViTDet" and variant.startswith(_ABLATION):
+        is_theirs = (config.initialisation, config.epochs) == _ABLATION_RECIPE
+        return find(recipe[0], backbone, None, None, variant=variant) if is_theirs else None
+    detector = "Cascade Mask R-CNN" if config.model.heads.cascade_thresholds else "Mask R-CNN"
+    return find(
+        recipe[0],
+        backbone,
+        config.initialisation,
+        config.epochs,
+        detector=detector,
+        variant=variant,
+    )
 
 
 def _is_imted(config: ConfigDict, size: str) -> bool:
@@ -147,9 +179,12 @@ def _is_imted(config: ConfigDict, size: str) -> bool:
     )
 
 
-def _variant(config: ConfigDict, relative_position: str) -> str | None:
-    """What differs from the system's recipe in at most one way; None if more or other things do."""
-    vit = config.model.vit
+def _variant(config: ConfigDict, system: str, relative_position: str) -> str | None:
+    """What differs from the system's recipe, "default" if nothing; None if other things do than
+    published variants differ in."""
+    vit, pyramid = config.model.vit, config.model.pyramid
+    if pyramid.kind != "simple" and pyramid.norm != config.model.heads.norm:
+        return None
     start = {
         "absolute_position": "pretrained",
         "relative_start": "zero",
@@ -159,15 +194,26 @@ def _variant(config: ConfigDict, relative_position: str) -> str | None:
         del start["relative_start"]
     if any(vit[key] != value for key, value in start.items()):
         return None
-    blocks = tuple(vit.global_blocks)
-    attention = {quarter_ends(vit.depth): None, (): "windowed only"}.get(blocks, "other")
-    if len(blocks) == vit.depth:
-        attention = "all global"
     position = {relative_position: None, "none": "no relative position"}.get(
         vit.relative_position, "other"
     )
-    scales = "single scale" if config.model.pyramid.kind == "single" else None
-    differences = [variant for variant in (attention, position, scales) if variant]
-    if len(differences) > 1 or "other" in differences:
-        return None
-    return differences[0] if differences else "default"
+    differences = [position, _propagation(config), _SCALES[system][pyramid.kind]]
+    differences = [difference for difference in differences if difference]
+    return None if "other" in differences else ", ".join(differences) or "default"
+
+
+def _propagation(config: ConfigDict) -> str | None:
+    """How windows learn of each other, None for the four global blocks of the recipes."""
+    vit = config.model.vit
+    depth, ends = vit.depth, quarter_ends(vit.depth)
+    found = tuple(map(tuple, (vit.global_blocks, vit.conv_blocks, vit.shifted_blocks)))
+    return {
+        (ends, (), ()): None,
+        ((), (), ()): "windowed only",
+        ((), ends, ()): f"{vit.conv_kind} convolution",
+        ((), (), tuple(range(1, depth, 2))): "shifted windows",
+        (tuple(range(4)), (), ()): "first 4 global",
+        (tuple(range(depth - 4, depth)), (), ()): "last 4 global",
+        ((ends[1], ends[3]), (), ()): "2 global",
+        (tuple(range(depth)), (), ()): "all global",
+    }.get(found, "other")

@@ -3,7 +3,7 @@
 from jaxdet.config.imted import DECODERS, VOC, few_shot, few_shot_base, imted
 from jaxdet.config.keys import INITIALISATIONS, NAME, keys_with
 from jaxdet.config.mae import check_pretraining, mae
-from jaxdet.config.mask_rcnn import VIT_SIZES, benchmark, check, vitdet
+from jaxdet.config.mask_rcnn import VIT_SIZES, benchmark, check, make_cascade, vitdet
 from jaxdet.config.shapes import (
     SHAPES_DETECTOR,
     mini,
@@ -31,6 +31,7 @@ __all__ = [
     "imted",
     "keys_with",
     "mae",
+    "make_cascade",
     "mini",
     "override",
     "pretraining",

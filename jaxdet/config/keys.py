@@ -197,6 +197,21 @@ class Vit:
     global_blocks: tuple[int, ...] = key(
         (2, 5, 8, 11), "Blocks that attend globally, counted from 0; all others by window.", least=0
     )
+    shifted_blocks: tuple[int, ...] = key(
+        (),
+        "Windowed blocks whose windows are shifted by half of their side, counted from 0.",
+        least=0,
+    )
+    conv_blocks: tuple[int, ...] = key(
+        (),
+        "Blocks with a residual block of convolutions behind them (ViTDet), counted from 0.",
+        least=0,
+    )
+    conv_kind: str = key(
+        "bottleneck",
+        "Its convolutions: one of 3 x 3, two, or 1 x 1, 3 x 3 and 1 x 1.",
+        choices=("naive", "basic", "bottleneck"),
+    )
     out_indices: tuple[int, ...] = key(
         (2, 5, 8, 11), "Blocks whose output the pyramid is made from, counted from 0.", least=0
     )
@@ -365,11 +380,19 @@ class Pyramid:
 
     kind: str = key(
         "fpn",
-        "An FPN on four blocks' outputs, ViTDet's simple pyramid, imTED's, or a single scale.",
-        choices=("fpn", "simple", "imted", "single"),
+        "An FPN on four blocks' outputs or on the last alone, ViTDet's simple pyramid, imTED's, or "
+        "a single scale.",
+        choices=("fpn", "fpn_last", "simple", "imted", "single"),
+    )
+    norm: str = key(
+        "batch",
+        "fpn, fpn_last, single: norm behind its convolutions; the other kinds have their own.",
+        choices=("batch", "layer"),
     )
     channels: int = key(256, "Channels of every map.", least=1)
-    groups: int = key(32, "fpn: groups of the group norm between the up-convolutions.", least=1)
+    groups: int = key(
+        32, "fpn, fpn_last: groups of the group norm between the up-convolutions.", least=1
+    )
 
 
 @dataclass(frozen=True)
@@ -378,7 +401,7 @@ class Heads:
 
     norm: str = key(
         "batch",
-        "Norm behind the convolutions of pyramid and heads.",
+        "Norm behind the convolutions of the heads.",
         choices=("batch", "layer", "none"),
     )
     rpn_convs: int = key(2, "Hidden convolutions of the RPN.", least=0, most=100)
@@ -403,6 +426,18 @@ class Heads:
     box_convs: int = key(4, "Convolutions of the box head.", least=0, most=100)
     box_conv_dim: int = key(256, "Their channels.", least=1)
     box_fc_dim: int = key(1024, "Width of the box head's linear layer.", least=1)
+    class_agnostic_boxes: bool = key(
+        False, "Whether the box head predicts one box for all classes, not one a class."
+    )
+    cascade_thresholds: tuple[float, ...] = key(
+        (),
+        "IoU with an object from which on an RoI is foreground in the second and each further "
+        "stage of a cascade (.6, .7); empty for no cascade.",
+        **SHARE,
+    )
+    cascade_factors: tuple[float, ...] = key(
+        (), "Factor on `detector.box_weights` in these stages (2, 3).", above=0, most=1e6
+    )
     mask: bool = key(True, "Whether there is a mask head (Mask R-CNN) or none (Faster R-CNN).")
     mask_convs: int = key(4, "Convolutions of the mask head.", least=0, most=100)
     mask_conv_dim: int = key(256, "Their channels.", least=1)

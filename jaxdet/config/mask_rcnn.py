@@ -106,6 +106,14 @@ def vitdet(
     return config
 
 
+def make_cascade(config: ConfigDict) -> None:
+    """Turns a recipe of Mask R-CNN into that of Cascade Mask R-CNN, as ViTDet and Detectron2 have
+    it: three stages, IoU .5, .6 and .7, one box for all classes."""
+    config.model.heads.update(
+        class_agnostic_boxes=True, cascade_thresholds=(0.6, 0.7), cascade_factors=(2.0, 3.0)
+    )
+
+
 def size_of(vit: Mapping[str, Any] | ConfigDict) -> str | None:
     """The size of VIT_SIZES that config.model.vit is of; None if it is of none."""
     for size, shape in VIT_SIZES.items():

@@ -48,6 +48,7 @@ def _vit(config: ConfigDict) -> Iterator[Rule]:
         _are_blocks(vit.global_blocks, vit.depth),
         f"name blocks from 0 to {vit.depth - 1} in ascending order",
     )
+    yield from _propagation(config)
     is_fpn = config.model.pyramid.kind == "fpn"
     yield (
         "model.vit.out_indices",
@@ -55,6 +56,31 @@ def _vit(config: ConfigDict) -> Iterator[Rule]:
         and _are_blocks(vit.out_indices, vit.depth)
         and vit.out_indices[-1] == vit.depth - 1,
         f"name {'four ' if is_fpn else ''}blocks in ascending order, {vit.depth - 1} the last",
+    )
+
+
+def _propagation(config: ConfigDict) -> Iterator[Rule]:
+    """What the blocks must be that pass on what windows know, beside global ones."""
+    vit = config.model.vit
+    has_prefix = vit.class_token or vit.registers > 0
+    for key in ("shifted_blocks", "conv_blocks"):
+        blocks = vit[key]
+        yield (
+            f"model.vit.{key}",
+            _are_blocks(blocks, vit.depth),
+            f"name blocks from 0 to {vit.depth - 1} in ascending order",
+        )
+        rule = "be empty where config.model.vit.class_token or registers are taken"
+        yield f"model.vit.{key}", not (blocks and has_prefix), rule
+    yield (
+        "model.vit.shifted_blocks",
+        not set(vit.shifted_blocks) & set(vit.global_blocks),
+        f"name other blocks than config.model.vit.global_blocks={tuple(vit.global_blocks)}",
+    )
+    yield (
+        "model.vit.shifted_blocks",
+        vit.rope == "none" or not vit.shifted_blocks,
+        f"be empty where config.model.vit.rope is {vit.rope!r}",
     )
 
 
@@ -110,7 +136,7 @@ def _pyramid(config: ConfigDict) -> Iterator[Rule]:
     pyramid, width = config.model.pyramid, config.model.vit.width
     yield (
         "model.pyramid.groups",
-        pyramid.kind != "fpn" or width % pyramid.groups == 0,
+        pyramid.kind not in ("fpn", "fpn_last") or width % pyramid.groups == 0,
         f"divide config.model.vit.width={width}",
     )
 
@@ -128,6 +154,22 @@ def _heads(config: ConfigDict) -> Iterator[Rule]:
         f"divide config.model.decoder.width={decoder.width}",
     )
     yield "model.decoder.width", heads.box != "decoder" or decoder.width % 4 == 0, SINCOS
+    yield (
+        "model.heads.class_agnostic_boxes",
+        heads.class_agnostic_boxes or not heads.cascade_thresholds,
+        "be true for a cascade, whose stages start from one box an RoI",
+    )
+    yield (
+        "model.heads.box",
+        heads.box == "convs" or not heads.class_agnostic_boxes,
+        "be 'convs' where config.model.heads.class_agnostic_boxes is true",
+    )
+    stages = len(heads.cascade_thresholds)
+    yield (
+        "model.heads.cascade_factors",
+        len(heads.cascade_factors) == stages,
+        f"have as many factors as config.model.heads.cascade_thresholds has IoUs, {stages}",
+    )
     yield (
         "model.heads.roi_chunks",
         heads.roi_chunks == 1 or heads.box == "decoder" or heads.norm != "batch",

@@ -36,7 +36,7 @@ from jaxdet.files import write_json
 from jaxdet.inference.coco_results import Results, coco_results, result_workers
 from jaxdet.inference.detector import detect_function
 from jaxdet.models.build import Tree
-from jaxdet.models.mask_rcnn import Detections
+from jaxdet.models.detections import Detections
 from jaxdet.training.checkpoint import digest, latest_step, open_latest
 from jaxdet.training.experiment import Experiment
 from jaxdet.weights.load import load_detector

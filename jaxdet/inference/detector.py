@@ -27,7 +27,7 @@ from jaxdet.errors import UserError
 from jaxdet.inference.coco_results import Results, coco_results
 from jaxdet.inference.prediction import Prediction
 from jaxdet.models.build import StatelessModel, Tree, build_detector
-from jaxdet.models.mask_rcnn import Detections
+from jaxdet.models.detections import Detections
 from jaxdet.training.checkpoint import open_latest
 from jaxdet.weights.file import read_weights
 from jaxdet.weights.load import load_detector
@@ -248,7 +248,8 @@ def _without_gpu(config: ConfigDict) -> None:
 
 
 def _class_count(path: Path) -> int:
-    logits = read_weights(path).arrays.get("box_head.logits.bias")
+    arrays = read_weights(path).arrays
+    logits = arrays.get("box_head.logits.bias", arrays.get("box_head.0.logits.bias"))
     if logits is None:
         raise UserError(f"{path} must hold a whole detector; give a converted detector")
     return len(logits) - 1  # the last is the background

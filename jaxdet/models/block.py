@@ -15,6 +15,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from jaxdet.models.attention import attend, attention_weights
+from jaxdet.models.conv_residual import ConvResidual
 from jaxdet.models.layers import LayerNorm, RMSNorm, drop_path, gelu, normal
 from jaxdet.models.position import DecomposedRelativePosition
 from jaxdet.models.prefix import merge_with_prefix, partition_with_prefix
@@ -91,17 +92,22 @@ class Attention(nnx.Module):
         x: Float[Array, "n tokens width"],
         bias: Float[Array, "heads tokens tokens"] | None = None,
         rotation: Rotation | None = None,
+        grid: tuple[int, int] | None = None,
     ) -> Float[Array, "n tokens width"]:
+        """The tokens after attention; `grid`: the map's, if it is not `decomposed_grid`."""
+        position = self.rel_pos
+        if position is not None and grid is not None:
+            position = position.resized(grid)
         q, k, v = self._queries_keys_values(x)
         if self.q_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         if rotation is not None:
             q, k = (rotate(each, rotation, self.settings.rope) for each in (q, k))
         if self.record_weights:
-            self.sow(nnx.Intermediate, "weights", attention_weights(q, k, bias, self.rel_pos))
+            self.sow(nnx.Intermediate, "weights", attention_weights(q, k, bias, position))
         remat = self.settings.remat == "attention"
         function = jax.checkpoint(attend, static_argnums=5) if remat else attend
-        y = function(q, k, v, bias, self.rel_pos, self.settings.attention)
+        y = function(q, k, v, bias, position, self.settings.attention)
         y = y.reshape(x.shape)
         return self.proj(y if self.norm is None else self.norm(y))
 
@@ -164,6 +170,8 @@ class Block(nnx.Module):
         prefix: tokens before the map's patches that it attends with. The map is then one row of
             all tokens, and each window has a copy of these, whose results are averaged.
         drop_path: probability of dropping a residual branch.
+        shift: see `partition_windows`.
+        residual: kind of the `ConvResidual` behind the block; None for none.
     """
 
     def __init__(
@@ -175,6 +183,8 @@ class Block(nnx.Module):
         decomposed_grid: tuple[int, int] | None = None,
         prefix: int = 0,
         drop_path: float = 0.0,
+        shift: int = 0,
+        residual: str | None = None,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
@@ -189,9 +199,11 @@ class Block(nnx.Module):
         if settings.layer_scale is not None:
             self.gamma1 = nnx.Param(jnp.full(settings.width, settings.layer_scale))
             self.gamma2 = nnx.Param(jnp.full(settings.width, settings.layer_scale))
+        self.residual = ConvResidual(residual, settings.width, **part) if residual else None
         self.layer_scale = settings.layer_scale
         self.post_norm = settings.post_norm
         self.window = window
+        self.shift = shift
         self.prefix = prefix
         self.drop_path = drop_path
 
@@ -209,7 +221,8 @@ class Block(nnx.Module):
             bias: added to the attention logits of every window.
             kept: which images keep which branch in training (drop path); None in evaluation.
             rotation: of queries and keys, by window.
-            grid: rows and columns of the patches, where windows need them of a row of tokens.
+            grid: rows and columns of the patches, where windows need them of a row of tokens, or
+                relative positions are made for another.
         """
         first, second = (None, None) if kept is None else kept
 
@@ -219,7 +232,8 @@ class Block(nnx.Module):
         y = self._branch(attend, self.norm1, x)
         x = x + drop_path(self._scale(y, 1), self.drop_path, first)
         y = self._branch(self.mlp, self.norm2, x)
-        return x + drop_path(self._scale(y, 2), self.drop_path, second)
+        x = x + drop_path(self._scale(y, 2), self.drop_path, second)
+        return x if self.residual is None else self.residual(x)
 
     def _branch(self, function: Callable[[Array], Array], norm: nnx.Module, x: Array) -> Array:
         return norm(function(x)) if self.post_norm else function(norm(x))
@@ -233,13 +247,13 @@ class Block(nnx.Module):
     ) -> Float[Array, "n h w c"]:
         if self.window is None:
             tokens = x.reshape(x.shape[0], -1, x.shape[-1])
-            return self.attn(tokens, bias, rotation).reshape(x.shape)
+            return self.attn(tokens, bias, rotation, grid).reshape(x.shape)
         if self.prefix:
             windows = partition_with_prefix(x, self.window, self.prefix, grid)
             y = self.attn(windows, bias, rotation)
             return merge_with_prefix(y, self.window, self.prefix, grid)
-        y = self.attn(partition_windows(x, self.window), bias, rotation)
-        return merge_windows(y, self.window, x.shape[1:3])
+        y = self.attn(partition_windows(x, self.window, self.shift), bias, rotation)
+        return merge_windows(y, self.window, x.shape[1:3], self.shift)
 
     def _scale(self, y: Float[Array, "n h w c"], branch: int) -> Float[Array, "n h w c"]:
         if self.layer_scale is None:

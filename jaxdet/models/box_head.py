@@ -1,4 +1,4 @@
-"""The box head: RoI features to class logits and class-specific box deltas."""
+"""The box head: RoI features to class logits and box deltas, of each class or of all alike."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ class BoxHead(nnx.Module):
 
     With four convolutions the "4conv1fc" head of arXiv 2111.11429 (batch norm) and 2203.16527
     (layer norm), initialised as Detectron2 does.
+
+    Args:
+        boxes: how many boxes it predicts for an RoI: one a class, or one for all.
     """
 
     def __init__(
@@ -23,6 +26,7 @@ class BoxHead(nnx.Module):
         channels: int,
         num_classes: int,
         *,
+        boxes: int,
         roi_size: int,
         num_convs: int,
         conv_dim: int,
@@ -40,7 +44,7 @@ class BoxHead(nnx.Module):
             fc_dim, num_classes + 1, kernel_init=normal(0.01), dtype=dtype, rngs=rngs
         )
         self.deltas = nnx.Linear(
-            fc_dim, num_classes * 4, kernel_init=normal(0.001), dtype=dtype, rngs=rngs
+            fc_dim, boxes * 4, kernel_init=normal(0.001), dtype=dtype, rngs=rngs
         )
 
     def __call__(

@@ -26,6 +26,9 @@ from jaxdet.models.vit import ViT
 
 Tree = dict[Any, Any]
 
+BOXES = ("class_agnostic_boxes", "cascade_thresholds", "cascade_factors")
+"""Keys of config.model.heads that are part of `Settings`."""
+
 
 def build_detector(
     config: ConfigDict, num_classes: int, rngs: nnx.Rngs, mesh: Mesh | None = None
@@ -43,7 +46,8 @@ def build_detector(
     vit = replace(vit, attention=choose(vit, model.dtype, mesh).name)
     part = {"dtype": jnp.dtype(model.dtype), "rngs": rngs}
     strides = {"strides": tuple(map(float, model.detector.strides))}
-    settings = Settings(num_classes=num_classes, **{**model.detector, **strides})
+    boxes = {key: model.heads[key] for key in BOXES}
+    settings = Settings(num_classes=num_classes, **{**model.detector, **strides, **boxes})
     channels = model.pyramid.channels
     return MaskRCNN(
         backbone=ViT(vit, **part),
@@ -74,10 +78,13 @@ def build_detector(
 
 def _pyramid(model: ConfigDict, part: dict[str, Any]) -> nnx.Module:
     width, channels = model.vit.width, model.pyramid.channels
-    if model.pyramid.kind == "fpn":
-        return FPN(width, channels, groups=model.pyramid.groups, **part)
-    kinds = {"simple": SimplePyramid, "imted": ImTEDPyramid, "single": SingleScale}
-    return kinds[model.pyramid.kind](width, channels, **part)
+    kind, norm = model.pyramid.kind, {"norm": model.pyramid.norm}
+    if kind in ("fpn", "fpn_last"):
+        groups, is_last = model.pyramid.groups, kind == "fpn_last"
+        return FPN(width, channels, groups=groups, from_last=is_last, **norm, **part)
+    if kind == "single":
+        return SingleScale(width, channels, **norm, **part)
+    return {"simple": SimplePyramid, "imted": ImTEDPyramid}[kind](width, channels, **part)
 
 
 def _box_features(model: ConfigDict, settings: Settings, part: dict[str, Any]) -> nnx.Module:
@@ -88,6 +95,14 @@ def _box_features(model: ConfigDict, settings: Settings, part: dict[str, Any]) -
 
 
 def _box_head(model: ConfigDict, settings: Settings, part: dict[str, Any]) -> nnx.Module:
+    """The box head, or those of a cascade."""
+    if not settings.cascade_thresholds:
+        return _box_stage(model, settings, part)
+    stages = 1 + len(settings.cascade_thresholds)
+    return nnx.List([_box_stage(model, settings, part) for _ in range(stages)])
+
+
+def _box_stage(model: ConfigDict, settings: Settings, part: dict[str, Any]) -> nnx.Module:
     from_pyramid = model.heads.box_features == "pyramid"
     inputs = model.pyramid.channels if from_pyramid else model.vit.width
     if model.heads.box == "decoder":
@@ -104,6 +119,7 @@ def _box_head(model: ConfigDict, settings: Settings, part: dict[str, Any]) -> nn
     return BoxHead(
         inputs,
         settings.num_classes,
+        boxes=1 if settings.class_agnostic_boxes else settings.num_classes,
         roi_size=settings.box_roi_size,
         num_convs=model.heads.box_convs,
         conv_dim=model.heads.box_conv_dim,

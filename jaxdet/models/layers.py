@@ -39,6 +39,19 @@ def _gelu_gradient(x: Float[Array, "..."], dy: Float[Array, "..."]) -> tuple[Arr
 
 gelu.defvjp(lambda x: (gelu(x), x), _gelu_gradient)
 
+
+def scale_gradient(x: Float[Array, "..."], factor: float) -> Float[Array, "..."]:
+    """`x`, whose gradient is multiplied with a factor."""
+    return x if factor == 1.0 else _scale_gradient(factor, x)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _scale_gradient(factor: float, x: Float[Array, "..."]) -> Float[Array, "..."]:
+    return x
+
+
+_scale_gradient.defvjp(lambda factor, x: (x, None), lambda factor, _, dy: (factor * dy,))
+
 c2_xavier = jax.nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
 """Detectron2's `c2_xavier_fill` (uniform with limit sqrt(3 / fan_in))."""
 

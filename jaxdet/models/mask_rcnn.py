@@ -8,48 +8,35 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Int, Key, UInt8
+from jaxtyping import Array, Float, Int, Key, UInt8
 
 from jaxdet.models.batching import in_chunks, in_microbatches, per_device, per_image
+from jaxdet.models.box_stages import (
+    BoxStage,
+    box_stages,
+    class_scores,
+    stage_boxes,
+    stage_losses,
+)
+from jaxdet.models.detections import Detections, select
+from jaxdet.models.layers import scale_gradient
 from jaxdet.models.roi_features import Features, PyramidRoIs
+from jaxdet.models.roi_samples import Samples, rematch, sample_rois
 from jaxdet.models.rpn import Proposals, propose
 from jaxdet.models.settings import Settings
-from jaxdet.ops import boxes as box_ops
 from jaxdet.ops import losses
 from jaxdet.ops.anchors import pyramid_anchors
 from jaxdet.ops.masks import mask_targets
-from jaxdet.ops.matching import match, match_boxes, sample, sample_indices
-from jaxdet.ops.nms import nms, soft_nms
+from jaxdet.ops.matching import match_boxes, sample
 
 Batch = dict[str, Array]
-
-
-class Detections(NamedTuple):
-    """Detected objects of a batch, best first; boxes in pixels of the padded image, masks inside
-    their box (None from a detector without a mask head)."""
-
-    boxes: Float[Array, "n detections 4"]
-    scores: Float[Array, "n detections"]
-    labels: Int[Array, "n detections"]
-    valid: Bool[Array, "n detections"]
-    masks: Float[Array, "n detections size size"] | None
-
-
-class Samples(NamedTuple):
-    """RoIs of one image chosen for the head losses, foreground first."""
-
-    rois: Float[Array, "rois 4"]
-    labels: Int[Array, " rois"]
-    sampled: Bool[Array, " rois"]
-    foreground: Bool[Array, " rois"]
-    matched: Int[Array, " rois"]
 
 
 class MaskRCNN(nnx.Module):
@@ -59,7 +46,8 @@ class MaskRCNN(nnx.Module):
         backbone: images [n, h, w, 3] -> token maps, the transformer's last one at the end.
         pyramid: token maps -> P2 ... P6, or a single map.
         box_features: what the box head sees of a RoI, see `jaxdet.models.roi_features`.
-        rpn, box_head, mask_head: see their classes; without a mask head this is Faster R-CNN.
+        rpn, box_head, mask_head: see their classes; without a mask head this is Faster R-CNN, and
+            with an `nnx.List` of box heads a cascade of as many stages.
         roi_chunks: number of chunks in which an image's RoIs go through a box head without batch
             norm, see `in_chunks`.
         settings: everything that is not learned.
@@ -129,11 +117,9 @@ class MaskRCNN(nnx.Module):
         objectness, deltas = self.rpn(features.pyramid)
         anchors = self.anchors(features.pyramid)
         proposals = self._propose(objectness, deltas, anchors, batch["image_hw"], train=False)
-        class_logits, box_deltas = self._classify(
-            features, proposals.boxes, proposals.valid, train=False
-        )
-        boxes, scores, labels, valid = self._per_image(self._select)(
-            proposals, class_logits, box_deltas, batch["image_hw"]
+        boxes, scores = self._refine(features, proposals, batch["image_hw"])
+        boxes, scores, labels, valid = self._per_image(partial(select, self.settings))(
+            boxes, scores, proposals.valid
         )
         if self.mask_head is None:
             return Detections(boxes, scores, labels, valid, None)
@@ -166,6 +152,11 @@ class MaskRCNN(nnx.Module):
         s = self.settings
         return pyramid_anchors(grids, s.strides, s.level_anchor_sizes, s.aspect_ratios)
 
+    @property
+    def box_stages(self) -> list[BoxStage]:
+        """The stages of the box head, one unless it is a cascade."""
+        return box_stages(self.settings, self.box_head)
+
     def _per_image(self, function):
         return per_image(function, self.mesh)
 
@@ -197,7 +188,9 @@ class MaskRCNN(nnx.Module):
                 jnp.concatenate(objectness, 1), jnp.concatenate(deltas, 1), boxes, valid, rpn_keys
             )
             proposals = self._propose(objectness, deltas, anchors, image_hw, train=True)
-            samples = self._per_image(self._sample)(proposals, boxes, labels, valid, roi_keys)
+            samples = self._per_image(partial(sample_rois, self.settings))(
+                proposals, boxes, labels, valid, roi_keys
+            )
             counts = {
                 "foreground_rois": samples.foreground.sum(-1),
                 "proposals": proposals.valid.sum(-1),
@@ -210,11 +203,35 @@ class MaskRCNN(nnx.Module):
     def _box_stage(
         self, features: Features, samples: Samples, batch: Batch, microbatches: int
     ) -> dict[str, Array]:
-        """The box head's losses on the sampled RoIs, per image."""
-        class_logits, box_deltas = self._classify(
-            features, samples.rois, samples.sampled, train=True, microbatches=microbatches
+        """The losses of each stage of the box head on the sampled RoIs, per image."""
+        found: dict[str, Array] = {}
+        stages = self.box_stages
+        for stage, following in zip(stages, [*stages[1:], None], strict=True):
+            class_logits, box_deltas = self._classify(
+                stage,
+                features,
+                samples.rois,
+                samples.sampled,
+                train=True,
+                microbatches=microbatches,
+            )
+            found |= self._per_image(partial(stage_losses, self.settings, stage))(
+                class_logits, box_deltas, samples, batch["boxes"]
+            )
+            if following is not None:
+                samples = self._move(stage, following, samples, box_deltas, batch)
+        return found
+
+    def _move(
+        self, stage: BoxStage, following: BoxStage, samples: Samples, box_deltas, batch: Batch
+    ) -> Samples:
+        """The samples as the following stage of a cascade gets them; they carry no gradient."""
+        rois = self._per_image(partial(stage_boxes, box_weights=stage.box_weights))(
+            jax.lax.stop_gradient(box_deltas), samples.rois, batch["image_hw"]
         )
-        return self._per_image(self._box_losses)(class_logits, box_deltas, samples, batch["boxes"])
+        options = {"threshold": following.threshold, "num_classes": self.settings.num_classes}
+        objects = (batch[name] for name in ("boxes", "labels", "valid"))
+        return self._per_image(partial(rematch, **options))(samples, rois[:, :, 0], *objects)
 
     def _mask_stage(
         self, features: Features, samples: Samples, batch: Batch, microbatches: int
@@ -246,17 +263,6 @@ class MaskRCNN(nnx.Module):
         return {"loss_rpn_objectness": objectness_loss, "loss_rpn_box": box_loss}
 
     @jax.named_scope("heads")
-    def _box_losses(self, class_logits, box_deltas, samples: Samples, boxes) -> dict[str, Array]:
-        labels, sampled, matched = samples.labels, samples.sampled, boxes[samples.matched]
-        s = self.settings
-        box_loss = losses.giou_box_loss if s.box_loss == "giou" else losses.box_loss
-        return {
-            "loss_class": losses.classification_loss(class_logits, labels, sampled),
-            "loss_box": s.box_loss_weight
-            * box_loss(box_deltas, labels, samples.rois, matched, sampled, s.box_weights),
-        }
-
-    @jax.named_scope("heads")
     def _mask_loss(self, mask_logits, positives: Samples, masks, boxes) -> Array:
         targets = mask_targets(
             masks, boxes, positives.rois, positives.matched, out=mask_logits.shape[1]
@@ -275,40 +281,45 @@ class MaskRCNN(nnx.Module):
         )
         return self._per_image(one_image)(*jax.lax.stop_gradient((objectness, deltas)), image_hw)
 
-    @jax.named_scope("matching")
-    def _sample(self, proposals: Proposals, boxes, labels, valid, key) -> Samples:
-        """Proposals and ground truth of one image matched and sampled for the head losses."""
-        s = self.settings
-        candidates = jnp.concatenate([proposals.boxes, boxes])
-        usable = jnp.concatenate([proposals.valid, valid])
-        overlaps = box_ops.iou(boxes, candidates)
-        matched, outcome = match(overlaps, valid, (s.roi_threshold,), (0, 1))
-        outcome = jnp.where(usable, outcome, -1)
-        index, sampled, foreground = sample_indices(key, outcome, s.roi_batch, s.roi_positive)
-        matched = matched[index]
-        return Samples(
-            rois=candidates[index],
-            labels=jnp.where(foreground, labels[matched], s.num_classes),
-            sampled=sampled,
-            foreground=foreground,
-            matched=matched,
-        )
-
     @jax.named_scope("roi_align")
     def _pool(self, kind, size: int, features: Features, rois: Float[Array, "n rois 4"]) -> Any:
         """RoIs pooled by a kind of `jaxdet.models.roi_features`, image by image."""
         return self._per_image(partial(kind.pool, size=size))(features, rois)
 
+    def _refine(
+        self, features: Features, proposals: Proposals, image_hw
+    ) -> tuple[Float[Array, "n rois boxes 4"], Float[Array, "n rois classes"]]:
+        """The last stage's boxes, clipped, and the mean of all stages' scores."""
+        rois, scores = proposals.boxes, []
+        for stage in self.box_stages:
+            class_logits, box_deltas = self._classify(
+                stage, features, rois, proposals.valid, train=False
+            )
+            boxes = self._per_image(partial(stage_boxes, box_weights=stage.box_weights))(
+                box_deltas, rois, image_hw
+            )
+            scores.append(class_scores(class_logits))
+            rois = boxes[:, :, 0]  # where there is another stage, there is one box for all classes
+        return boxes, sum(scores[1:], scores[0]) / len(scores)
+
     def _classify(
-        self, features: Features, rois, valid, *, train: bool, microbatches: int = 1
+        self,
+        stage: BoxStage,
+        features: Features,
+        rois,
+        valid,
+        *,
+        train: bool,
+        microbatches: int = 1,
     ) -> tuple[Float[Array, "n rois classes_and_background"], Float[Array, "n rois class_deltas"]]:
         kind, size = self.box_features, self.settings.box_roi_size
 
         def describe(features: Features, rois: Array) -> Array:
-            return kind.combine(self._pool(kind, size, features, rois))
+            described = kind.combine(self._pool(kind, size, features, rois))
+            return scale_gradient(described, stage.gradient)
 
         return self._in_head(
-            self.box_head, describe, features, rois, valid, train, microbatches, self.roi_chunks
+            stage.head, describe, features, rois, valid, train, microbatches, self.roi_chunks
         )
 
     def _segment(
@@ -349,40 +360,6 @@ class MaskRCNN(nnx.Module):
             return in_chunks(run_chunk, chunks, rois, valid)
 
         return in_microbatches(run_images, microbatches, features, rois, valid)
-
-    def _select(self, proposals: Proposals, class_logits, box_deltas, image_hw):
-        """Final boxes of one image from every (proposal, class) pair above the score threshold."""
-        s = self.settings
-        scores = jax.nn.softmax(class_logits)[:, :-1]
-        boxes = box_ops.decode(
-            box_deltas.reshape(-1, s.num_classes, 4), proposals.boxes[:, None], s.box_weights
-        )
-        boxes = box_ops.clip(boxes, image_hw)
-        eligible = proposals.valid[:, None] & (scores > s.score_threshold)
-        eligible &= jnp.isfinite(boxes).all(-1)
-
-        ranked = jnp.where(eligible, scores, -jnp.inf).reshape(-1)
-        ranked, pair = jax.lax.top_k(ranked, min(s.max_candidates, ranked.size))
-        boxes = boxes.reshape(-1, 4)[pair]
-        labels = pair % s.num_classes
-        count = min(s.detections, ranked.size)
-        if s.nms == "hard":
-            keep = nms(boxes, ranked, ranked > -jnp.inf, s.nms_threshold, groups=labels)
-            ranked, best = jax.lax.top_k(jnp.where(keep, ranked, -jnp.inf), count)
-            valid = ranked > -jnp.inf
-        else:
-            best, ranked, valid = soft_nms(
-                boxes,
-                ranked,
-                ranked > -jnp.inf,
-                count=count,
-                method=s.nms.removeprefix("soft_"),
-                iou_threshold=s.nms_threshold,
-                sigma=s.nms_sigma,
-                min_score=s.nms_min_score,
-                groups=labels,
-            )
-        return boxes[best], jnp.where(valid, ranked, 0.0), labels[best], valid
 
 
 def _join_axes(x: Array) -> Array:

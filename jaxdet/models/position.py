@@ -122,6 +122,15 @@ class DecomposedRelativePosition(nnx.Module):
         self.grid = grid
         self.prefix = prefix
 
+    def resized(self, grid: tuple[int, int]) -> DecomposedRelativePosition:
+        """The same for another map, its vectors interpolated linearly as in Detectron2's ViTDet."""
+        if grid == self.grid:
+            return self
+        other = DecomposedRelativePosition(grid, self.height.shape[1], self.prefix)
+        other.height = nnx.Param(resize_linear(self.height[...], 2 * grid[0] - 1))
+        other.width = nnx.Param(resize_linear(self.width[...], 2 * grid[1] - 1))
+        return other
+
     def __call__(
         self, query: Float[Array, "n tokens heads channels"]
     ) -> Float[Array, "n heads tokens tokens"]:
@@ -180,6 +189,17 @@ def _before(x: Array, count: int, *axes: int) -> Array:
     if count == 0:
         return x
     return jnp.pad(x, [(count if axis in axes else 0, 0) for axis in range(x.ndim)])
+
+
+def resize_linear(
+    x: Float[Array, "length channels"], length: int
+) -> Float[Array, "new_length channels"]:
+    """Rows interpolated linearly, without smoothing, as torch's `interpolate` does."""
+    old = x.shape[0]
+    place = np.clip((np.arange(length) + 0.5) * old / length - 0.5, 0, old - 1)
+    below = np.minimum(place.astype(int), old - 1)
+    weight = (place - below).astype(np.float32)[:, None]
+    return x[below] * (1 - weight) + x[np.minimum(below + 1, old - 1)] * weight
 
 
 def by_offset(x: Float[Array, "..."], length: int, *, axis: int) -> Float[Array, "..."]:

@@ -49,14 +49,29 @@ class FeatureScaling(nnx.Module):
 
 
 class FPN(nnx.Module):
-    """Feature pyramid with batch norm after every convolution, and P6 as P5 subsampled.
+    """Feature pyramid with a norm after every convolution, and P6 as P5 subsampled.
 
     Detectron2's FPN with `norm="SyncBN"` and LastLevelMaxPool, on `FeatureScaling`'s four maps.
+
+    Args:
+        norm: "batch", or "layer" for ViTDet's.
+        from_last: whether all four scales are made from the last map (arXiv 2203.16527, Figure 2b).
     """
 
-    def __init__(self, width: int, channels: int, *, groups: int, dtype: DTypeLike, rngs: nnx.Rngs):
-        options = {"norm": "batch", "activation": False, "kernel_init": c2_xavier}
+    def __init__(
+        self,
+        width: int,
+        channels: int,
+        *,
+        groups: int,
+        norm: str,
+        from_last: bool,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ):
+        options = {"norm": norm, "activation": False, "kernel_init": c2_xavier}
         options |= {"dtype": dtype, "rngs": rngs}
+        self.from_last = from_last
         self.scaling = FeatureScaling(width, groups=groups, dtype=dtype, rngs=rngs)
         self.lateral = nnx.List([ConvNorm(width, channels, 1, **options) for _ in range(4)])
         self.output = nnx.List([ConvNorm(channels, channels, 3, **options) for _ in range(4)])
@@ -65,7 +80,7 @@ class FPN(nnx.Module):
         self, maps: Sequence[Float[Array, "n h w width"]]
     ) -> list[Float[Array, "n _ _ channels"]]:
         """The scaled maps after the lateral convolutions: all that treats images independently."""
-        maps = self.scaling(maps)
+        maps = self.scaling([maps[-1]] * 4 if self.from_last else maps)
         return [lateral.conv(x) for lateral, x in zip(self.lateral, maps, strict=True)]
 
     def merge(
@@ -77,7 +92,7 @@ class FPN(nnx.Module):
     ) -> list[Float[Array, "n _ _ channels"]]:
         """P2 ... P6, strides 1/4, 1/2, 1, 2 and 4 times the patch.
 
-        There are batch norms throughout: none of it can be computed in microbatches.
+        There may be batch norms throughout: none of it is computed in microbatches.
         """
         merged = [
             lateral.normalise(x, train=train)
@@ -129,11 +144,14 @@ class SingleScale(nnx.Module):
     """No pyramid: the last map alone, at the stride of the patch (arXiv 2111.11429, Table 2).
 
     The paper does not say what lies between the map and the heads. Here it is what the FPN has on
-    each level, a 1 x 1 and a 3 x 3 convolution with batch norm, so that the heads stay the same.
+    each level, a 1 x 1 and a 3 x 3 convolution with a norm, so that the heads stay the same.
+
+    Args:
+        norm: "batch", or "layer" for ViTDet's.
     """
 
-    def __init__(self, width: int, channels: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        options = {"norm": "batch", "activation": False, "kernel_init": c2_xavier}
+    def __init__(self, width: int, channels: int, *, norm: str, dtype: DTypeLike, rngs: nnx.Rngs):
+        options = {"norm": norm, "activation": False, "kernel_init": c2_xavier}
         options |= {"dtype": dtype, "rngs": rngs}
         self.lateral = ConvNorm(width, channels, 1, **options)
         self.output = ConvNorm(channels, channels, 3, **options)
@@ -151,7 +169,7 @@ class SingleScale(nnx.Module):
         train: bool,
         microbatches: int = 1,
     ) -> list[Float[Array, "n h w channels"]]:
-        """The only level. There are batch norms throughout, so microbatches change nothing."""
+        """The only level. There may be batch norms throughout, so microbatches change nothing."""
         (x,) = projected
         return [self.output(self.lateral.normalise(x, train=train), train=train)]
 

@@ -6,14 +6,18 @@ from dataclasses import dataclass, field, fields
 
 from ml_collections import ConfigDict
 
-from jaxdet.config.keys import Detector
+from jaxdet.config.keys import Detector, Heads
 
 
 @dataclass(frozen=True)
 class Settings(Detector):
-    """`config.model.detector`, with the number of classes, which follows from the data."""
+    """`config.model.detector`, with what `config.model.heads` says of boxes, and the number of
+    classes, which follows from the data."""
 
     num_classes: int = field(kw_only=True)
+    class_agnostic_boxes: bool = Heads.class_agnostic_boxes
+    cascade_thresholds: tuple[float, ...] = Heads.cascade_thresholds
+    cascade_factors: tuple[float, ...] = Heads.cascade_factors
 
     @property
     def level_anchor_sizes(self) -> tuple[tuple[float, ...], ...]:
@@ -90,6 +94,8 @@ class VitSettings(BlockSettings):
         depth: number of blocks.
         window: side of an attention window in tokens.
         global_blocks: 0-based positions of the blocks that attend globally.
+        shifted_blocks: those of windowed blocks whose windows are shifted by half of their side.
+        conv_blocks: those of blocks with a `ConvResidual` of kind `conv_kind` behind them.
         out_indices: 0-based positions of the blocks whose output is returned, ascending.
         drop_path: rate of the last block; it rises linearly from 0 in the first.
         pretrain_grid: side of the grid the absolute position embedding is stored at, except for
@@ -114,6 +120,9 @@ class VitSettings(BlockSettings):
     depth: int
     window: int = 14
     global_blocks: tuple[int, ...]
+    shifted_blocks: tuple[int, ...] = ()
+    conv_blocks: tuple[int, ...] = ()
+    conv_kind: str = "bottleneck"
     out_indices: tuple[int, ...]
     drop_path: float = 0.0
     pretrain_grid: int = 14

@@ -186,6 +186,8 @@ def _blocks(s: VitSettings, *, dtype: DTypeLike, rngs: nnx.Rngs) -> Sequence[Blo
             decomposed_grid=(side, side) if s.relative_position == "decomposed" else None,
             prefix=s.attended_prefix(i),
             drop_path=float(rates[i]),
+            shift=s.window // 2 if i in s.shifted_blocks else 0,
+            residual=s.conv_kind if i in s.conv_blocks else None,
             dtype=dtype,
             rngs=rngs,
         )

@@ -79,9 +79,9 @@ def step_multipliers(
 
     Block i of `depth` gets layer_decay ** (depth - i), the embeddings of patches and positions,
     class token and registers layer_decay ** (depth + 1), everything else 1 (BEiT's rule as ViTDet
-    uses it). The same holds for a decoder in the box head, its first norm and its embedding. A
-    parameter whose dotted path one of the regular expressions in `frozen` matches at its start gets
-    0.
+    uses it, which counts residual blocks of convolutions to everything else). The same holds for a
+    decoder in the box head, its first norm and its embedding. A parameter whose dotted path one of
+    the regular expressions in `frozen` matches at its start gets 0.
     """
     embeddings = {
         "backbone": r"backbone\.(patch_embed|patch_norm|pos_embed|class_|registers)",
@@ -102,7 +102,7 @@ def step_multipliers(
         decay, blocks = decays[part]
         if re.match(embeddings[part], name):
             return decay ** (blocks + 1)
-        block = re.match(rf"{part}\.blocks\.(\d+)\.", name)
+        block = re.match(rf"{part}\.blocks\.(\d+)\.(?!residual\.)", name)
         return decay ** (blocks - int(block[1])) if block else 1.0
 
     return jax.tree_util.tree_map_with_path(multiplier, params)

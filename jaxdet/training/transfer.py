@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,11 @@ from jaxdet.models.build import StatelessModel, Tree, build_detector
 from jaxdet.models.paths import path_name
 from jaxdet.training.checkpoint import open_latest
 from jaxdet.training.experiment import Experiment
+
+OUTPUTS = re.compile(
+    r"(?P<part>box_head|mask_head)\.(?:\d+\.)?(?P<name>logits|deltas)\.(?:kernel|bias)"
+)
+"""The layers of the heads that say something of each class, in each stage of a cascade."""
 
 
 def start_from_base_run(experiment: Experiment, params: Tree) -> tuple[Tree, Tree]:
@@ -70,11 +76,14 @@ def move_classes(
     to, source = np.array(shared, int).reshape(-1, 2).T
 
     def move(path: Any, old: np.ndarray, new: Any) -> Any:
-        part, name, _ = (*path_name(path).split("."), "", "")[:3]
-        if part not in ("box_head", "mask_head") or name not in ("logits", "deltas"):
+        output = OUTPUTS.fullmatch(path_name(path))
+        if output is None:
             return old
+        part, name = output["part"], output["name"]
         if name == "deltas" and not keep_deltas:
             return new
+        if name == "deltas" and old.shape[-1] != 4 * len(base_ids):
+            return old  # one box for all classes
         # One row of outputs a class; the last axis of a kernel or bias.
         by_class = 4 if name == "deltas" else 1
         rows = jnp.asarray(new).reshape(*new.shape[:-1], -1, by_class)

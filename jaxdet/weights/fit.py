@@ -15,6 +15,7 @@ from jaxdet.errors import UserError
 from jaxdet.models.paths import (
     ABSOLUTE_POSITION,
     CLASS_TOKEN,
+    CONV_BLOCKS,
     DECODER,
     FINAL_NORM,
     REGISTERS,
@@ -98,13 +99,14 @@ def _takes_decoder(config: ConfigDict) -> bool:
 def _agree(ours: Any, theirs: Any) -> bool:
     if isinstance(theirs, bool) and not isinstance(ours, bool):
         return (ours is not None) == theirs  # layer scale, whose value is where it would start
-    return ours == theirs
+    return list(ours) == theirs if isinstance(theirs, list) else ours == theirs
 
 
 def reinitialized(config: ConfigDict, names: Collection[str]) -> list[str]:
     """Those of some parameters that a config does not take from a pre-training."""
     vit, heads = config.model.vit, config.model.heads
     patterns = [pattern for key, pattern in OPTIONAL_PARTS.items() if not value_of(config, key)]
+    patterns.append(CONV_BLOCKS)  # new in every detector
     if not _takes_decoder(config):
         patterns.append(DECODER)
     elif heads.box_features == "pyramid":

@@ -6,6 +6,8 @@ import pytest
 
 from jaxdet.benchmark.ablation import _parser as parser
 from jaxdet.benchmark.ablation import attention, main, position, scales, table_rows
+from jaxdet.benchmark.complexity import Complexity
+from jaxdet.benchmark.cost.analytic import forward_cost
 from jaxdet.benchmark.trials.cost import Data
 from jaxdet.benchmark.trials.flags import read_arguments
 from jaxdet.config.files import load_config
@@ -17,7 +19,10 @@ WORKDIR = "/nowhere/ablations"
 def planned(*arguments: str):
     """The rows that a command line plans, by name of folder."""
     given = read_arguments(parser(), [*arguments, f"--workdir={WORKDIR}"])
-    return {row.trial.name: row for row in table_rows(*given)}
+    rows = list(table_rows(*given))
+    found = {row.trial.name: row for row in rows}
+    assert len(found) == len(rows)
+    return found
 
 
 def box_aps(*arguments: str):
@@ -89,6 +94,19 @@ def test_every_row_is_a_valid_config(table, name):
             [50.7, 53.3, 53.3],
         ),
         (["attention", "--config=tests/tiny.py"], [None] * 3),
+        (["vitdet-pyramid"], [51.2, 54.4, 54.6, 54.6]),
+        (["vitdet-pyramid", "--size=b"], [47.8, 50.3, 50.9, 51.2]),
+        (["vitdet-pyramid", "--epochs=50"], [None] * 4),
+        (["vitdet-pyramid", "--init=my_mae"], [None] * 4),
+        (
+            ["vitdet-propagation"],
+            [52.9, 54.6, 54.0, 54.3, 54.8, 54.6, 52.9, 54.3, 54.4, 55.1],
+        ),
+        (
+            ["vitdet-propagation", "--size=b"],
+            [48.9, 51.2, 50.1, 50.6, 50.7, 51.0, 49.1, 50.9, 50.7, 50.4],
+        ),
+        (["vitdet-propagation", "--size=h"], [None] * 10),
     ],
 )
 def test_rows_are_compared_with_what_is_published_of_them(arguments, expected):
@@ -114,6 +132,35 @@ def test_checkpoints_are_what_rows_start_from():
     found = planned("initialisations", "--checkpoint=my=/my.npz", "--checkpoint=mae=/mae.npz")
     starts = [(row.trial.config.initialisation, row.trial.config.init) for row in found.values()]
     assert starts == [("random", None), ("mae", "/mae.npz"), ("my", "/my.npz")]
+
+
+@pytest.mark.parametrize("table", ["vitdet-pyramid", "vitdet-propagation"])
+@pytest.mark.parametrize("size", ["b", "l", "h"])
+def test_every_row_of_vitdet_is_a_valid_config_without_positions(table, size):
+    for row in planned(table, f"--size={size}").values():
+        check(row.trial.config)
+        assert row.trial.config.model.vit.relative_position == "none"
+
+
+def test_what_propagation_costs_is_beside_what_is_published(capsys, monkeypatch):
+    def counted(config, detections):
+        """The parameters are those of the real models."""
+        costs = forward_cost(config, 80, proposals=1000, masks=detections)
+        return Complexity(
+            {"all": 330_462_880 + 13_720_000 * bool(config.model.vit.conv_blocks)}, costs
+        )
+
+    monkeypatch.setattr("jaxdet.benchmark.ablation_vitdet.complexity", counted)
+    assert main(["vitdet-cost", f"--workdir={WORKDIR}"]) == 0
+    rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()[2:6]]
+    assert [row[0] for row in rows] == [
+        "none",
+        "4 global blocks",
+        "4 bottleneck convolution blocks",
+        "24 global blocks, rematerialised",
+    ]
+    assert [row[1:4] for row in rows[::2]] == [["330.5", "1.00", "1.00"], ["344.2", "1.04", "1.04"]]
+    assert [row[9] for row in rows] == ["1.00", "1.39", "1.05", "3.34"]
 
 
 TINY = ["--config=tests/tiny.py", "--peak-tflops=1", "--epochs=1"]

@@ -116,6 +116,9 @@ BENCHMARK = {
     "vitdet_b_mae": 51.6,
     "vitdet_l_mae": 55.6,
     "vitdet_h_mae": 56.7,
+    "cascade_b": 54.0,
+    "cascade_l": 57.6,
+    "cascade_h": 58.7,
 }
 
 

@@ -623,9 +623,13 @@ def test_a_detector_that_lacks_a_part_is_rejected(shared, save_torch):
         path = save_torch(without(name)(whole))
         with pytest.raises(UserError, match=reason):
             convert(read(path), Options())
-    path = save_torch(whole | {"roi_heads.box_head.0.fc1.weight": np.ones((2, 2), np.float32)})
-    with pytest.raises(UserError, match="1 tensors that the layout detectron2 does not know"):
-        convert(read(path), Options())
+    for name, reason in (
+        ("roi_heads.keypoint_head.deconv.weight", "1 tensors that .* detectron2 does not know"),
+        ("roi_heads.box_head.0.fc1.bias", r"lacks what becomes box_head\.0\.deltas\.bias"),
+    ):
+        path = save_torch(whole | {name: np.ones(2, np.float32)})
+        with pytest.raises(UserError, match=reason):
+            convert(read(path), Options())
 
 
 def test_back_to_timm_is_exact(timm_state, save_torch, tmp_path):

@@ -360,6 +360,9 @@ PUBLISHED = {
     "vitdet_b_mae": "mae_pretrain_vit_base.pth",
     "vitdet_l_mae": "mae_pretrain_vit_large.pth",
     "vitdet_h_mae": "mae_pretrain_vit_huge.pth",
+    "cascade_b": "mae_pretrain_vit_base.pth",
+    "cascade_l": "mae_pretrain_vit_large.pth",
+    "cascade_h": "mae_pretrain_vit_huge.pth",
 }
 
 

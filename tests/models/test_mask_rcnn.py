@@ -16,9 +16,12 @@ from jax.sharding import Mesh
 from jaxdet import parallel
 from jaxdet.config.mask_rcnn import check
 from jaxdet.models.batching import BATCH_AXIS
+from jaxdet.models.box_stages import class_scores, stage_boxes
 from jaxdet.models.build import StatelessModel, build_detector
+from jaxdet.models.detections import select
 from jaxdet.models.mask_rcnn import MaskRCNN
 from jaxdet.models.paths import path_name
+from jaxdet.models.roi_samples import sample_rois
 from jaxdet.models.rpn import Proposals
 from jaxdet.models.settings import Settings
 from jaxdet.ops.boxes import iou
@@ -61,6 +64,12 @@ def tiny_config(norm: str = "batch"):
     )
     if norm == "imted":
         _as_imted(config)
+    elif norm == "cascade":
+        config.model.heads.norm = "layer"
+        # Of two stages: the third only takes longer to compile.
+        config.model.heads.update(
+            class_agnostic_boxes=True, cascade_thresholds=(0.6,), cascade_factors=(2.0,)
+        )
     elif norm != "single":
         config.model.heads.norm = norm
     check(config)
@@ -268,7 +277,7 @@ def test_how_a_batch_is_laid_out_changes_nothing(detector, batch, devices, accum
     assert_same_step(found, detector.train(batch))
 
 
-@pytest.mark.parametrize("norm", ["layer", "imted"])
+@pytest.mark.parametrize("norm", ["cascade", "imted"])
 def test_layout_changes_nothing_for_heads_in_microbatches(batch, norm):
     found, whole = (
         spread_gradients(batch, devices=devices, accumulate=accumulate, norm=norm)
@@ -408,9 +417,9 @@ def test_sampling_matches_real_ground_truth_alone():
         # Those a pixel off are padding themselves.
         jnp.arange(12) < 8,
     )
-    stub = SimpleNamespace(settings=Settings(num_classes=80, roi_batch=16, roi_positive=0.5))
-    samples = MaskRCNN._sample(
-        stub, proposals, objects, jnp.array([5, 6, 7, 8]), valid, jax.random.key(0)
+    settings = Settings(num_classes=80, roi_batch=16, roi_positive=0.5)
+    samples = sample_rois(
+        settings, proposals, objects, jnp.array([5, 6, 7, 8]), valid, jax.random.key(0)
     )
     count = 8 + 2
     np.testing.assert_array_equal(samples.sampled, np.arange(16) < count)
@@ -429,12 +438,12 @@ def test_sampling_matches_real_ground_truth_alone():
 def test_sampling_is_random_and_takes_few_foreground():
     boxes = jnp.asarray(random_boxes(np.random.default_rng(0), 40))
     proposals = Proposals(boxes, jnp.zeros(40), jnp.ones(40, bool))
-    stub = SimpleNamespace(settings=Settings(num_classes=80, roi_batch=16, roi_positive=0.25))
+    settings = Settings(num_classes=80, roi_batch=16, roi_positive=0.25)
     objects, labels, valid = boxes[:10], jnp.arange(10), jnp.ones(10, bool)
     samplings = set()
     for seed in range(3):
         key = jax.random.key(seed)
-        samples = MaskRCNN._sample(stub, proposals, objects, labels, valid, key)
+        samples = sample_rois(settings, proposals, objects, labels, valid, key)
         np.testing.assert_array_equal(samples.foreground, np.arange(16) < 4)
         assert samples.sampled.all()
         samplings.add(samples.rois.tobytes())
@@ -469,17 +478,14 @@ def test_selection_agrees_with_reference(reference, padding):
         [stored["class_logits"], np.tile(99.0 * np.eye(classes + 1)[2], (padding, 1))]
     )
     deltas = np.concatenate([stored["box_deltas"], np.zeros((padding, classes * 4))])
-    proposals = Proposals(
-        jnp.asarray(boxes, jnp.float32),
-        jnp.zeros(count + padding),
+    boxes, logits, deltas = (jnp.asarray(x, jnp.float32) for x in (boxes, logits, deltas))
+    found, scores, labels, valid = select(
+        settings,
+        stage_boxes(
+            deltas, boxes, jnp.asarray(stored["image_size"]), box_weights=settings.box_weights
+        ),
+        class_scores(logits),
         jnp.arange(count + padding) < count,
-    )
-    found, scores, labels, valid = MaskRCNN._select(
-        SimpleNamespace(settings=settings),
-        proposals,
-        jnp.asarray(logits, jnp.float32),
-        jnp.asarray(deltas, jnp.float32),
-        jnp.asarray(stored["image_size"]),
     )
     assert valid.all()
     np.testing.assert_allclose(found, stored["det_boxes"], atol=2e-5)  # measured: 8e-6
@@ -493,17 +499,17 @@ def test_selection_by_soft_suppression(reference):
         jnp.asarray(stored[name])
         for name in ("proposal_boxes", "class_logits", "box_deltas", "image_size")
     )
-    proposals = Proposals(boxes, jnp.zeros(len(boxes)), jnp.ones(len(boxes), bool))
+    valid = jnp.ones(len(boxes), bool)
 
-    def select(**changes):
+    def selected(**changes):
         settings = Settings(num_classes=logits.shape[1] - 1, detections=30, **changes)
-        stub = SimpleNamespace(settings=settings)
-        return jax.device_get(MaskRCNN._select(stub, proposals, logits, deltas, hw))
+        refined = stage_boxes(deltas, boxes, hw, box_weights=settings.box_weights)
+        return jax.device_get(select(settings, refined, class_scores(logits), valid))
 
     # No IoU is above 1: nothing is suppressed either way.
-    everything = select(nms="hard", nms_threshold=1.0)
-    assert_equal_trees(select(nms="soft_linear", nms_threshold=1.0), everything)
-    _, scores, _, valid = select(nms="soft_gaussian", nms_min_score=0.05)
+    everything = selected(nms="hard", nms_threshold=1.0)
+    assert_equal_trees(selected(nms="soft_linear", nms_threshold=1.0), everything)
+    _, scores, _, valid = selected(nms="soft_gaussian", nms_min_score=0.05)
     assert scores[0] == everything[1][0]
     assert (np.diff(scores) <= 0).all()
     assert (scores <= everything[1]).all()

@@ -89,7 +89,7 @@ def found(case):
         return {
             "pyramid": features.pyramid,
             "rpn": model.rpn(features.pyramid),
-            "box_head": model._classify(features, rois, valid, train=False),
+            "box_head": model._classify(model.box_stages[0], features, rois, valid, train=False),
             "detections": model.detect({"image": images, "image_hw": sizes}),
         }
 

@@ -168,6 +168,22 @@ def test_classes_move_by_their_id():
         equal(result[:, [1, 3]], old if keep_deltas else new[:, [1, 3]])
 
 
+def test_classes_move_in_every_stage_of_a_cascade():
+    """Its boxes are of no class."""
+
+    def stage(classes, start):
+        logits = start + np.arange(classes + 1, dtype=np.float32)
+        return {"logits": {"bias": logits}, "deltas": {"bias": start + np.arange(4.0)}}
+
+    base, fresh = ({"box_head": {0: stage(n, s), 1: stage(n, s)}} for n, s in ((2, 0), (3, 50)))
+    for keep_deltas in (False, True):
+        moved = move_classes(base, fresh, [10, 30], [10, 20, 30], keep_deltas)["box_head"]
+        for each in moved.values():
+            np.testing.assert_array_equal(each["logits"]["bias"], [0, 51, 1, 2])
+            start = 0 if keep_deltas else 50
+            np.testing.assert_array_equal(each["deltas"]["bias"], start + np.arange(4))
+
+
 def test_a_base_run_that_does_not_fit_is_rejected(data, base_run, tmp_path):
     with pytest.raises(UserError, match=r"checkpoints does not exist; give the --workdir"):
         start_from_base_run(Experiment(few_config(data, tmp_path / "none"), tmp_path / "one"), {})

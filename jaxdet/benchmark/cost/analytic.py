@@ -44,18 +44,19 @@ def forward_cost(
     """The cost of one image's forward pass by part of the detector.
 
     Args:
-        proposals: RoIs that go through the box head: `roi_batch` in training, `test_post_nms` in
-            detection.
+        proposals: RoIs that go through each stage of the box head: `roi_batch` in training,
+            `test_post_nms` in detection.
         masks: RoIs that go through the mask head: in training the foreground ones that there is
             room for, in detection the detections.
     """
     model, vit = config.model, vit_settings(config)
+    stages = 1 + len(model.heads.cascade_thresholds)
     return {
         "backbone": _backbone(vit),
         "pyramid": _pyramid(model, vit.grid),
         "rpn": _rpn(model, config.image_size),
-        "box_features": proposals * _box_features(model),
-        "box_head": proposals * _box_head(model, num_classes),
+        "box_features": proposals * stages * _box_features(model),
+        "box_head": proposals * stages * _box_head(model, num_classes),
         "mask_head": masks * _mask_head(model, num_classes),
     }
 
@@ -98,13 +99,25 @@ def _backbone(vit: VitSettings) -> Cost:
     for block in range(vit.depth):
         # Windows that reach beyond the map are padded to their full size.
         side, prefix = vit.attended_side(block), vit.attended_prefix(block)
-        windows, keys = math.ceil(vit.grid / side) ** 2, side**2 + prefix
+        shift = side // 2 if block in vit.shifted_blocks else 0
+        windows, keys = math.ceil((vit.grid + shift) / side) ** 2, side**2 + prefix
         cost += _block(vit, windows * keys, keys, vit.grid**2 + prefix)
         if vit.relative_position == "decomposed":
             # Each query of the map with a vector for each row and each column of keys.
             queries = windows * side**2
             cost += Cost(queries * 2 * side * vit.width, queries * 2 * side * vit.heads)
-    return cost
+    return cost + len(vit.conv_blocks) * _conv_residual(vit)
+
+
+def _conv_residual(vit: VitSettings) -> Cost:
+    """The convolutions behind a block."""
+    cells, width = vit.grid**2, vit.width
+    if vit.conv_kind != "bottleneck":
+        return (2 if vit.conv_kind == "basic" else 1) * _conv3x3(cells, width, width)
+    inner = width // 2
+    return (
+        _linear(cells, width, inner) + _conv3x3(cells, inner, inner) + _linear(cells, inner, width)
+    )
 
 
 def _pyramid(model: ConfigDict, grid: int) -> Cost:
@@ -152,7 +165,7 @@ def _box_features(model: ConfigDict) -> Cost:
 def _box_head(model: ConfigDict, num_classes: int) -> Cost:
     heads, cells = model.heads, model.detector.box_roi_size**2
     inputs = model.pyramid.channels if heads.box_features == "pyramid" else model.vit.width
-    outputs = 5 * num_classes + 1
+    outputs = num_classes + 1 + 4 * (1 if heads.class_agnostic_boxes else num_classes)
     if heads.box == "decoder":
         decoder = model.decoder
         settings = BlockSettings(width=decoder.width, heads=decoder.heads)

@@ -19,13 +19,17 @@ from jaxdet.benchmark.reporting.recipe import (
 )
 from jaxdet.benchmark.reporting.run import Run
 from jaxdet.config.imted import imted
-from jaxdet.config.mask_rcnn import benchmark, vitdet
+from jaxdet.config.mask_rcnn import benchmark, make_cascade, vitdet
 
 VARIANT_KEYS = (
     GLOBAL_BLOCKS,
     OUT_INDICES,
     "model.vit.relative_position",
+    "model.vit.conv_blocks",
+    "model.vit.conv_kind",
+    "model.vit.shifted_blocks",
     "model.pyramid.kind",
+    "model.pyramid.norm",
     "model.detector.strides",
 )
 """What published variants of a recipe differ in."""
@@ -65,5 +69,7 @@ def _published_recipe(published: Published, data: str) -> Recipe:
         config = imted(size, drop_path=0.0, masks=published.detector == "Mask R-CNN")
     else:
         config = benchmark(size, "mae", **tuned)
+    if published.detector == "Cascade Mask R-CNN":
+        make_cascade(config)
     config.data.name = data
     return config_recipe(json.loads(config.to_json()))

@@ -32,6 +32,7 @@ ERROR_NAMES = {
 }
 PYRAMID_NAMES = {
     "fpn": "FPN",
+    "fpn_last": "FPN of the last map",
     "simple": "simple pyramid",
     "imted": "imTED",
     "single": "single scale",
@@ -76,6 +77,8 @@ def recipe_title(section: Section) -> str:
     if section.is_from_files:
         return f"Detections from files, {recipe['validation data']}"
     detector = "Mask R-CNN" if recipe["model.heads.mask"] else "Faster R-CNN"
+    if recipe["model.heads.cascade_thresholds"]:
+        detector = f"Cascade {detector}"
     pyramid = recipe["model.pyramid.kind"]
     parts = [
         f"{detector} with {PYRAMID_NAMES.get(pyramid, pyramid)}",

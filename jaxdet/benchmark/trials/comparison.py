@@ -64,7 +64,11 @@ def _note(reference: Published) -> str:
         )
         if certainty
     }
-    best = "" if reference.epochs else "; the best of several lengths, which one is not said"
+    best = (
+        ""
+        if reference.epochs or reference.initialisation is None
+        else "; the best of several lengths, which one is not said"
+    )
     return (
         f"{source.title}, {reference.where} ({source.address}; "
         f"{', '.join(sorted(certainty))}{best})"

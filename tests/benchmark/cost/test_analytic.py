@@ -11,7 +11,7 @@ import pytest
 from jaxdet.benchmark.cost.analytic import Cost, forward_cost, total
 from jaxdet.config.files import load_config
 from jaxdet.config.imted import PARTS, imted
-from jaxdet.config.mask_rcnn import benchmark, check, vitdet
+from jaxdet.config.mask_rcnn import benchmark, check, make_cascade, vitdet
 from jaxdet.models.build import StatelessModel, build_detector
 
 
@@ -42,8 +42,14 @@ def tiny_config(kind: str):
                 prefix_in_windows=kind,
                 relative_position="decomposed",
             )
-    elif kind == "simple":
+    elif kind in ("simple", "cascade", "fpn_last"):
         config = vitdet("b", "random", layer_decay=0.7, **recipe)
+        if kind == "cascade":
+            make_cascade(config)
+            config.model.vit.update(conv_blocks=(0, 2), conv_kind="basic", shifted_blocks=(2,))
+        elif kind == "fpn_last":
+            config.model.vit.conv_blocks = (3,)
+            config.model.pyramid.update(kind=kind, norm="layer")
     else:
         config = imted("b", drop_path=0.0, masks=True, parts=kind)
         config.data.long_side = 128
@@ -84,7 +90,11 @@ def products(jaxpr) -> Cost:
 
 
 @pytest.mark.parametrize(
-    "kind", ["fpn", "simple", "single", "modulated", "baseline", "mean", "drop"]
+    "kind",
+    [
+        *("fpn", "simple", "single", "modulated", "baseline", "mean", "drop"),
+        *("cascade", "fpn_last"),
+    ],
 )
 def test_parts_cost_what_they_compute(kind):
     config, classes, rois = tiny_config(kind), 5, 6
@@ -117,7 +127,8 @@ def test_parts_cost_what_they_compute(kind):
         "rpn": count(lambda m, x: m.rpn(x), maps),
         "box_features": count(lambda m, x: m.box_features.combine(x), pooled),
         "box_head": count(
-            lambda m, x: m.box_head(x, valid=valid, train=True), (rois, 7, 7, inputs)
+            lambda m, x: [stage.head(x, valid=valid, train=True) for stage in m.box_stages],
+            (rois, 7, 7, inputs),
         ),
         "mask_head": count(lambda m, x: m.mask_head(x, valid=valid, train=True), (rois, 14, 14, 8)),
     }

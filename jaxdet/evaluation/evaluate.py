@@ -145,6 +145,7 @@ def _score(experiment: Experiment, truth: GroundTruth, results: Results) -> Metr
         EvalInputs(truth, results),
         max_detections=config.model.detector.detections,
         novel=config.few_shot.novel,
+        metric=config.data.metric,
     )
 
 

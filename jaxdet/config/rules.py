@@ -189,6 +189,11 @@ def _detector(config: ConfigDict) -> Iterator[Rule]:
         f"be ({shown}{',' * (len(strides) == 1)}) for this config.model.vit.patch and "
         "config.model.pyramid.kind",
     )
+    yield (
+        "model.detector.federated_classes",
+        detector.federated_classes == 0 or detector.class_loss == "sigmoid",
+        "be 0 unless config.model.detector.class_loss is 'sigmoid'",
+    )
     yield "model.detector.aspect_ratios", len(detector.aspect_ratios) > 0, "have at least one ratio"
     yield (
         "model.detector.roi_batch",

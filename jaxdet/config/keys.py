@@ -594,6 +594,18 @@ class Detector:
         most=100_000,
         roles=("test",),
     )
+    tta_sizes: tuple[int, ...] = key(
+        (),
+        "Test-time augmentation: images are detected on at each of these sides, as at `image_size` "
+        "otherwise, and what is found is merged; empty for none.",
+        least=1,
+        most=2**15,
+        unit="pixels",
+        roles=("test",),
+    )
+    tta_flip: bool = key(
+        True, "Test-time augmentation: whether each is also detected on mirrored.", roles=("test",)
+    )
     pixel_mean: tuple[float, float, float] = key(
         (123.675, 116.28, 103.53),
         "Subtracted from the pixels (R, G, B in 0..255).",

@@ -109,27 +109,46 @@ class MaskRCNN(nnx.Module):
 
     def detect(self, batch: Batch) -> Detections:
         """Detections of a batch of images: threshold, NMS per class, the best of all, masks."""
+        return self._on_devices(MaskRCNN._detect, batch)
+
+    def detect_boxes(self, batch: Batch) -> tuple[Detections, Features]:
+        """Detections without masks, and the features that `masks_of` takes."""
+        return self._on_devices(MaskRCNN._detect_boxes, batch)
+
+    def masks_of(
+        self, features: Features, found: Detections
+    ) -> Float[Array, "n detections size size"]:
+        """The masks of boxes that were found, as objects of their labels."""
+        return self._on_devices(MaskRCNN._masks_of, features, found)
+
+    def _on_devices(self, method: Callable[..., Any], *arguments: Any) -> Any:
+        """A method that treats images independently, by each device on its own images."""
         graph, state = nnx.split(self)
 
         # The state is passed, not closed over: what is indexed must be of the devices' own program.
-        def detect(batch: Batch, state: nnx.State) -> Detections:
-            return nnx.merge(graph, state)._detect(batch)
+        def run(arguments: tuple[Any, ...], state: nnx.State) -> Any:
+            return method(nnx.merge(graph, state), *arguments)
 
-        return per_device(detect, self.mesh, shared=1)(batch, state)
+        return per_device(run, self.mesh, shared=1)(arguments, state)
 
     def _detect(self, batch: Batch) -> Detections:
+        found, features = self._detect_boxes(batch)
+        if self.mask_head is None:
+            return found
+        return found._replace(masks=self._masks_of(features, found))
+
+    def _masks_of(self, features: Features, found: Detections) -> Array:
+        logits = self._segment(features, found.boxes, found.valid, found.labels, train=False)
+        return jax.nn.sigmoid(logits)
+
+    def _detect_boxes(self, batch: Batch) -> tuple[Detections, Features]:
         features = self.features(batch["image"], batch["image_hw"])
         objectness, deltas = self.rpn(features.pyramid)
         anchors = self.anchors(features.pyramid)
         proposals = self._propose(objectness, deltas, anchors, batch["image_hw"], train=False)
         boxes, scores = self._refine(features, proposals, batch["image_hw"])
-        boxes, scores, labels, valid = self._per_image(partial(select, self.settings))(
-            boxes, scores, proposals.valid
-        )
-        if self.mask_head is None:
-            return Detections(boxes, scores, labels, valid, None)
-        logits = self._segment(features, boxes, valid, labels, train=False)
-        return Detections(boxes, scores, labels, valid, jax.nn.sigmoid(logits))
+        found = self._per_image(partial(select, self.settings))(boxes, scores, proposals.valid)
+        return Detections(*found, None), features
 
     def features(
         self, images: UInt8[Array, "n image_h image_w 3"], image_hw: Int[Array, "n 2"]

@@ -71,8 +71,6 @@ def _published_recipe(published: Published, data: str) -> Recipe:
     size = published.backbone.removeprefix("ViT-").lower()
     if published.system == "ViTDet":
         config = vitdet(size, "mae", **tuned, layer_decay=0.5)
-        if published.detector == "Cascade Mask R-CNN":
-            make_cascade(config)
         if published.data != COCO_VAL:
             make_lvis(config)
     elif published.system == "imTED":

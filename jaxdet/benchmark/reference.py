@@ -158,6 +158,8 @@ def published_for(config: ConfigDict) -> Published | None:
         return find("imTED", backbone, config.initialisation, config.epochs, detector=detector)
     recipe = _RECIPES.get((config.model.pyramid.kind, config.model.heads.norm))
     variant = _variant(config, *recipe) if recipe else None
+    if config.image_size == 1280 and (*recipe, variant) == ("ViTDet", "decomposed", "default"):
+        return _system_level(config, backbone)
     if config.image_size != 1024 or not variant:
         return None
     if recipe[0] == "ViTDet" and variant.startswith(_ABLATION):
@@ -171,6 +173,24 @@ def published_for(config: ConfigDict) -> Published | None:
     # The paper has not all of LVIS's models: its released ones answer for the others.
     released = {**detected, "variant": "released model"} if variant == "default" else detected
     return find(*given, **detected, data=LVIS_VAL) or find(*given, **released, data=LVIS_VAL)
+
+
+def _system_level(config: ConfigDict, backbone: str) -> Published | None:
+    """What ViTDet compares with other systems: cascades from MAE at 1280 pixels with soft-NMS. Of
+    their training no more is published."""
+    detector = config.model.detector
+    is_cascade = bool(config.model.heads.cascade_thresholds)
+    if not is_cascade or config.initialisation != "mae" or detector.nms == "hard":
+        return None
+    return find(
+        "ViTDet",
+        backbone,
+        None,
+        None,
+        detector="Cascade Mask R-CNN",
+        variant=f"1280 pixels, soft-NMS{', multi-scale test' * bool(detector.tta_sizes)}",
+        data=COCO_VAL if config.data.metric == "coco" else LVIS_VAL,
+    )
 
 
 def _is_imted(config: ConfigDict, size: str) -> bool:

@@ -114,6 +114,18 @@ def test_numbers_on_lvis_are_not_those_on_coco(name, box_ap, mask_ap, rare):
     assert (result.box_ap, result.mask_ap, result.rare_mask_ap) == (box_ap, mask_ap, rare)
 
 
+@pytest.mark.parametrize(
+    ("size", "single", "several"), [("b", 56.0, 57.3), ("l", 59.6, 60.4), ("h", 60.4, 61.3)]
+)
+def test_system_level_results_are_apart(size, single, several):
+    config = load_config(f"system_{size}")
+    assert published_for(config).box_ap == single
+    config.model.detector.tta_sizes = (1024, 1280)
+    assert published_for(config).box_ap == several
+    config.model.detector.nms = "hard"
+    assert published_for(config) is None
+
+
 def test_what_is_remembered_or_derived_says_so():
     random = find("benchmark", "ViT-B", "random", 200)
     assert (random.box_certainty, random.mask_certainty) == ("verified", "memory")

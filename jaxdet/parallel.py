@@ -107,13 +107,12 @@ def state_sharding(mesh: Mesh, state: Any, kind: str) -> Any:
     return jax.tree.map(sharding, state)
 
 
-def shard_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """The global batch on the devices, of which each process gives its own rows."""
+def shard_batch(batch: dict[str, Any], mesh: Mesh) -> dict[str, Any]:
+    """The global batch, a tree of arrays, on the devices; each process gives its own rows."""
     sharding = batch_sharding(mesh)
-    return {
-        name: jax.make_array_from_process_local_data(sharding, array)
-        for name, array in batch.items()
-    }
+    return jax.tree.map(
+        lambda array: jax.make_array_from_process_local_data(sharding, array), batch
+    )
 
 
 def local_rows(tree: Any) -> Any:

@@ -12,6 +12,10 @@ which lists the images and categories these refer to. A converted detector witho
 
 Images that cannot be read are named and left out, and then the exit status is 1.
 
+    jaxdet predict --workdir=runs/vitdet --set nms=soft_linear --set tta_sizes=896,1024,1152 *.jpg
+
+detects with soft-NMS at three sizes, and mirrored at each, and merges what is found.
+
     jaxdet predict --workdir=runs/shapes_tiny --export=detector.stablehlo
 
 writes the detector into one file instead, see `jaxdet.inference.export`. In Python:
@@ -25,7 +29,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,11 +43,11 @@ if TYPE_CHECKING:
     from jaxdet.inference.detector import Detector
 
 
-def load(workdir: str | Path, *, batch: int = 1) -> Detector:
+def load(workdir: str | Path, *, batch: int = 1, keys: Mapping[str, str] | None = None) -> Detector:
     """The detector of a run's newest checkpoint, see `jaxdet.inference.detector.load`."""
     from jaxdet.inference import detector
 
-    return detector.load(workdir, batch=batch)
+    return detector.load(workdir, batch=batch, keys=keys)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -95,19 +99,34 @@ def _parser() -> Parser:
         choices=("stored", "exif"),
         help="whether the camera's note is followed; default as the training data were read",
     )
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a key of config.model.detector, such as nms=soft_linear or tta_sizes=896,1024",
+    )
     add("--batch", type=int, default=8, help="images at a time; default 8")
     add("--export", type=local_path, help="write this StableHLO file and detect on nothing")
     return parser
 
 
+def _test_keys(given: Sequence[str]) -> dict[str, str]:
+    for each in given:
+        if "=" not in each:
+            raise UserError(f"--set={each} must be KEY=VALUE, such as --set=nms=soft_linear")
+    return dict(each.split("=", 1) for each in given)
+
+
 def _detector(options: argparse.Namespace, batch: int) -> Detector:
     """The detector that a command line names."""
+    keys = _test_keys(options.set)
     if options.workdir is not None and options.init is None:
         if options.config is not None or options.categories is not None:
             raise UserError(
                 "a run has its config and categories; leave out --config and --categories"
             )
-        return load(options.workdir, batch=batch)
+        return load(options.workdir, batch=batch, keys=keys)
     if options.workdir is not None or options.init is None or options.config is None:
         raise UserError("give --workdir of a run, or --init and --config of a converted detector")
     from jaxdet.config.files import load_config
@@ -115,7 +134,8 @@ def _detector(options: argparse.Namespace, batch: int) -> Detector:
     from jaxdet.inference.prediction_files import read_categories
 
     categories = None if options.categories is None else read_categories(options.categories)
-    return load_converted(options.init, load_config(options.config), categories, batch=batch)
+    config = load_config(options.config)
+    return load_converted(options.init, config, categories, batch=batch, keys=keys)
 
 
 if __name__ == "__main__":

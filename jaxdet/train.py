@@ -83,6 +83,7 @@ def training_batches(experiment: Experiment, start_step: int = 0) -> Iterator[Ba
         mask_size=config.data.mask_size,
         seed=config.seed,
         empty_images=config.data.empty_images,
+        repeat_threshold=config.data.repeat_threshold,
         start_step=start_step,
     )
 

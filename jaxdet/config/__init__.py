@@ -2,6 +2,7 @@
 
 from jaxdet.config.imted import DECODERS, VOC, few_shot, few_shot_base, imted
 from jaxdet.config.keys import INITIALISATIONS, NAME, keys_with
+from jaxdet.config.lvis import LVIS_CLASSES, make_lvis
 from jaxdet.config.mae import check_pretraining, mae
 from jaxdet.config.mask_rcnn import VIT_SIZES, benchmark, check, make_cascade, vitdet
 from jaxdet.config.shapes import (
@@ -17,6 +18,7 @@ from jaxdet.config.values import completed, config_digest, override, variant
 __all__ = [
     "DECODERS",
     "INITIALISATIONS",
+    "LVIS_CLASSES",
     "NAME",
     "SHAPES_DETECTOR",
     "VIT_SIZES",
@@ -32,6 +34,7 @@ __all__ = [
     "keys_with",
     "mae",
     "make_cascade",
+    "make_lvis",
     "mini",
     "override",
     "pretraining",

@@ -136,6 +136,17 @@ class Data:
         most=1024,
         unit="pixels",
     )
+    metric: str = key(
+        "coco",
+        "What is reported: COCO's AP, or LVIS's, which needs LVIS's annotations.",
+        choices=("coco", "lvis"),
+    )
+    repeat_threshold: float = key(
+        0.0,
+        "Images of categories that a smaller share of the images show are repeated, by LVIS's "
+        "repeat factors; 0 for none. Epochs count no repeats.",
+        **SHARE,
+    )
     augmentation: str = key(
         "lsj", "Large-scale jitter, or imTED's resize and crop.", choices=("lsj", "multiscale")
     )
@@ -511,6 +522,25 @@ class Detector:
     box_weights: tuple[float, float, float, float] = key(
         (10.0, 10.0, 5.0, 5.0), "Factors on the box head's deltas x, y, w, h.", above=0, most=1e6
     )
+    class_loss: str = key(
+        "softmax",
+        "Loss and scores of the box head: cross-entropy over classes and background, or binary "
+        "cross-entropy class by class.",
+        choices=("softmax", "sigmoid"),
+    )
+    federated_classes: int = key(
+        0,
+        "sigmoid: classes in an image's loss, those of its RoIs and others drawn at random "
+        "(federated loss); 0 for all.",
+        least=0,
+        most=100_000,
+    )
+    federated_power: float = key(
+        0.5,
+        "They are drawn by the number of training images that show a class, to this power.",
+        least=0,
+        most=100,
+    )
     box_loss: str = key(
         "l1",
         "Loss of the box head: on the deltas, or on the decoded boxes.",
@@ -563,6 +593,18 @@ class Detector:
         least=1,
         most=100_000,
         roles=("test",),
+    )
+    tta_sizes: tuple[int, ...] = key(
+        (),
+        "Test-time augmentation: images are detected on at each of these sides, as at `image_size` "
+        "otherwise, and what is found is merged; empty for none.",
+        least=1,
+        most=2**15,
+        unit="pixels",
+        roles=("test",),
+    )
+    tta_flip: bool = key(
+        True, "Test-time augmentation: whether each is also detected on mirrored.", roles=("test",)
     )
     pixel_mean: tuple[float, float, float] = key(
         (123.675, 116.28, 103.53),

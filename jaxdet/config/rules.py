@@ -189,11 +189,38 @@ def _detector(config: ConfigDict) -> Iterator[Rule]:
         f"be ({shown}{',' * (len(strides) == 1)}) for this config.model.vit.patch and "
         "config.model.pyramid.kind",
     )
+    yield (
+        "model.detector.federated_classes",
+        detector.federated_classes == 0 or detector.class_loss == "sigmoid",
+        "be 0 unless config.model.detector.class_loss is 'sigmoid'",
+    )
+    yield from _augmented(config)
     yield "model.detector.aspect_ratios", len(detector.aspect_ratios) > 0, "have at least one ratio"
     yield (
         "model.detector.roi_batch",
         int(detector.roi_batch * detector.roi_positive) >= 1,
         "leave room for a foreground RoI: times config.model.detector.roi_positive at least 1",
+    )
+
+
+def _augmented(config: ConfigDict) -> Iterator[Rule]:
+    """Test-time augmentation."""
+    sizes, coarsest = config.model.detector.tta_sizes, 2 * config.model.vit.patch
+    yield (
+        "model.detector.tta_sizes",
+        all(size % coarsest == 0 for size in sizes),
+        f"be multiples of {coarsest} (2 * config.model.vit.patch)",
+    )
+    yield (
+        "model.detector.tta_sizes",
+        config.model.vit.relative_position != "shared" or not {*sizes} - {config.image_size},
+        f"be config.image_size={config.image_size} alone where "
+        "config.model.vit.relative_position is 'shared', whose tables are of that size",
+    )
+    yield (
+        "model.detector.tta_sizes",
+        not sizes or config.data.augmentation == "lsj",
+        "be empty unless config.data.augmentation is 'lsj'",
     )
 
 

@@ -177,6 +177,10 @@ class CocoDataset:
         """Whether the image has an object with a usable segmentation that is not a crowd."""
         return len(self._objects(index)) > 0
 
+    def labels(self, index: int) -> np.ndarray:
+        """Of the image's objects, int32 [objects]."""
+        return self._labels[self._objects(index)]
+
     def is_background(self, index: int) -> bool:
         """Whether the image has no annotation at all, not even one that is not trained on."""
         return not self._annotated[index]

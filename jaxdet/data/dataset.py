@@ -123,6 +123,10 @@ class DetectionDataset(Protocol):
         """Whether the image has at least one object to train on (crowd regions do not count)."""
         ...
 
+    def labels(self, index: int) -> np.ndarray:
+        """Of the image's objects, int32 [objects], as in its example; reads no image."""
+        ...
+
     def is_background(self, index: int) -> bool:
         """Whether the image has no annotation at all, not even one that is not trained on."""
         ...

@@ -23,6 +23,7 @@ from jaxdet.data.dataset import DetectionDataset, Example
 from jaxdet.data.image import ArrayImage
 from jaxdet.data.lsj import LargeScaleJitter
 from jaxdet.data.multiscale import Multiscale
+from jaxdet.data.repeats import RepeatedImages, image_counts, repeat_factors
 from jaxdet.data.transform import transform_image
 from jaxdet.data.transform_objects import transform_objects
 from jaxdet.errors import UserError
@@ -86,6 +87,7 @@ def train_batches(
     mask_size: int,
     seed: int,
     empty_images: float = 0.0,
+    repeat_threshold: float = 0.0,
     start_step: int = 0,
 ) -> Iterator[Batch]:
     """Endless training batches, augmented, in a new order every epoch.
@@ -100,6 +102,7 @@ def train_batches(
         mask_size: side M of the mask crops.
         seed: of order, augmentation and choice; 0 to 2**32 - 1.
         empty_images: that share, see `trained_images`.
+        repeat_threshold: that of `repeat_factors`; 0 for no image to come more often than others.
         start_step: the first batch to give; equal to skipping that many batches.
 
     Returns:
@@ -119,13 +122,13 @@ def train_batches(
             "no image of the training set has an object to train on; "
             + (reasons[0] if reasons else "check that its annotations carry segmentations")
         )
-    stream = (
-        grain.MapDataset.source(_Subset(dataset, indices))
-        .seed(seed)
-        .shuffle()
-        .repeat()
-        .random_map(_TrainingExample(augmentation, max_instances, mask_size))
-    )
+    images = _Subset(dataset, indices)
+    if repeat_threshold:
+        factors = repeat_factors(images.labels(), len(dataset.categories), repeat_threshold)
+        stream = grain.MapDataset.source(RepeatedImages(images, factors, seed)).seed(seed)
+    else:
+        stream = grain.MapDataset.source(images).seed(seed).shuffle().repeat()
+    stream = stream.random_map(_TrainingExample(augmentation, max_instances, mask_size))
     return endless_batches(stream, settings, start_step)
 
 
@@ -144,6 +147,12 @@ def trained_images(dataset: DetectionDataset, empty_images: float = 0.0) -> int:
         empty_images: share of the images without any annotation that are among them.
     """
     return len(_trainable_indices(dataset, empty_images))
+
+
+def trained_image_counts(dataset: DetectionDataset, empty_images: float = 0.0) -> np.ndarray:
+    """How many of these images show each category, int64 [categories]."""
+    images = _Subset(dataset, _trainable_indices(dataset, empty_images))
+    return image_counts(images.labels(), len(dataset.categories))
 
 
 def eval_batches(
@@ -180,6 +189,10 @@ class _Subset:
 
     def __getitem__(self, position: int) -> Example:
         return self.dataset[int(self.indices[position])]
+
+    def labels(self) -> list[np.ndarray]:
+        """Of each image's objects."""
+        return [self.dataset.labels(index) for index in self.indices.tolist()]
 
 
 @dataclass(frozen=True)

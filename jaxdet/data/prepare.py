@@ -256,11 +256,14 @@ def _measure(path: Path) -> dict[str, Any]:
 def _write_side_files(
     dataset: CocoDataset, folder: Path, split: str, receipts: list[dict[str, Any]]
 ) -> None:
+    labels = [dataset.labels(index) for index in range(len(dataset))]
     np.savez(
         index_file(folder, split),
         image_ids=np.array(dataset.image_ids, np.int64),
         sizes=np.array([dataset.file(index)[1] for index in range(len(dataset))], np.int32),
         has_objects=np.array([dataset.has_objects(index) for index in range(len(dataset))]),
+        labels=np.concatenate([np.zeros(0, np.int32), *labels]),
+        label_ends=np.cumsum([len(each) for each in labels], dtype=np.int64),
     )
     truth = json.dumps(dataset.ground_truth())
     ground_truth_file(folder, split).write_text(truth, encoding="utf-8")

@@ -66,6 +66,9 @@ class PreparedDataset:
                 self.image_ids = tuple(index["image_ids"].tolist())
                 self._sizes = index["sizes"]
                 self._has_objects = index["has_objects"]
+                # Sets that an older version prepared have none.
+                self._labels = index.get("labels")
+                self._label_ends = index.get("label_ends")
             description = json.loads(read_file(description_file(folder, split)))
         except (OSError, ValueError, KeyError) as error:
             raise UserError(
@@ -124,6 +127,20 @@ class PreparedDataset:
     def has_objects(self, index: int) -> bool:
         """Whether the image has an object with a usable segmentation that is not a crowd."""
         return bool(self._has_objects[index])
+
+    def labels(self, index: int) -> np.ndarray:
+        """Of the image's objects, int32 [objects].
+
+        Raises:
+            UserError: an older version prepared the set and did not list them.
+        """
+        if self._labels is None:
+            raise UserError(
+                f"{self._folder} lists no labels, which config.data.repeat_threshold and "
+                "config.model.detector.federated_classes need; run jaxdet data prepare again"
+            )
+        start = self._label_ends[index - 1] if index else 0
+        return self._labels[start : self._label_ends[index]]
 
     def is_background(self, index: int) -> bool:
         """Whether the image has no annotation; that is not recorded, and so never."""

@@ -114,6 +114,11 @@ class ShapesDataset:
         """Always true: every image holds at least one object."""
         return True
 
+    def labels(self, index: int) -> np.ndarray:
+        """Of the image's objects, int32 [objects]."""
+        scene = _compose(self._generator(index), self._image_size)
+        return np.array([shape.label for shape in scene.shapes], np.int32)
+
     def is_background(self, index: int) -> bool:
         """Whether the image has no annotation."""
         return False

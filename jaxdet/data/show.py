@@ -50,6 +50,7 @@ def samples(config: ConfigDict) -> np.ndarray:
         mask_size=config.data.mask_size,
         seed=config.seed,
         empty_images=config.data.empty_images,
+        repeat_threshold=config.data.repeat_threshold,
     )
     images = [_draw(batch, names) for batch in itertools.islice(batches, SAMPLES)]
     return contact_sheet(images, COLUMNS)

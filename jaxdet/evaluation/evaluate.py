@@ -18,8 +18,7 @@ import numpy as np
 from jaxdet import parallel
 from jaxdet.config.keys import keys_with
 from jaxdet.config.roles import difference
-from jaxdet.data.loader import eval_batches
-from jaxdet.data.source import augmentation_of, loader_settings
+from jaxdet.data.source import loader_settings
 from jaxdet.errors import UserError
 from jaxdet.evaluation.inputs import EvalInputs, GroundTruth
 from jaxdet.evaluation.metric_names import IOU_TYPES
@@ -33,8 +32,8 @@ from jaxdet.evaluation.result_files import (
 from jaxdet.evaluation.scoring import Metrics, check_novel, score
 from jaxdet.evaluation.submission import read_detections
 from jaxdet.files import write_json
+from jaxdet.inference.batches import Inputs, detect_function, inputs_of
 from jaxdet.inference.coco_results import Results, coco_results, result_workers
-from jaxdet.inference.detector import detect_function
 from jaxdet.models.build import Tree
 from jaxdet.models.detections import Detections
 from jaxdet.training.checkpoint import digest, latest_step, open_latest
@@ -53,7 +52,7 @@ class Evaluator:
             {category.name for category in experiment.val_set.categories},
             experiment.config.few_shot.novel,
         )
-        self._detect = detect_function(experiment.stateless, experiment.mesh)
+        self._detect = detect_function(experiment.config, experiment.stateless, experiment.mesh)
         self._experiment = experiment
         self._is_compiled = False
 
@@ -113,29 +112,24 @@ class Evaluator:
         processes: ProcessPoolExecutor | None,
     ) -> Results:
         rows = parallel.local_rows(detections)._asdict()
-        known = {name: values for name, values in host.items() if name != "image"}
         category_ids = [category.id for category in self._experiment.val_set.categories]
         if processes is None:
-            return coco_results(rows, known, category_ids)
+            return coco_results(rows, host, category_ids)
         try:
-            return processes.submit(coco_results, rows, known, category_ids).result()
+            return processes.submit(coco_results, rows, host, category_ids).result()
         except BrokenProcessPool as error:
             raise UserError(
                 "a process that encodes masks died (out of memory?); lower "
                 "--config.eval_workers, 0 for none"
             ) from error
 
-    def _batches(self) -> Iterator[tuple[dict[str, np.ndarray], dict[str, jax.Array]]]:
-        """Batches of this process as they are on the host, and their images on the devices."""
+    def _batches(self) -> Iterator[tuple[dict[str, np.ndarray], Inputs]]:
+        """What is known of this process's batches, and their images on the devices."""
         config = self._experiment.config
-        for host in eval_batches(
-            self._experiment.val_set,
-            augmentation_of(config),
-            loader_settings(
-                config.data, config.eval_batch_size, jax.process_index(), jax.process_count()
-            ),
-        ):
-            inputs = {name: host[name] for name in ("image", "image_hw")}
+        settings = loader_settings(
+            config.data, config.eval_batch_size, jax.process_index(), jax.process_count()
+        )
+        for host, inputs in inputs_of(config, self._experiment.val_set, settings):
             yield host, parallel.shard_batch(inputs, self._experiment.mesh)
 
 
@@ -145,6 +139,7 @@ def _score(experiment: Experiment, truth: GroundTruth, results: Results) -> Metr
         EvalInputs(truth, results),
         max_detections=config.model.detector.detections,
         novel=config.few_shot.novel,
+        metric=config.data.metric,
     )
 
 

@@ -8,3 +8,6 @@ IOU_TYPES = ("bbox", "segm")
 MAIN_ERRORS = ("Cls", "Loc", "Both", "Dupe", "Bkg", "Miss")
 SPECIAL_ERRORS = ("FalsePos", "FalseNeg")
 """TIDE's types of error (arXiv 2008.08115)."""
+
+FREQUENCIES = {"r": "rare", "c": "common", "f": "frequent"}
+"""LVIS's groups of categories, by the number of training images that show them."""

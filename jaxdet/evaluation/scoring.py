@@ -1,4 +1,4 @@
-"""All numbers of one evaluation: COCO's, those of base and novel classes, and TIDE's."""
+"""All numbers of one evaluation: COCO's or LVIS's, of base and novel classes, and TIDE's."""
 
 from __future__ import annotations
 
@@ -10,31 +10,38 @@ import numpy as np
 from jaxdet.errors import UserError
 from jaxdet.evaluation.coco import evaluate_coco, mean_defined
 from jaxdet.evaluation.inputs import EvalInputs
+from jaxdet.evaluation.lvis import evaluate_lvis
 from jaxdet.evaluation.tide import evaluate_tide
 
 Metrics = dict[str, Any]
 
 
-def score(inputs: EvalInputs, *, max_detections: int, novel: Sequence[str] = ()) -> Metrics:
+def score(
+    inputs: EvalInputs, *, max_detections: int, novel: Sequence[str] = (), metric: str = "coco"
+) -> Metrics:
     """The numbers of detections.
 
     Args:
         inputs: what is compared, and for which IoU types.
         max_detections: see `evaluate_coco` and `evaluate_tide`.
         novel: names of the novel categories in few-shot detection.
+        metric: "coco", or "lvis" for a ground truth that names what it is sure of.
 
     Returns:
-        COCO's numbers under "bbox" and "segm", the APs of base and novel classes under "few_shot"
-        where there are novel ones, under "tide" what each type of error costs.
+        COCO's or LVIS's numbers under "bbox" and "segm", the APs of base and novel classes under
+        "few_shot" where there are novel ones, under "tide" what each type of error costs (in COCO
+        alone: TIDE takes a detection of what nobody looked for as an error).
     """
-    metrics: Metrics = evaluate_coco(inputs, max_detections=max_detections)
+    evaluate = {"coco": evaluate_coco, "lvis": evaluate_lvis}[metric]
+    metrics: Metrics = evaluate(inputs, max_detections=max_detections)
     if novel:
         metrics["few_shot"] = {
             f"{classes}_{iou_type}": ap
             for iou_type in inputs.truth.iou_types
             for classes, ap in split_ap(metrics[iou_type]["per_category"], novel).items()
         }
-    metrics["tide"] = evaluate_tide(inputs, max_detections=max_detections)
+    if metric == "coco":
+        metrics["tide"] = evaluate_tide(inputs, max_detections=max_detections)
     return metrics
 
 

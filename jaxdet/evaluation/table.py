@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from jaxdet.evaluation.metric_names import MAIN_ERRORS
+from jaxdet.evaluation.metric_names import FREQUENCIES, MAIN_ERRORS
 
 KINDS = (("bbox", "box"), ("segm", "mask"))
 """COCO's IoU types and what they are called."""
@@ -17,7 +17,9 @@ GAP = "   "
 
 def summary_lines(metrics: dict[str, Any], images: int) -> list[str]:
     """All that a terminal shows of an evaluation on so many images."""
-    lines = [*category_table(metrics), *tide_lines(metrics["tide"])]
+    is_lvis = all("APr" in metrics[kind] for kind, _ in KINDS if kind in metrics)
+    lines = frequency_table(metrics) if is_lvis else category_table(metrics)
+    lines += tide_lines(metrics.get("tide", {}))
     for kind, name in KINDS:
         if kind not in metrics:
             continue
@@ -62,6 +64,16 @@ def category_table(metrics: dict[str, dict[str, Any]]) -> list[str]:
     rows = math.ceil(len(cells) / columns)
     heads = [head] * math.ceil(len(cells) / rows)
     return [GAP.join(line).rstrip() for line in (heads, *(cells[row::rows] for row in range(rows)))]
+
+
+def frequency_table(metrics: dict[str, dict[str, Any]]) -> list[str]:
+    """LVIS's AP of rare, common and frequent categories in points; its categories are too many."""
+    kinds = [(kind, name) for kind, name in KINDS if kind in metrics]
+    lines = [" ".join([f"{'categories':10}", *(f"{name:>5}" for _, name in kinds)])]
+    for frequency, name in FREQUENCIES.items():
+        cells = (points(metrics[kind][f"AP{frequency}"]) for kind, _ in kinds)
+        lines.append(" ".join([f"{name:10}", *cells]))
+    return lines
 
 
 def tide_lines(tide: dict[str, dict[str, Any]]) -> list[str]:

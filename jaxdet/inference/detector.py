@@ -7,7 +7,7 @@ detector.predict("street.jpg").show()
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,31 +17,22 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxdet import parallel
+from jaxdet.config.keys import keys_with
 from jaxdet.config.mask_rcnn import benchmark, check
 from jaxdet.config.roles import difference
+from jaxdet.config.values import override
 from jaxdet.data.dataset import Category, Example, LazyImage
 from jaxdet.data.image import Source, as_image
 from jaxdet.data.loader import Batch, LoaderSettings, eval_batches
 from jaxdet.data.source import augmentation_of
 from jaxdet.errors import UserError
+from jaxdet.inference.batches import detect_function, inputs_of
 from jaxdet.inference.coco_results import Results, coco_results
 from jaxdet.inference.prediction import Prediction
 from jaxdet.models.build import StatelessModel, Tree, build_detector
-from jaxdet.models.detections import Detections
 from jaxdet.training.checkpoint import open_latest
 from jaxdet.weights.file import read_weights
 from jaxdet.weights.load import load_detector
-
-
-def detect_function(
-    stateless: StatelessModel, mesh: jax.sharding.Mesh
-) -> Callable[[Tree, Tree, dict[str, jax.Array]], Detections]:
-    """The detector of parameters and batch statistics on a batch, compiled at its first call."""
-
-    def detect(params: Tree, stats: Tree, batch: dict[str, jax.Array]) -> Detections:
-        return stateless.bind(params, stats).detect(batch)
-
-    return jax.jit(detect, out_shardings=parallel.batch_sharding(mesh))
 
 
 class Detector:
@@ -70,7 +61,7 @@ class Detector:
         self.params, self.stats = params, stats
         self.stateless, self.mesh = stateless, mesh
         self.batch = batch
-        self._detect = detect_function(stateless, mesh)
+        self._detect = detect_function(config, stateless, mesh)
 
     @property
     def orientation(self) -> str:
@@ -108,26 +99,22 @@ class Detector:
         """An image as the model takes it: image uint8 [1, S, S, 3], S = config.image_size, resized
         to fit the top left corner, and image_hw int32 [1, 2], the height and width it has there.
         """
-        (host,) = self._batches([as_image(image, self.orientation)], 1)
+        (host,) = eval_batches(
+            _Unlabelled([as_image(image, self.orientation)]),
+            augmentation_of(self.config),
+            LoaderSettings(1, self.config.data.threads),
+        )
         return {name: host[name] for name in ("image", "image_hw")}
 
     def _results(self, images: list[LazyImage]) -> Iterator[dict[str, Any]]:
         """Detections in COCO's result layout; image_id is the position of the image."""
         category_ids = [category.id for category in self.categories]
-        for host in self._batches(images, self.batch):
-            inputs = {name: host[name] for name in ("image", "image_hw")}
+        settings = LoaderSettings(self.batch, self.config.data.threads)
+        for host, inputs in inputs_of(self.config, _Unlabelled(images), settings):
             batch = parallel.shard_batch(inputs, self.mesh)
             detections = self._detect(self.params, self.stats, batch)
             rows = parallel.local_rows(detections)._asdict()
             yield from coco_results(rows, host, category_ids)
-
-    def _batches(self, images: list[LazyImage], batch: int) -> Iterator[Batch]:
-        """The images as evaluation prepares them."""
-        return eval_batches(
-            _Unlabelled(images),
-            augmentation_of(self.config),
-            LoaderSettings(batch, self.config.data.threads),
-        )
 
 
 @dataclass(frozen=True)
@@ -144,12 +131,14 @@ class _Unlabelled:
         return Example(self.images[index], index, *nothing)
 
 
-def load(workdir: str | Path, *, batch: int = 1) -> Detector:
+def load(workdir: str | Path, *, batch: int = 1, keys: Mapping[str, str] | None = None) -> Detector:
     """The detector of a run's newest checkpoint, whose config and categories lie beside it.
 
     Args:
         workdir: where `jaxdet train` wrote.
         batch: images at a time; is raised to a multiple of the number of devices.
+        keys: values of keys of config.model.detector that are of use at test time, as on the
+            command line, such as {"nms": "soft_linear", "tta_sizes": "896,1024"}.
 
     Raises:
         UserError: there is no checkpoint, it cannot be read, or another version wrote it.
@@ -157,6 +146,7 @@ def load(workdir: str | Path, *, batch: int = 1) -> Detector:
     folder = Path(workdir) / "checkpoints"
     with open_latest(folder) as (checkpoints, step):
         config, categories = _described(checkpoints.meta(step), folder / str(step))
+        _set_test_keys(config, keys or {})
         stateless, mesh, batch = _build(config, len(categories), batch)
         params, stats = checkpoints.restore_model(step, stateless, mesh)
     return Detector(config, categories, params, stats, stateless, mesh, batch)
@@ -168,6 +158,7 @@ def load_converted(
     categories: Sequence[Category] | None = None,
     *,
     batch: int = 1,
+    keys: Mapping[str, str] | None = None,
 ) -> Detector:
     """A whole detector as `checkpoints_convert` wrote it.
 
@@ -175,7 +166,7 @@ def load_converted(
         init: the converted file.
         config: of the detector.
         categories: in the order of the detector's labels; None to number them from 1.
-        batch: as in `load`.
+        batch, keys: as in `load`.
 
     Raises:
         UserError: the file holds no whole detector or another one than the config describes.
@@ -183,7 +174,7 @@ def load_converted(
     config = config.copy_and_resolve_references()
     config.init = str(init)
     _without_gpu(config)
-    check(config)
+    _set_test_keys(config, keys or {})
     count = _class_count(Path(init))
     if categories is None:
         categories = [Category(number, f"class {number}") for number in range(1, count + 1)]
@@ -239,6 +230,19 @@ def _described(meta: Any, checkpoint: Path) -> tuple[ConfigDict, list[Category]]
     _without_gpu(config)
     check(config)
     return config, categories
+
+
+def _set_test_keys(config: ConfigDict, keys: Mapping[str, str]) -> None:
+    """Sets keys of config.model.detector, see `load`."""
+    allowed = [name.removeprefix("model.detector.") for name in keys_with("test")]
+    for key, text in keys.items():
+        if key not in allowed:
+            raise UserError(
+                f"{key!r} must be a key that a trained detector may be used with another value of: "
+                f"{', '.join(allowed)}"
+            )
+        override(config, f"model.detector.{key}", text)
+    check(config)
 
 
 def _without_gpu(config: ConfigDict) -> None:

@@ -36,9 +36,15 @@ def export_detector(detector: Detector, batch: int) -> bytes:
     without masks where the detector has none.
 
     Raises:
-        UserError: flatbuffers is not installed, or the weights are too large for the format.
+        UserError: the detector has test-time augmentation, flatbuffers is not installed, or the
+            weights are too large for the format.
     """
     config = detector.config.copy_and_resolve_references()
+    if config.model.detector.tta_sizes:
+        raise UserError(
+            "config.model.detector.tta_sizes must be empty for a StableHLO file, which detects at "
+            "config.image_size; leave test-time augmentation out"
+        )
     if config.model.vit.attention == "auto":
         config.model.vit.attention = "xla"
     params, stats = jax.device_get((detector.params, detector.stats))

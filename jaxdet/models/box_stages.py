@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from jaxdet.models.roi_samples import Samples
 from jaxdet.models.settings import Settings
@@ -60,8 +61,13 @@ def stage_losses(
     box_deltas: Float[Array, "rois class_deltas"],
     samples: Samples,
     boxes: Float[Array, "objects 4"],
+    counted: Bool[Array, " classes"] | None = None,
 ) -> dict[str, Float[Array, ""]]:
-    """A stage's losses on the sampled RoIs of one image."""
+    """A stage's losses on the sampled RoIs of one image.
+
+    Args:
+        counted: the classes that have a loss, see `counted_classes`; None for all.
+    """
     s = settings
     box_loss = losses.giou_box_loss if s.box_loss == "giou" else losses.box_loss
     # One box for all classes: they are one class.
@@ -69,17 +75,46 @@ def stage_losses(
     regression = box_loss(
         box_deltas, kinds, samples.rois, boxes[samples.matched], samples.sampled, stage.box_weights
     )
-    classification = losses.classification_loss(class_logits, samples.labels, samples.sampled)
+    given = class_logits, samples.labels, samples.sampled
+    if s.class_loss == "softmax":
+        classification = losses.classification_loss(*given)
+    else:
+        classification = losses.sigmoid_classification_loss(*given, counted)
     return {
         f"loss_class{stage.suffix}": classification,
         f"loss_box{stage.suffix}": s.box_loss_weight * regression,
     }
 
 
+def counted_classes(
+    settings: Settings,
+    weights: Float[np.ndarray, " classes"],
+    samples: Samples,
+    key: PRNGKeyArray,
+    *,
+    stage: int,
+) -> Bool[Array, " classes"]:
+    """The classes that enter a stage's loss of one image, see `losses.federated_classes`.
+
+    Args:
+        weights: by which those are drawn that the image does not show.
+        key: the image's; each stage draws anew from it.
+    """
+    return losses.federated_classes(
+        jax.random.fold_in(key, stage),
+        samples.labels,
+        samples.sampled,
+        weights,
+        settings.federated_classes,
+    )
+
+
 def class_scores(
-    class_logits: Float[Array, "*rois classes_and_background"],
+    settings: Settings, class_logits: Float[Array, "*rois classes_and_background"]
 ) -> Float[Array, "*rois classes"]:
     """How sure a stage is of each class, background apart."""
+    if settings.class_loss == "sigmoid":
+        return jax.nn.sigmoid(class_logits[..., :-1])
     return jax.nn.softmax(class_logits)[..., :-1]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -31,12 +32,17 @@ BOXES = ("class_agnostic_boxes", "cascade_thresholds", "cascade_factors")
 
 
 def build_detector(
-    config: ConfigDict, num_classes: int, rngs: nnx.Rngs, mesh: Mesh | None = None
+    config: ConfigDict,
+    num_classes: int,
+    rngs: nnx.Rngs,
+    mesh: Mesh | None = None,
+    image_counts: Callable[[], np.ndarray] | None = None,
 ) -> MaskRCNN:
     """Assembles the detector that a complete config describes, randomly initialised.
 
     Args:
         mesh: the devices that batches are sharded over, if they are.
+        image_counts: see `MaskRCNN`.
 
     Raises:
         UserError: the config asks for cuDNN's attention where there is none.
@@ -72,6 +78,7 @@ def build_detector(
         else None,
         settings=settings,
         roi_chunks=model.heads.roi_chunks,
+        image_counts=image_counts,
         mesh=mesh,
     )
 

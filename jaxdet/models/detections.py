@@ -49,6 +49,26 @@ def select(
     ranked, pair = jax.lax.top_k(ranked, min(s.max_candidates, ranked.size))
     labels = pair % scores.shape[1]
     boxes = boxes.reshape(-1, 4)[pair // (scores.shape[1] // boxes.shape[1])]
+    return suppress(s, boxes, ranked, labels)
+
+
+def suppress(
+    settings: Settings,
+    boxes: Float[Array, "candidates 4"],
+    ranked: Float[Array, " candidates"],
+    labels: Int[Array, " candidates"],
+) -> tuple[
+    Float[Array, "detections 4"],
+    Float[Array, " detections"],
+    Int[Array, " detections"],
+    Bool[Array, " detections"],
+]:
+    """What NMS per class leaves of the candidates of one image, see `select`.
+
+    Args:
+        ranked: their scores, -inf for those that are none.
+    """
+    s = settings
     count = min(s.detections, ranked.size)
     if s.nms == "hard":
         keep = nms(boxes, ranked, ranked > -jnp.inf, s.nms_threshold, groups=labels)

@@ -6,7 +6,7 @@ matched, sampled, normalised over, or scored.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -22,6 +22,7 @@ from jaxdet.models.box_stages import (
     BoxStage,
     box_stages,
     class_scores,
+    counted_classes,
     stage_boxes,
     stage_losses,
 )
@@ -51,6 +52,8 @@ class MaskRCNN(nnx.Module):
         roi_chunks: number of chunks in which an image's RoIs go through a box head without batch
             norm, see `in_chunks`.
         settings: everything that is not learned.
+        image_counts: how many training images show each class, int [classes], for the federated
+            loss; asked for where losses are computed. None for equally many.
         mesh: the devices that batches are sharded over, if they are.
     """
 
@@ -65,6 +68,7 @@ class MaskRCNN(nnx.Module):
         mask_head: nnx.Module | None,
         settings: Settings,
         roi_chunks: int = 1,
+        image_counts: Callable[[], np.ndarray] | None = None,
         mesh: Mesh | None = None,
     ):
         self.backbone = backbone
@@ -75,6 +79,7 @@ class MaskRCNN(nnx.Module):
         self.mask_head = mask_head
         self.settings = settings
         self.roi_chunks = roi_chunks
+        self.image_counts = image_counts
         self.mesh = mesh
 
     def losses(
@@ -97,35 +102,53 @@ class MaskRCNN(nnx.Module):
         rpn_losses, samples, counts = self._rpn_stage(
             features.pyramid, batch, rpn_keys, roi_keys, microbatches
         )
-        box_losses = self._box_stage(features, samples, batch, microbatches)
+        box_losses = self._box_stage(features, samples, batch, roi_keys, microbatches)
         mask_losses = self._mask_stage(features, samples, batch, microbatches)
         mean = partial(jax.tree.map, jnp.mean)
         return mean({**rpn_losses, **box_losses, **mask_losses}), mean(counts)
 
     def detect(self, batch: Batch) -> Detections:
         """Detections of a batch of images: threshold, NMS per class, the best of all, masks."""
+        return self._on_devices(MaskRCNN._detect, batch)
+
+    def detect_boxes(self, batch: Batch) -> tuple[Detections, Features]:
+        """Detections without masks, and the features that `masks_of` takes."""
+        return self._on_devices(MaskRCNN._detect_boxes, batch)
+
+    def masks_of(
+        self, features: Features, found: Detections
+    ) -> Float[Array, "n detections size size"]:
+        """The masks of boxes that were found, as objects of their labels."""
+        return self._on_devices(MaskRCNN._masks_of, features, found)
+
+    def _on_devices(self, method: Callable[..., Any], *arguments: Any) -> Any:
+        """A method that treats images independently, by each device on its own images."""
         graph, state = nnx.split(self)
 
         # The state is passed, not closed over: what is indexed must be of the devices' own program.
-        def detect(batch: Batch, state: nnx.State) -> Detections:
-            return nnx.merge(graph, state)._detect(batch)
+        def run(arguments: tuple[Any, ...], state: nnx.State) -> Any:
+            return method(nnx.merge(graph, state), *arguments)
 
-        return per_device(detect, self.mesh, shared=1)(batch, state)
+        return per_device(run, self.mesh, shared=1)(arguments, state)
 
     def _detect(self, batch: Batch) -> Detections:
+        found, features = self._detect_boxes(batch)
+        if self.mask_head is None:
+            return found
+        return found._replace(masks=self._masks_of(features, found))
+
+    def _masks_of(self, features: Features, found: Detections) -> Array:
+        logits = self._segment(features, found.boxes, found.valid, found.labels, train=False)
+        return jax.nn.sigmoid(logits)
+
+    def _detect_boxes(self, batch: Batch) -> tuple[Detections, Features]:
         features = self.features(batch["image"], batch["image_hw"])
         objectness, deltas = self.rpn(features.pyramid)
         anchors = self.anchors(features.pyramid)
         proposals = self._propose(objectness, deltas, anchors, batch["image_hw"], train=False)
         boxes, scores = self._refine(features, proposals, batch["image_hw"])
-        boxes, scores, labels, valid = self._per_image(partial(select, self.settings))(
-            boxes, scores, proposals.valid
-        )
-        if self.mask_head is None:
-            return Detections(boxes, scores, labels, valid, None)
-        logits = self._segment(features, boxes, valid, train=False)
-        of_label = jnp.take_along_axis(logits, labels[:, :, None, None, None], -1)[..., 0]
-        return Detections(boxes, scores, labels, valid, jax.nn.sigmoid(of_label))
+        found = self._per_image(partial(select, self.settings))(boxes, scores, proposals.valid)
+        return Detections(*found, None), features
 
     def features(
         self, images: UInt8[Array, "n image_h image_w 3"], image_hw: Int[Array, "n 2"]
@@ -201,12 +224,12 @@ class MaskRCNN(nnx.Module):
         return in_microbatches(stage, microbatches, pyramid, *inputs, rpn_keys, roi_keys)
 
     def _box_stage(
-        self, features: Features, samples: Samples, batch: Batch, microbatches: int
+        self, features: Features, samples: Samples, batch: Batch, keys: Array, microbatches: int
     ) -> dict[str, Array]:
         """The losses of each stage of the box head on the sampled RoIs, per image."""
         found: dict[str, Array] = {}
         stages = self.box_stages
-        for stage, following in zip(stages, [*stages[1:], None], strict=True):
+        for i, (stage, following) in enumerate(zip(stages, [*stages[1:], None], strict=True)):
             class_logits, box_deltas = self._classify(
                 stage,
                 features,
@@ -216,11 +239,21 @@ class MaskRCNN(nnx.Module):
                 microbatches=microbatches,
             )
             found |= self._per_image(partial(stage_losses, self.settings, stage))(
-                class_logits, box_deltas, samples, batch["boxes"]
+                class_logits, box_deltas, samples, batch["boxes"], *self._counted(samples, keys, i)
             )
             if following is not None:
                 samples = self._move(stage, following, samples, box_deltas, batch)
         return found
+
+    def _counted(self, samples: Samples, keys: Array, stage: int) -> tuple[Array, ...]:
+        """The classes that enter a stage's loss, per image; nothing where all do."""
+        s = self.settings
+        if not s.federated_classes:
+            return ()
+        counts = np.ones(s.num_classes) if self.image_counts is None else self.image_counts()
+        weights = np.asarray(counts, np.float32) ** np.float32(s.federated_power)
+        draw = partial(counted_classes, s, weights, stage=stage)
+        return (self._per_image(draw)(samples, keys),)
 
     def _move(
         self, stage: BoxStage, following: BoxStage, samples: Samples, box_deltas, batch: Batch
@@ -242,7 +275,12 @@ class MaskRCNN(nnx.Module):
         max_foreground = int(self.settings.roi_batch * self.settings.roi_positive)
         positives = jax.tree.map(lambda a: a[:, :max_foreground], samples)
         mask_logits = self._segment(
-            features, positives.rois, positives.foreground, train=True, microbatches=microbatches
+            features,
+            positives.rois,
+            positives.foreground,
+            positives.labels,
+            train=True,
+            microbatches=microbatches,
         )
         loss = self._per_image(self._mask_loss)(
             mask_logits, positives, batch["masks"], batch["boxes"]
@@ -267,7 +305,8 @@ class MaskRCNN(nnx.Module):
         targets = mask_targets(
             masks, boxes, positives.rois, positives.matched, out=mask_logits.shape[1]
         )
-        return losses.mask_loss(mask_logits, positives.labels, targets, positives.foreground)
+        of_label = jnp.zeros_like(positives.labels)  # there are logits of the label alone
+        return losses.mask_loss(mask_logits[..., None], of_label, targets, positives.foreground)
 
     @jax.named_scope("proposals")
     def _propose(self, objectness, deltas, anchors, image_hw, *, train: bool) -> Proposals:
@@ -298,7 +337,7 @@ class MaskRCNN(nnx.Module):
             boxes = self._per_image(partial(stage_boxes, box_weights=stage.box_weights))(
                 box_deltas, rois, image_hw
             )
-            scores.append(class_scores(class_logits))
+            scores.append(class_scores(self.settings, class_logits))
             rois = boxes[:, :, 0]  # where there is another stage, there is one box for all classes
         return boxes, sum(scores[1:], scores[0]) / len(scores)
 
@@ -323,10 +362,13 @@ class MaskRCNN(nnx.Module):
         )
 
     def _segment(
-        self, features: Features, rois, valid, *, train: bool, microbatches: int = 1
-    ) -> Float[Array, "n rois size size classes"]:
+        self, features: Features, rois, valid, labels, *, train: bool, microbatches: int = 1
+    ) -> Float[Array, "n rois size size"]:
+        """Logits of each RoI's mask, as an object of its label."""
         pool = partial(self._pool, PyramidRoIs(self.settings), self.settings.mask_roi_size)
-        return self._in_head(self.mask_head, pool, features, rois, valid, train, microbatches, 1)
+        return self._in_head(
+            self.mask_head, pool, features, rois, valid, train, microbatches, 1, labels=labels
+        )[..., 0]
 
     def _in_head(
         self,
@@ -338,28 +380,33 @@ class MaskRCNN(nnx.Module):
         train: bool,
         microbatches: int,
         chunks: int,
+        **more: Array,
     ) -> Any:
         """A head's outputs for RoIs whose features `describe` computes, [n, rois, ...].
 
         A head with batch norm takes all RoIs of the batch at once; for another one, which treats
         RoIs independently, they stay in their microbatch and in their chunk throughout.
+
+        Args:
+            more: what else the head is given of each RoI, [n, rois].
         """
 
-        def run(described: Array, valid: Array) -> Any:
+        def run(described: Array, valid: Array, more: dict[str, Array]) -> Any:
             with jax.named_scope("heads"):
-                outputs = head(_join_axes(described), valid=_join_axes(valid), train=train)
+                joined = jax.tree.map(_join_axes, {"valid": valid, **more})
+                outputs = head(_join_axes(described), train=train, **joined)
             return jax.tree.map(lambda y: y.reshape(*valid.shape, *y.shape[1:]), outputs)
 
         if nnx.state(head, nnx.BatchStat):
-            return run(in_microbatches(describe, microbatches, features, rois), valid)
+            return run(in_microbatches(describe, microbatches, features, rois), valid, more)
 
-        def run_images(features: Features, rois: Array, valid: Array) -> Any:
-            def run_chunk(rois, valid):
-                return run(describe(features, rois), valid)
+        def run_images(features: Features, rois: Array, valid: Array, more: Any) -> Any:
+            def run_chunk(rois, valid, more):
+                return run(describe(features, rois), valid, more)
 
-            return in_chunks(run_chunk, chunks, rois, valid)
+            return in_chunks(run_chunk, chunks, rois, valid, more)
 
-        return in_microbatches(run_images, microbatches, features, rois, valid)
+        return in_microbatches(run_images, microbatches, features, rois, valid, more)
 
 
 def _join_axes(x: Array) -> Array:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float, Int, Shaped
+from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
 from jaxdet.ops.boxes import BoxWeights, decode, encode, giou
 
@@ -56,6 +56,52 @@ def classification_loss(
     log_probabilities = jax.nn.log_softmax(logits.astype(jnp.float32))
     losses = -_of_class(log_probabilities, labels)
     return jnp.sum(losses, where=sampled) / _at_least_one(sampled)
+
+
+def sigmoid_classification_loss(
+    logits: Float[ArrayLike, "rois classes_and_background"],
+    labels: Int[ArrayLike, " rois"],
+    sampled: Bool[ArrayLike, " rois"],
+    counted: Bool[ArrayLike, " classes"] | None = None,
+) -> Float[Array, ""]:
+    """Binary cross-entropy of each class, summed over classes, mean over the sampled RoIs.
+
+    The background, the last of `logits`, has no loss: an RoI of it is one of no class.
+
+    Args:
+        counted: the classes that have a loss, see `federated_classes`; None for all.
+    """
+    num_classes = logits.shape[1] - 1
+    is_class = jnp.arange(num_classes) == jnp.asarray(labels)[:, None]
+    losses = _binary_cross_entropy(logits[:, :-1], is_class)
+    where = jnp.asarray(sampled)[:, None]
+    if counted is not None:
+        where &= jnp.asarray(counted)
+    return jnp.sum(losses, where=where) / _at_least_one(sampled)
+
+
+def federated_classes(
+    key: Key[Array, ""],
+    labels: Int[ArrayLike, " rois"],
+    sampled: Bool[ArrayLike, " rois"],
+    weights: Float[ArrayLike, " classes"],
+    asked: int,
+) -> Bool[Array, " classes"]:
+    """The classes that enter an image's loss (Zhou et al., arXiv 2103.07461, section 3).
+
+    Those of its sampled RoIs, and others drawn by weight and without replacement until there are
+    `asked`. As in Detectron2, the background counts as one of them where an RoI is background.
+    """
+    weights = jnp.asarray(weights)
+    num_classes = weights.shape[0]
+    is_label = jnp.arange(num_classes + 1) == jnp.asarray(labels)[:, None]
+    present = jnp.any(is_label & jnp.asarray(sampled)[:, None], axis=0)
+    # The greatest of log weights with Gumbel noise are such a draw (arXiv 1903.06059).
+    noisy = jnp.log(weights) + jax.random.gumbel(key, (num_classes,))
+    noisy = jnp.where(present[:-1], -jnp.inf, noisy)
+    best, drawn = jax.lax.top_k(noisy, min(asked, num_classes))
+    is_drawn = (jnp.arange(drawn.size) < asked - jnp.sum(present)) & (best > -jnp.inf)
+    return present[:-1].at[drawn].max(is_drawn)
 
 
 def box_loss(

@@ -125,7 +125,7 @@ def soft_nms(
         best = jnp.argmax(left)
         overlap = box_ops.iou(boxes[best][None], boxes)[0]
         if groups is not None:
-            overlap = jnp.where(groups == groups[best], overlap, 0.0)
+            overlap = jnp.where(groups == jnp.asarray(groups)[best], overlap, 0.0)
         if method == "linear":
             factor = jnp.where(overlap > iou_threshold, 1 - overlap, 1.0)
         else:

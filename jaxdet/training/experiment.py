@@ -7,12 +7,13 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 import jax
+import numpy as np
 import optax
 
 from jaxdet import parallel
 from jaxdet.data.dataset import DetectionDataset, category_difference
 from jaxdet.data.doubts import SAME_IMAGES
-from jaxdet.data.loader import trained_images
+from jaxdet.data.loader import trained_image_counts, trained_images
 from jaxdet.data.source import open_dataset, trains_on_validation
 from jaxdet.errors import UserError
 from jaxdet.models.attention import Choice, choose
@@ -61,8 +62,13 @@ class Experiment(Run):
     def stateless(self) -> StatelessModel:
         num_classes = len(self.val_set.categories)
         return StatelessModel(
-            lambda rngs: build_detector(self.config, num_classes, rngs, self.mesh)
+            lambda rngs: build_detector(
+                self.config, num_classes, rngs, self.mesh, self._image_counts
+            )
         )
+
+    def _image_counts(self) -> np.ndarray:
+        return trained_image_counts(self.train_set, self.config.data.empty_images)
 
     @cached_property
     def trained_images(self) -> int:

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from jaxdet.benchmark.reference import CERTAINTIES, find, published, published_for, sources
+from jaxdet.benchmark.reference import (
+    CERTAINTIES,
+    LEAST_TRAIN_IMAGES,
+    LVIS_VAL,
+    find,
+    published,
+    published_for,
+    sources,
+)
 from jaxdet.config.files import load_config
 from jaxdet.config.keys import INITIALISATIONS
 
@@ -21,6 +29,7 @@ def identity(result):
         result.initialisation,
         result.epochs,
         result.variant,
+        result.data,
     )
 
 
@@ -45,6 +54,8 @@ def test_every_result_is_sound(result):
             assert isinstance(ap, float)
             assert 10 < ap < 65  # points, not shares
     assert result.mask_ap is None or result.mask_ap < result.box_ap
+    assert result.data in LEAST_TRAIN_IMAGES
+    assert result.rare_mask_ap is None or 10 < result.rare_mask_ap < result.mask_ap
 
 
 def test_no_result_is_listed_twice():
@@ -84,6 +95,35 @@ def test_variants_and_detectors_are_apart():
     assert find(*find_vitdet, detector="Cascade Mask R-CNN").box_ap == 54.0
     assert find(*find_vitdet, variant="no relative position").box_ap == 51.2
     assert find("imTED", "ViT-B", "mae", 36, detector="Faster R-CNN").mask_ap is None
+
+
+@pytest.mark.parametrize(
+    ("name", "box_ap", "mask_ap", "rare"),
+    [
+        ("lvis_b", 40.1, 38.1, 29.1),
+        ("lvis_l", 46.1, 43.5, 35.3),
+        ("lvis_h", 49.1, 46.0, None),
+        ("cascade_lvis_b", 43.0, 38.9, None),
+        ("cascade_lvis_l", 49.2, 44.5, None),
+        ("cascade_lvis_h", 51.5, 46.6, None),
+    ],
+)
+def test_numbers_on_lvis_are_not_those_on_coco(name, box_ap, mask_ap, rare):
+    result = published_for(load_config(name))
+    assert result.data == LVIS_VAL
+    assert (result.box_ap, result.mask_ap, result.rare_mask_ap) == (box_ap, mask_ap, rare)
+
+
+@pytest.mark.parametrize(
+    ("size", "single", "several"), [("b", 56.0, 57.3), ("l", 59.6, 60.4), ("h", 60.4, 61.3)]
+)
+def test_system_level_results_are_apart(size, single, several):
+    config = load_config(f"system_{size}")
+    assert published_for(config).box_ap == single
+    config.model.detector.tta_sizes = (1024, 1280)
+    assert published_for(config).box_ap == several
+    config.model.detector.nms = "hard"
+    assert published_for(config) is None
 
 
 def test_what_is_remembered_or_derived_says_so():

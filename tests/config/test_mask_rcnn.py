@@ -106,6 +106,34 @@ def test_vitdet_config_is_the_published_recipe(size):
     assert (config.model.pyramid.kind, config.model.heads.norm) == ("simple", "layer")
 
 
+LVIS = {
+    "b": (768, 12, 0.1, 2e-4, 0.7),
+    "l": (1024, 24, 0.4, 2e-4, 0.8),
+    "h": (1280, 32, 0.4, 1e-4, 0.9),
+}
+"""Width, depth, drop path, rate and layer decay of Detectron2's configs for LVIS."""
+
+
+@pytest.mark.parametrize("size", LVIS)
+def test_lvis_config_is_the_published_recipe(size):
+    config = load_config(CONFIGS / f"lvis_{size}.py")
+    vit, optim, detector = config.model.vit, config.optim, config.model.detector
+    assert (vit.width, vit.depth, vit.drop_path, optim.lr, optim.layer_decay) == LVIS[size]
+    assert (config.epochs, config.batch_size, optim.weight_decay) == (100, 64, 0.1)
+    steps = 156250
+    assert [round(share * steps) for share in optim.milestones] == [138889, 150463]
+    assert optim.warmup_epochs * 100_000 / 64 == 250
+    assert (config.data.metric, config.data.repeat_threshold) == ("lvis", 0.001)
+    assert (detector.score_threshold, detector.detections) == (0.02, 300)
+    assert (detector.class_loss, detector.federated_classes) == ("sigmoid", 50)
+    assert detector.federated_power == 0.5
+
+    cascade = load_config(CONFIGS / f"cascade_lvis_{size}.py")
+    assert cascade.model.heads.cascade_thresholds == (0.6, 0.7)
+    cascade.model.heads = config.model.heads
+    assert cascade.to_json() == config.to_json()
+
+
 def expected_parameters(width: int, depth: int, heads: int) -> int:
     """The detector of the paper's section 2 counted by hand, for 80 classes."""
 

@@ -272,3 +272,21 @@ def test_lvis_is_found_in_the_folder_of_coco(tmp_path):
     dataset = CocoDataset(*find_coco(tmp_path, "train"))
     assert len(dataset) == 2
     assert dataset[1].image.shape == (HEIGHT, WIDTH, 3)
+
+
+def test_lvis_validates_on_images_of_both_of_coco_s_folders(tmp_path):
+    document = write_set(tmp_path)
+    for entry, folder in zip(document["images"], ("train2017", "val2017"), strict=True):
+        name = entry.pop("file_name")
+        entry |= {
+            "coco_url": f"http://images.cocodataset.org/{folder}/{name}",
+            "neg_category_ids": [1],
+            "not_exhaustive_category_ids": [],
+        }
+        (tmp_path / folder).mkdir()
+        (tmp_path / "images" / name).rename(tmp_path / folder / name)
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "lvis_v1_val.json").write_text(json.dumps(document))
+    dataset = CocoDataset(*find_coco(tmp_path, "val"))
+    assert [dataset[index].image.shape for index in range(2)] == [(HEIGHT, WIDTH, 3)] * 2
+    assert [image["neg_category_ids"] for image in dataset.ground_truth()["images"]] == [[1]] * 2

@@ -95,6 +95,7 @@ def test_examples_are_those_of_the_folder(built):
     for index in range(10):
         one, other = plain[index], dataset[index]
         assert plain.has_objects(index) == dataset.has_objects(index)
+        np.testing.assert_array_equal(plain.labels(index), dataset.labels(index))
         assert one.image_id == other.image_id
         np.testing.assert_array_equal(one.image, other.image)
         np.testing.assert_array_equal(one.boxes, other.boxes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from jaxdet.evaluation.metric_names import MAIN_ERRORS
-from jaxdet.evaluation.table import category_table, tide_lines
+from jaxdet.evaluation.table import category_table, summary_lines, tide_lines
 
 
 def metrics_of(count: int, *kinds: str):
@@ -49,3 +49,15 @@ def test_errors_have_a_line_for_boxes_and_one_for_masks():
     assert boxes.startswith("box  AP50 lost to Cls 1.5  Loc 1.5")
     assert masks.startswith("mask AP50 lost to")
     assert masks.endswith("FalsePos -  FalseNeg 25.0")
+
+
+def test_lvis_shows_its_frequencies_and_no_categories():
+    numbers = {"AP": 0.4, "AP50": 0.6, "AP75": 0.5, "APr": 0.25, "APc": math.nan, "APf": 0.5}
+    lines = summary_lines({"bbox": {**numbers, "per_category": {"a": 0.4}}}, 20)
+    assert lines == [
+        "categories   box",
+        "rare        25.0",
+        "common         -",
+        "frequent    50.0",
+        "box  AP  40.0   AP50  60.0   AP75  50.0   (20 images)",
+    ]

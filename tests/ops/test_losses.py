@@ -147,3 +147,58 @@ def test_giou_box_loss_counts_the_true_class_of_foreground_alone():
     assert gradient[0, 4:].any()
     assert not gradient[0, :4].any()
     assert not gradient[2:].any()
+
+
+@pytest.fixture(scope="module")
+def lvis(reference):
+    return reference("lvis_losses.npz")
+
+
+FEDERATED_CASES = range(4)
+
+
+def federated_case(lvis, number):
+    """Logits, labels, which RoIs count (all), and the published set of classes, as a mask."""
+    logits, labels, classes = (
+        lvis[f"fed{number}_{name}"] for name in ("class_logits", "gt_classes", "classes")
+    )
+    counted = np.isin(np.arange(logits.shape[1] - 1), classes)
+    return logits, labels, np.ones(len(labels), bool), counted
+
+
+def test_federated_loss_and_its_gradient_are_detectron2s(lvis):
+    value_and_grad = jax.jit(jax.value_and_grad(losses.sigmoid_classification_loss))
+    for number in FEDERATED_CASES:
+        loss, gradient = value_and_grad(*federated_case(lvis, number))
+        np.testing.assert_allclose(loss, lvis[f"fed{number}_loss_class"], rtol=1e-6)
+        expected = lvis[f"fed{number}_grad_logits"]
+        np.testing.assert_allclose(gradient, expected, rtol=1e-5, atol=1e-8)
+        everything = losses.sigmoid_classification_loss(*federated_case(lvis, number)[:3])
+        np.testing.assert_allclose(everything, lvis[f"fed{number}_loss_class_sigmoid_all"], 1e-6)
+
+
+def test_rois_that_are_not_sampled_have_no_sigmoid_loss(lvis):
+    logits, labels, sampled, counted = federated_case(lvis, 0)
+    padded = [np.concatenate([a, a[:5]]) for a in (logits, labels)]
+    sampled = np.arange(len(padded[0])) < len(logits)
+    loss = losses.sigmoid_classification_loss(*padded, sampled, counted)
+    np.testing.assert_allclose(loss, lvis["fed0_loss_class"], rtol=1e-6)
+
+
+def test_federated_classes_are_those_present_and_as_many_drawn_as_are_left(lvis):
+    draw = jax.jit(
+        jax.vmap(losses.federated_classes, (0, None, None, None, None)), static_argnums=4
+    )
+    keys = jax.random.split(jax.random.key(0), 4000)
+    for number in FEDERATED_CASES:
+        _, labels, sampled, published = federated_case(lvis, number)
+        asked = int(lvis[f"fed{number}_num_classes_asked"])
+        weights = lvis["class_image_count"].astype(np.float32) ** lvis[f"fed{number}_freq_power"]
+        np.testing.assert_allclose(weights, lvis[f"fed{number}_weights"], rtol=1e-6)
+        drawn = np.asarray(draw(keys, labels, sampled, lvis[f"fed{number}_weights"], asked))
+        assert (drawn.sum(1) == published.sum()).all()  # the background counts among the asked
+        assert drawn[:, labels[labels < len(weights)]].all()
+    # Both are means of 4000 draws: their difference has a standard deviation of at most .0112.
+    drawn = np.asarray(draw(keys, *federated_case(lvis, 0)[1:3], lvis["fed0_weights"], 20))
+    expected = lvis["fed0_inclusion_frequency_4000_draws"][:-1]
+    np.testing.assert_allclose(drawn.mean(0), expected, atol=0.045)

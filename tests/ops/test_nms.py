@@ -201,3 +201,30 @@ def test_padding_that_is_not_finite_changes_no_score(method):
     )
     for a, b in zip(clean, found, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("case", ["linear_0", "linear_1", "gaussian_0", "gaussian_1"])
+def test_soft_suppression_is_mmcv_s(reference, case):
+    arrays = reference("soft_nms.npz")
+    boxes, scores = arrays["boxes"], arrays["scores"]
+    threshold, sigma, least = arrays[f"{case}_params"].tolist()
+    run = jax.jit(
+        lambda groups: soft_nms(
+            boxes,
+            scores,
+            np.ones(len(boxes), bool),
+            count=len(boxes),
+            method=case.split("_")[0],
+            iou_threshold=threshold,
+            sigma=sigma,
+            min_score=least,
+            groups=groups,
+        )
+    )
+    classes = arrays["classes"].astype(np.int32)
+    for form, groups in (("", classes), ("agnostic_", np.zeros_like(classes))):
+        index, fallen, stays = jax.device_get(run(groups))
+        ours = dict(zip(index[stays].tolist(), fallen[stays].tolist(), strict=True))
+        names = f"{case}_{form}keep", f"{case}_{form}scores"
+        theirs = dict(zip(*(arrays[name].tolist() for name in names), strict=True))
+        assert ours == pytest.approx(theirs, abs=1e-7)

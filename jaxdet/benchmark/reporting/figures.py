@@ -1,4 +1,4 @@
-"""What the report's charts show: AP over epochs, what errors cost, gains by category."""
+"""What the report's charts show: AP over epochs and size, what errors cost, gains by category."""
 
 from __future__ import annotations
 
@@ -7,10 +7,22 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
-from jaxdet.benchmark.reporting.charts import Series, bar_chart, difference_chart, line_chart
+from jaxdet.benchmark.reporting.charts import (
+    Curve,
+    Series,
+    bar_chart,
+    difference_chart,
+    line_chart,
+)
 from jaxdet.benchmark.reporting.groups import RunGroup, Section, Statistic
 from jaxdet.benchmark.reporting.run import TIDE_ERRORS, Run
-from jaxdet.benchmark.reporting.text import ERROR_NAMES, KIND_NAMES, KIND_PLURALS, series_of
+from jaxdet.benchmark.reporting.text import (
+    ERROR_NAMES,
+    KIND_NAMES,
+    KIND_PLURALS,
+    initialisation_label,
+    series_of,
+)
 
 SHOWN_CATEGORIES = 5
 
@@ -49,8 +61,46 @@ def _curve(run: Run, name: str) -> list[tuple[float, float]]:
     return [(epoch, 100 * value) for epoch, value in values if value is not None]
 
 
+def sizes(section: Section) -> list[Figure]:
+    """AP over the number of parameters, a line an initialisation, where there are several sizes.
+
+    Of several lengths of fine-tuning the longest counts.
+    """
+    figures = []
+    for kind, name in KIND_NAMES.items():
+        label = f"{name.capitalize()} AP"
+        lines = [line for line in _size_lines(section, kind) if len(line[1][0]) > 1]
+        if lines:
+            chart = line_chart(
+                lines,
+                identity=f"sizes-{kind}-{section.number}",
+                title=f"{label} over model size",
+                x_label="million parameters",
+                y_label=label,
+            )
+            figures.append(Figure("", chart))
+    return figures
+
+
+def _size_lines(section: Section, kind: str) -> list[tuple[Series, list[Curve]]]:
+    found: dict[str, dict[float, RunGroup]] = {}
+    for group in sorted(section.groups, key=lambda group: group.epochs or 0.0):
+        if group.coco(kind) is not None and group.first.parameters is not None:
+            points = found.setdefault(group.initialisation, {})
+            points[group.first.parameters / 1e6] = group
+    return [
+        (
+            Series(min(each.letter for each in points.values()), initialisation_label(name)),
+            [[(size, 100 * points[size].coco(kind).mean) for size in sorted(points)]],
+        )
+        for name, points in found.items()
+    ]
+
+
 def errors(section: Section) -> list[Figure]:
-    """What each type of error costs, in boxes and in masks."""
+    """What each type of error costs, in boxes and in masks; nothing where that is not known."""
+    if not section.has_tide:
+        return []
     figures = []
     for kind in section.kinds:
         bars = [

@@ -123,6 +123,12 @@ class Section:
         """IoU types that any of the runs was scored in."""
         return tuple(kind for kind in IOU_TYPES if any(kind in run.scores for run in self.runs))
 
+    @cached_property
+    def has_tide(self) -> bool:
+        """Whether TIDE's errors are known of any run; they are not of LVIS's."""
+        scores = [each for run in self.runs for each in run.scores.values()]
+        return any(cost is not None for each in scores for cost in each.tide.values())
+
     @property
     def is_from_files(self) -> bool:
         """Whether detections from files were scored, and no detector is known."""

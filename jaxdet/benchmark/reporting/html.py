@@ -16,7 +16,7 @@ from jaxdet import __version__
 from jaxdet.benchmark.reporting.charts import swatch
 from jaxdet.benchmark.reporting.cost_tables import cost_tables
 from jaxdet.benchmark.reporting.examples import examples
-from jaxdet.benchmark.reporting.figures import curves, errors, gains
+from jaxdet.benchmark.reporting.figures import curves, errors, gains, sizes
 from jaxdet.benchmark.reporting.groups import RunGroup, Section
 from jaxdet.benchmark.reporting.run import Run, SkippedRun
 from jaxdet.benchmark.reporting.tables import (
@@ -24,6 +24,7 @@ from jaxdet.benchmark.reporting.tables import (
     ap_table,
     category_table,
     coco_table,
+    frequency_table,
     tide_table,
 )
 from jaxdet.benchmark.reporting.text import (
@@ -92,11 +93,13 @@ def _section(section: Section, of: int) -> dict[str, Any]:
         "has_seeds": any(len(each.runs) > 1 for each in section.groups),
         "marks": _marks(ap),
         "data_folders": ", ".join(section.data_folders),
+        "frequencies": frequency_table(section),
         "curves": curves(section),
+        "sizes": sizes(section),
         "errors": errors(section),
         "series": series if len(series) > 1 else [],
         "coco": {kind: coco_table(section, kind) for kind in kinds},
-        "tide": {kind: tide_table(section, kind) for kind in kinds},
+        "tide": {kind: tide_table(section, kind) for kind in kinds if section.has_tide},
         "gains": gains(section),
         "categories": {kind: category_table(section, kind) for kind in kinds},
         "costs": cost_tables(section),

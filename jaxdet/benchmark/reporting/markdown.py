@@ -8,7 +8,14 @@ from collections.abc import Sequence
 from jaxdet.benchmark.reporting.cost_tables import cost_tables
 from jaxdet.benchmark.reporting.groups import Section
 from jaxdet.benchmark.reporting.run import SkippedRun
-from jaxdet.benchmark.reporting.tables import Cell, Column, Table, ap_table, tide_table
+from jaxdet.benchmark.reporting.tables import (
+    Cell,
+    Column,
+    Table,
+    ap_table,
+    frequency_table,
+    tide_table,
+)
 from jaxdet.benchmark.reporting.text import UNSURE, deviations_text, recipe_title, validation
 
 SPECIAL = re.compile(r"([\\`*_\[\]<>|~#$&]|:(?=//))")
@@ -47,7 +54,11 @@ def _section(section: Section, of: int) -> list[str]:
         notes.append(f"{i}. {plain(note.text)}{link}")
     if notes:
         parts.append("\n".join(notes))
-    for table in (*(tide_table(section, kind) for kind in section.kinds), *cost_tables(section)):
+    tables = [tide_table(section, kind) for kind in section.kinds if section.has_tide]
+    frequencies = frequency_table(section)
+    if frequencies is not None:
+        tables = [frequencies, *tables]
+    for table in (*tables, *cost_tables(section)):
         parts += [f"{plain(table.caption)}:", _table(table)]
     return parts
 

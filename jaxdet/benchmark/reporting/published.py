@@ -6,9 +6,13 @@ import json
 
 from ml_collections import ConfigDict
 
-from jaxdet.benchmark.reference import LEAST_COCO_TRAIN_IMAGES, Published, published_for
-from jaxdet.benchmark.reporting.recipe import (
+from jaxdet.benchmark.reference import (
     COCO_VAL,
+    LEAST_TRAIN_IMAGES,
+    Published,
+    published_for,
+)
+from jaxdet.benchmark.reporting.recipe import (
     GLOBAL_BLOCKS,
     OUT_INDICES,
     Deviation,
@@ -19,6 +23,7 @@ from jaxdet.benchmark.reporting.recipe import (
 )
 from jaxdet.benchmark.reporting.run import Run
 from jaxdet.config.imted import imted
+from jaxdet.config.lvis import make_lvis
 from jaxdet.config.mask_rcnn import benchmark, make_cascade, vitdet
 
 VARIANT_KEYS = (
@@ -40,7 +45,7 @@ def comparison(run: Run) -> tuple[Published | None, str | None]:
     if run.detections_file is not None:
         return None, "Detections from a file; what made them is not known"
     validated_on = validation_set(run)
-    if validated_on != COCO_VAL or run.config["data"]["name"] != "coco":
+    if validated_on not in LEAST_TRAIN_IMAGES or run.config["data"]["name"] != "coco":
         return None, f"Validated on {validated_on}; published numbers are of {COCO_VAL}"
     if run.config["few_shot"]["novel"]:
         return None, "Few-shot detection; the published numbers are of all classes"
@@ -55,8 +60,9 @@ def published_deviations(run: Run, published: Published) -> tuple[Deviation, ...
     recipe = config_recipe(run.config)
     expected = _published_recipe(published, run.config["data"]["name"])
     found = [each for each in deviations(recipe, expected) if each.key not in VARIANT_KEYS]
-    if run.train_images is not None and run.train_images < LEAST_COCO_TRAIN_IMAGES:
-        found.append(Deviation("training images", run.train_images, "all of COCO train2017"))
+    least, whole = LEAST_TRAIN_IMAGES[published.data]
+    if run.train_images is not None and run.train_images < least:
+        found.append(Deviation("training images", run.train_images, f"all of {whole}"))
     return tuple(found)
 
 
@@ -65,6 +71,8 @@ def _published_recipe(published: Published, data: str) -> Recipe:
     size = published.backbone.removeprefix("ViT-").lower()
     if published.system == "ViTDet":
         config = vitdet(size, "mae", **tuned, layer_decay=0.5)
+        if published.data != COCO_VAL:
+            make_lvis(config)
     elif published.system == "imTED":
         config = imted(size, drop_path=0.0, masks=published.detector == "Mask R-CNN")
     else:

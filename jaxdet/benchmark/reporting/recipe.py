@@ -15,9 +15,11 @@ from dataclasses import replace
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
+from jaxdet.benchmark.reference import COCO_VAL, LVIS_VAL
 from jaxdet.benchmark.reporting.recipe_keys import FlatConfig, recipe_part
 from jaxdet.benchmark.reporting.run import Run
 from jaxdet.config.imted import VOC
+from jaxdet.config.lvis import LVIS_CLASSES
 from jaxdet.config.mask_rcnn import quarter_ends
 
 Recipe = FlatConfig
@@ -33,8 +35,7 @@ DIGESTS = {
 }
 """What they are called in a recipe, and in a `Run`."""
 
-COCO_VAL = "COCO val2017"
-COCO_VAL_IMAGES = 5000
+COCO_VAL_IMAGES, LVIS_VAL_IMAGES = 5000, 19_809
 
 
 class Deviation(NamedTuple):
@@ -86,6 +87,8 @@ def _data(run: Run) -> Recipe:
     }
     if data["name"] == "shapes":
         known["validation image size"] = data["shapes"]["image_size"]
+    if data["metric"] != "coco":
+        known["metric"] = data["metric"].upper()
     if data["augmentation"] == "multiscale":
         known["validation sizes"] = [max(data["short_sides"]), data["long_side"]]
     for name, field in DIGESTS.items():
@@ -137,6 +140,8 @@ def validation_set(run: Run) -> str:
     """What the validation data are, as far as the result shows."""
     if run.evaluated_on["name"] != "coco":
         return run.evaluated_on["name"]
+    if run.evaluated_on["metric"] == "lvis" and len(run.categories) == LVIS_CLASSES:
+        return LVIS_VAL if run.val_images == LVIS_VAL_IMAGES else "images of LVIS's categories"
     if len(run.categories) != 80 or not set(VOC) <= set(run.categories):
         return "own set in COCO's format"
     return COCO_VAL if run.val_images == COCO_VAL_IMAGES else "images of COCO's categories"

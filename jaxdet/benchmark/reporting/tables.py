@@ -22,6 +22,7 @@ from jaxdet.benchmark.reporting.text import (
     source_link,
     source_note,
 )
+from jaxdet.evaluation.metric_names import FREQUENCIES
 
 MOST_CATEGORIES = 2000
 """Rows of a table of categories: more than public sets have, and a browser still opens the page."""
@@ -123,15 +124,36 @@ def ap_table(section: Section) -> Table:
 
 
 def coco_table(section: Section, kind: str) -> Table:
-    """All of COCO's numbers for boxes or masks."""
+    """All of COCO's or LVIS's numbers for boxes or masks."""
     scores = [run.scores[kind] for run in section.runs if kind in run.scores]
     names = dict.fromkeys(name for each in scores for name in each.coco)
     columns = [
         (Column(name), best_marked([each.coco(kind, name) for each in section.groups]))
         for name in names
     ]
-    caption = f"COCO's numbers for {KIND_PLURALS[kind]}, in points"
+    metric = "LVIS" if "APr" in names else "COCO"
+    caption = f"{metric}'s numbers for {KIND_PLURALS[kind]}, in points"
     return table_of(caption, [*name_columns(section.groups), *columns])
+
+
+def frequency_table(section: Section) -> Table | None:
+    """LVIS's AP of rare, common and frequent categories; None for other metrics."""
+    groups, columns = section.groups, []
+    for kind in section.kinds:
+        for frequency, name in FREQUENCIES.items():
+            values = [each.coco(kind, f"AP{frequency}") for each in groups]
+            if any(values):
+                group = f"{KIND_NAMES[kind].capitalize()} AP"
+                columns.append((Column(name, group), best_marked(values)))
+    if not columns:
+        return None
+    rare = [each.published and each.published.rare_mask_ap for each in groups]
+    if any(rare):
+        cells = [Cell(DASH if ap is None else decimal(ap)) for ap in rare]
+        columns.append((Column("published", "Mask AP, rare"), cells))
+    return table_of(
+        "AP by how frequent categories are, in points", [*name_columns(groups), *columns]
+    )
 
 
 def tide_table(section: Section, kind: str) -> Table:

@@ -52,8 +52,13 @@ UNKNOWN = "unknown"
 
 def initialisation_name(group: RunGroup) -> str:
     """With what tells it from its namesakes, if there is any."""
-    name = INITIALISATION_NAMES.get(group.initialisation, group.initialisation)
+    name = initialisation_label(group.initialisation)
     return f"{name} ({group.distinction})" if group.distinction else name
+
+
+def initialisation_label(initialisation: str) -> str:
+    """Its name in the field, or as it is."""
+    return INITIALISATION_NAMES.get(initialisation, initialisation)
 
 
 def series_of(section: Section) -> list[Series]:

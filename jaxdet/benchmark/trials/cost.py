@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from jaxdet.benchmark.cost.analytic import COCO_CLASSES, needed_flops
 from jaxdet.benchmark.cost.devices import peak_of
-from jaxdet.benchmark.reference import LEAST_COCO_TRAIN_IMAGES
+from jaxdet.benchmark.reference import COCO_VAL, LEAST_TRAIN_IMAGES
 from jaxdet.errors import UserError
 
 COCO_TRAIN_IMAGES = 117_266
@@ -32,7 +32,8 @@ class Data(NamedTuple):
     @property
     def is_coco(self) -> bool:
         """Whether they can be all of COCO, which published results are of."""
-        return self.classes == COCO_CLASSES and self.train_images >= LEAST_COCO_TRAIN_IMAGES
+        least, _ = LEAST_TRAIN_IMAGES[COCO_VAL]
+        return self.classes == COCO_CLASSES and self.train_images >= least
 
 
 class Speed(NamedTuple):

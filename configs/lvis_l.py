@@ -1,0 +1,26 @@
+"""ViTDet with Mask R-CNN on LVIS v1, ViT-L from MAE, arXiv 2203.16527.
+
+    jaxdet train --config=lvis_l --workdir=runs/lvis_l \
+        --config.data.root=/data/coco \
+        --config.init=/weights/mae_vitl.npz
+
+The folder holds COCO's images, `train2017` and `val2017`, and `lvis_v1_train.json` and
+`lvis_v1_val.json`, there or in `annotations`. Weights: `mae_pretrain_vit_large.pth` (1600 epochs),
+linked from github.com/facebookresearch/mae. To convert:
+
+    jaxdet convert mae_pretrain_vit_large.pth /weights/mae_vitl.npz
+
+Published on LVIS v1 val: box AP 46.1, mask AP 43.5, of rare categories 35.3 after 100 epochs.
+"""
+
+from ml_collections import ConfigDict
+
+from jaxdet.config import make_lvis, vitdet
+
+
+def get_config() -> ConfigDict:
+    config = vitdet(
+        "l", "mae", lr=2e-4, weight_decay=0.1, drop_path=0.4, epochs=100.0, layer_decay=0.8
+    )
+    make_lvis(config)
+    return config

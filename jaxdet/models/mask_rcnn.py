@@ -228,7 +228,7 @@ class MaskRCNN(nnx.Module):
             features, positives.rois, positives.foreground, train=True, microbatches=microbatches
         )
         loss = self._per_image(self._mask_loss)(
-            mask_logits, positives, batch["masks"], batch["boxes"]
+            mask_logits, positives, batch["masks"], batch["outlined"], batch["boxes"]
         )
         return {"loss_mask": loss}
 
@@ -257,9 +257,9 @@ class MaskRCNN(nnx.Module):
         }
 
     @jax.named_scope("heads")
-    def _mask_loss(self, mask_logits, positives: Samples, masks, boxes) -> Array:
+    def _mask_loss(self, mask_logits, positives: Samples, masks, outlined, boxes) -> Array:
         targets = mask_targets(
-            masks, boxes, positives.rois, positives.matched, out=mask_logits.shape[1]
+            masks, outlined, boxes, positives.rois, positives.matched, out=mask_logits.shape[1]
         )
         return losses.mask_loss(mask_logits, positives.labels, targets, positives.foreground)
 

@@ -20,8 +20,8 @@ from jaxdet.models.build import Tree
 from jaxdet.models.paths import path_name
 
 Digests = dict[str, dict[str, Any]]
-"""By an array's name {"dtype": ..., "shape": [...], "checksums": {part: checksum}}, as JSON values. A
-part is a box of the array, such as "0:64,0:32". Checkpoints of the last version say "crc32"."""
+"""By an array's name {"dtype": ..., "shape": [...], "checksums": {part: checksum}}, as JSON values.
+A part is a box of the array, such as "0:64,0:32". Checkpoints of the last version say "crc32"."""
 
 BLOCK = 8 * 1024
 """Bytes that are added up before anything slower is done with them."""

@@ -11,7 +11,7 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 LAYERS = (
-    ("errors", "lettering"),
+    ("errors", "lettering", "mask_format"),
     ("files", "flags", "parallel", "processes", "visualize"),
     ("config",),
     ("ops", "data"),

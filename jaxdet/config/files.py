@@ -82,11 +82,19 @@ def load_config(name: str | Path) -> ConfigDict:
         raise
     except BaseException as error:  # a config file may raise anything, SystemExit among it
         raise UserError(
-            f"config file {path} cannot be used: {type(error).__name__}: {error}"
-        ) from error
+            f"config file {path} cannot be used: {type(error).__name__}: {_message_of(error)}"
+        ) from None
     if not isinstance(config, ConfigDict):
         raise UserError(f"config file {path}: get_config() must return a ConfigDict")
     return config
+
+
+def _message_of(error: BaseException) -> str:
+    """What an exception of anyone's making says; its own methods may raise in turn."""
+    try:
+        return f"{error}"[:300]
+    except BaseException:
+        return "it cannot say what is wrong"
 
 
 def _present_name(name: str) -> str:

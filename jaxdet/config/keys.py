@@ -131,10 +131,10 @@ class Data:
     )
     mask_size: int = key(
         112,
-        "Side of an object's training mask, which is cropped to its box.",
+        "An object's training mask takes this squared, in bytes: an eighth as many points of its "
+        "outlines (at most 512), else a grid of this side.",
         least=28,
         most=1024,
-        unit="pixels",
     )
     metric: str = key(
         "coco",

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError, features
 
-from jaxdet.data.bit_depth import to_rgb
+from jaxdet.data.bit_depth import has_wide_colours, to_rgb
 from jaxdet.data.dataset import LazyImage
 from jaxdet.errors import UserError
 from jaxdet.files import read_file
@@ -115,14 +115,14 @@ class EncodedImage:
                 if pixels is not None and pixels.shape[:2] == (image.height, image.width):
                     turn = self._turn(image)
                     return pixels if turn is None else np.asarray(_turned(pixels, turn))
-            return np.asarray(self._upright(image))
+            return np.asarray(self._upright(image, content))
 
     def decode(self, shrink: int) -> tuple[Image.Image, int]:
-        with self._open() as (image, _):
+        with self._open() as (image, content):
             width = image.width
             scaled = max(1, width // shrink), max(1, image.height // shrink)
             drafted = image.draft(None, scaled) if shrink > 1 else None
-            return self._upright(image), round(width / drafted[1][2]) if drafted else 1
+            return self._upright(image, content), round(width / drafted[1][2]) if drafted else 1
 
     def _turned_note(self, content: bytes) -> str:
         """What to do with an image whose sides are listed the other way round."""
@@ -137,9 +137,9 @@ class EncodedImage:
         """What makes the image lie as it is to be seen, None for nothing."""
         return _TURNS.get(orientation_of(image)) if self.orientation == "exif" else None
 
-    def _upright(self, image: Image.Image) -> Image.Image:
+    def _upright(self, image: Image.Image, content: bytes) -> Image.Image:
         turn = self._turn(image)
-        image = to_rgb(image)
+        image = to_rgb(image, content)
         return image if turn is None else image.transpose(turn)
 
     @contextmanager
@@ -169,12 +169,14 @@ class EncodedImage:
 
 def unusual(path: Path) -> list[str]:
     """What a readable image file has that few have: keys of UNUSUAL."""
+    with path.open("rb") as file:
+        head = file.read(32)
     with Image.open(path, formats=IMAGE_FORMATS) as image:
         has_note = image.format != "PNG" or "exif" in image.info  # else it would be decoded
         found = (
             has_note and orientation_of(image) != 1,
             getattr(image, "is_animated", False),
-            image.mode[0] in "IF",
+            image.mode[0] in "IF" or has_wide_colours(image, head),
         )
     return [kind for kind, is_so in zip(UNUSUAL, found, strict=True) if is_so]
 

@@ -25,7 +25,7 @@ from jaxdet.data.lsj import LargeScaleJitter
 from jaxdet.data.multiscale import Multiscale
 from jaxdet.data.repeats import RepeatedImages, image_counts, repeat_factors
 from jaxdet.data.transform import transform_image
-from jaxdet.data.transform_objects import transform_objects
+from jaxdet.data.transform_objects import Objects, transform_objects
 from jaxdet.errors import UserError
 from jaxdet.processes import leave_with_parent
 
@@ -99,7 +99,7 @@ def train_batches(
     Args:
         augmentation: gives the side S of the square canvas in pixels.
         max_instances: objects per image, N.
-        mask_size: side M of the mask crops.
+        mask_size: M; an object's mask takes M x M bytes, see `jaxdet.mask_format`.
         seed: of order, augmentation and choice; 0 to 2**32 - 1.
         empty_images: that share, see `trained_images`.
         repeat_threshold: that of `repeat_factors`; 0 for no image to come more often than others.
@@ -108,8 +108,8 @@ def train_batches(
     Returns:
         An iterator of dicts, B = batch_size / process_count: image uint8 [B, S, S, 3], image_hw
         int32 [B, 2] (S, S under large-scale jitter), boxes float32 [B, N, 4] in canvas pixels,
-        labels int32 [B, N], masks uint8 [B, N, M, M] in the frame of their box, valid bool [B, N],
-        image_id int64 [B].
+        labels int32 [B, N], masks uint8 [B, N, M, M] and outlined bool [B, N] (see
+        `jaxdet.mask_format`), valid bool [B, N], image_id int64 [B].
 
     Raises:
         UserError: no image has an object; from the iterator, whatever the dataset raises for an
@@ -204,17 +204,18 @@ class _TrainingExample(grain.transforms.RandomMap):
     def random_map(self, example: Example, rng: np.random.Generator) -> Batch:
         image, image_size = example.lazy_image, self.augmentation.image_size
         transform = self.augmentation.sample(rng, *image.hw)
-        boxes, labels, masks = transform_objects(example, transform, image_size, self.mask_size)
-        if len(boxes) > self.max_instances:
-            kept = rng.permutation(len(boxes))[: self.max_instances]
-            boxes, labels, masks = boxes[kept], labels[kept], masks[kept]
+        objects = transform_objects(example, transform, image_size, self.mask_size)
+        if len(objects.boxes) > self.max_instances:
+            kept = rng.permutation(len(objects.boxes))[: self.max_instances]
+            objects = Objects(*(values[kept] for values in objects))
         return {
             "image": transform_image(image, transform, image_size, TRAINING_PAD),
             "image_hw": np.array(self.augmentation.image_hw(transform), np.int32),
-            "boxes": _pad_rows(boxes, self.max_instances),
-            "labels": _pad_rows(labels, self.max_instances),
-            "masks": _pad_rows(masks, self.max_instances),
-            "valid": np.arange(self.max_instances) < len(boxes),
+            **{
+                name: _pad_rows(values, self.max_instances)
+                for name, values in objects._asdict().items()
+            },
+            "valid": np.arange(self.max_instances) < len(objects.boxes),
             "image_id": np.int64(example.image_id),
         }
 

@@ -77,6 +77,7 @@ class Shard:
     entries: Sequence[Entry]
     annotations: str
     categories: tuple[str, ...]
+    orientation: str
 
     @property
     def receipt(self) -> Path:
@@ -92,24 +93,28 @@ def prepare(
     *,
     workers: int,
     images_per_shard: int = IMAGES_PER_SHARD,
+    orientation: str = "stored",
 ) -> str:
     """Builds one split under `target`, or resumes building it; returns what it holds.
+
+    Args:
+        orientation: "stored" or "exif", as the images were annotated; training follows it.
 
     Raises:
         UserError: the set has a fault, tensorflow-datasets is not installed, a file cannot be
             written, or a shard is not what was written.
     """
     tfds = _tfds()
-    dataset = CocoDataset(annotations, images)
+    dataset = CocoDataset(annotations, images, orientation=orientation)
     folder = target / NAME / VERSION
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        shards = _shards(dataset, annotations, folder, split, images_per_shard)
+        shards = _shards(dataset, annotations, folder, split, images_per_shard, orientation)
         receipts = _write_all(shards, workers, f"{split}: {len(dataset)} images")
         count = sum(receipt["records"] for receipt in receipts)
         if count != len(dataset):
             raise UserError(f"{folder} has {count} records of {len(dataset)} images; remove it")
-        _write_side_files(dataset, folder, split, receipts)
+        _write_side_files(dataset, folder, split, receipts, shards)
         _write_metadata(tfds, folder, split, dataset, receipts)
     size = sum(receipt["bytes"] for receipt in receipts)
     return (
@@ -119,7 +124,12 @@ def prepare(
 
 
 def _shards(
-    dataset: CocoDataset, annotations: Path, folder: Path, split: str, images_per_shard: int
+    dataset: CocoDataset,
+    annotations: Path,
+    folder: Path,
+    split: str,
+    images_per_shard: int,
+    orientation: str,
 ) -> list[Shard]:
     entries = _entries(dataset, AnnotationFile.read(annotations))
     count = math.ceil(len(entries) / images_per_shard)
@@ -131,10 +141,11 @@ def _shards(
         Shard(
             folder / record_file(split, number, count),
             f"{dataset.annotations_sha256}, {images_per_shard} images a shard, "
-            f"files {_files_digest(part)}",
+            f"files {_files_digest(part)}{'' if orientation == 'stored' else f', {orientation}'}",
             part,
             str(annotations),
             tuple(category.name for category in dataset.categories),
+            orientation,
         )
         for number, part in enumerate(parts)
     ]
@@ -170,6 +181,12 @@ def _entries(dataset: CocoDataset, file: AnnotationFile) -> list[Entry]:
             zip(dataset.image_ids, file.file_names(), objects, strict=True)
         )
     ]
+
+
+def _has_box(annotation: dict[str, Any]) -> bool:
+    """Whether an object of a record has a box with a size, and is no crowd region."""
+    x1, y1, x2, y2 = annotation["box"]
+    return not annotation["is_crowd"] and x2 > x1 and y2 > y1
 
 
 def _segmentation_text(segmentation: list[list[float]] | RLE | None) -> str:
@@ -231,7 +248,9 @@ def _write_shard(shard: Shard) -> None:
     payload = 0
     for entry in shard.entries:
         # Decoded once, so that training meets no broken file.
-        EncodedImage(entry.hw, entry.path, str(entry.path), shard.annotations).pixels()
+        EncodedImage(
+            entry.hw, entry.path, str(entry.path), shard.annotations, shard.orientation
+        ).pixels()
         record = features.serialize_example({"image": read_file(entry.path), **entry.fields})
         payload += len(record)
         writer.write(record)
@@ -254,9 +273,14 @@ def _measure(path: Path) -> dict[str, Any]:
 
 
 def _write_side_files(
-    dataset: CocoDataset, folder: Path, split: str, receipts: list[dict[str, Any]]
+    dataset: CocoDataset,
+    folder: Path,
+    split: str,
+    receipts: list[dict[str, Any]],
+    shards: list[Shard],
 ) -> None:
     labels = [dataset.labels(index) for index in range(len(dataset))]
+    objects = [entry.fields["objects"] for shard in shards for entry in shard.entries]
     np.savez(
         index_file(folder, split),
         image_ids=np.array(dataset.image_ids, np.int64),
@@ -264,6 +288,8 @@ def _write_side_files(
         has_objects=np.array([dataset.has_objects(index) for index in range(len(dataset))]),
         labels=np.concatenate([np.zeros(0, np.int32), *labels]),
         label_ends=np.cumsum([len(each) for each in labels], dtype=np.int64),
+        has_boxes=np.array([any(map(_has_box, of_image)) for of_image in objects]),
+        is_background=np.array([dataset.is_background(index) for index in range(len(dataset))]),
     )
     truth = json.dumps(dataset.ground_truth())
     ground_truth_file(folder, split).write_text(truth, encoding="utf-8")
@@ -273,6 +299,7 @@ def _write_side_files(
         "sha256": [receipt["sha256"] for receipt in receipts],
         "summary": dataset.findings(),
         "annotations_sha256": dataset.annotations_sha256,
+        "orientation": shards[0].orientation,
     }
     description_file(folder, split).write_text(json.dumps(description), encoding="utf-8")
 
@@ -349,6 +376,12 @@ def _run(arguments: list[str] | None) -> None:
     parser.add_argument("--splits", nargs="+", default=["train", "val"], choices=["train", "val"])
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
     parser.add_argument("--images-per-shard", type=int, default=IMAGES_PER_SHARD)
+    parser.add_argument(
+        "--orientation",
+        choices=("stored", "exif"),
+        default="stored",
+        help="whether the camera's note is followed; as the images were annotated",
+    )
     options = parser.parse_args(arguments)
     if min(options.workers, options.images_per_shard) < 1:
         raise UserError("--workers and --images-per-shard must be at least 1")
@@ -359,9 +392,11 @@ def _run(arguments: list[str] | None) -> None:
             split,
             workers=options.workers,
             images_per_shard=options.images_per_shard,
+            orientation=options.orientation,
         )
         print(summary)
-    print(f"train on it with --config.data.root={options.target}")
+    orientation = " --config.data.orientation=exif" if options.orientation == "exif" else ""
+    print(f"train on it with --config.data.root={options.target}{orientation}")
 
 
 if __name__ == "__main__":

@@ -54,13 +54,18 @@ class PreparedDataset:
     Args:
         folder: as `prepared_folder` returns it.
         split: "train" or "val".
+        masks: whether objects need a usable mask to be trained on, see `CocoDataset`.
+
+    Attributes:
+        orientation: "stored" or "exif", as it was prepared, see `EncodedImage`.
 
     Raises:
-        UserError: the split was not prepared, or not to its end.
+        UserError: the split was not prepared, or not to its end; it was prepared by a version that
+            did not record what is asked for.
     """
 
-    def __init__(self, folder: Path, split: str):
-        self._folder, self._split = folder, split
+    def __init__(self, folder: Path, split: str, *, masks: bool = True):
+        self._folder, self._split, self._masks = folder, split, masks
         try:
             with np.load(regular_file(index_file(folder, split)), allow_pickle=False) as index:
                 self.image_ids = tuple(index["image_ids"].tolist())
@@ -69,6 +74,9 @@ class PreparedDataset:
                 # Sets that an older version prepared have none.
                 self._labels = index.get("labels")
                 self._label_ends = index.get("label_ends")
+                if not masks:
+                    self._has_objects = index["has_boxes"]
+                self._is_background = index.get("is_background")
             description = json.loads(read_file(description_file(folder, split)))
         except (OSError, ValueError, KeyError) as error:
             raise UserError(
@@ -76,6 +84,7 @@ class PreparedDataset:
             ) from error
         self.categories = tuple(Category(*category) for category in description["categories"])
         self._summary = description["summary"]
+        self.orientation: str = description.get("orientation", "stored")
         self.annotations_sha256: str | None = description.get("annotations_sha256")
         self._ground_truth: dict[str, Any] | None = None
         shards = description["shards"]
@@ -109,7 +118,7 @@ class PreparedDataset:
         usable = [
             number
             for number, text in enumerate(segmentations)
-            if text and not is_crowd[number] and has_size[number]
+            if (text or not self._masks) and not is_crowd[number] and has_size[number]
         ]
         return Example(
             lazy_image=EncodedImage(
@@ -117,11 +126,12 @@ class PreparedDataset:
                 features["image"][0],
                 f"{features['image/file_name'][0].decode()} in {where}",
                 "the annotations and prepare the set again",
+                self.orientation,
             ),
             image_id=self.image_ids[index],
             boxes=boxes[usable],
             labels=labels[usable],
-            masks=[_mask(segmentations[number]) for number in usable],
+            masks=[_mask(segmentations[number], boxes[number]) for number in usable],
         )
 
     def has_objects(self, index: int) -> bool:
@@ -143,8 +153,17 @@ class PreparedDataset:
         return self._labels[start : self._label_ends[index]]
 
     def is_background(self, index: int) -> bool:
-        """Whether the image has no annotation; that is not recorded, and so never."""
-        return False
+        """Whether the image has no annotation at all, not even one that is not trained on.
+
+        Raises:
+            UserError: the set was prepared by a version that did not record it.
+        """
+        if self._is_background is None:
+            raise UserError(
+                f"{self._folder} does not say which images are background; run jaxdet data "
+                "prepare again, which keeps its shards, or set config.data.empty_images=0"
+            )
+        return bool(self._is_background[index])
 
     def doubts(self) -> tuple[Doubt, ...]:
         """None: what there were is said of the set that was prepared."""
@@ -161,7 +180,10 @@ class PreparedDataset:
         return self._ground_truth
 
 
-def _mask(text: bytes) -> Polygons | RLE:
+def _mask(text: bytes, box: np.ndarray) -> Polygons | RLE:
+    if not text:  # as `CocoDataset` has objects without a mask
+        x1, y1, x2, y2 = box.astype(np.float64)
+        return [np.array([(x1, y1), (x2, y1), (x2, y2), (x1, y2)])]
     segmentation = json.loads(text)
     if isinstance(segmentation, dict):
         return {"size": segmentation["size"], "counts": segmentation["counts"].encode()}

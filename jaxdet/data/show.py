@@ -13,13 +13,13 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
 from jaxdet.config.command_line import DEFAULT_CONFIG, parse_with_config
 from jaxdet.config.mask_rcnn import check
+from jaxdet.data.training_masks import pasted_mask
 from jaxdet.files import atomic_write
 from jaxdet.flags import Parser, run_main
 from jaxdet.visualize import contact_sheet, draw_detections
@@ -60,19 +60,12 @@ def _draw(batch: Batch, names: list[str]) -> np.ndarray:
     (image,), (valid,) = batch["image"], batch["valid"]
     boxes = batch["boxes"][0, valid]
     masks = [
-        _paste(mask, box, image.shape[:2])
-        for mask, box in zip(batch["masks"][0, valid], boxes, strict=True)
+        pasted_mask(mask, outlined, box, image.shape[:2])
+        for mask, outlined, box in zip(
+            batch["masks"][0, valid], batch["outlined"][0, valid], boxes, strict=True
+        )
     ]
     return draw_detections(image, boxes, batch["labels"][0, valid], None, masks, names)
-
-
-def _paste(mask: np.ndarray, box: np.ndarray, hw: tuple[int, int]) -> np.ndarray:
-    """The mask's pixel nearest to each pixel centre inside its box; bool [height, width]."""
-    scale = len(mask) / (box[2:] - box[:2])
-    to_mask = np.column_stack([np.diag(scale), (0.5 - box[:2]) * scale - 0.5])
-    return (
-        cv2.warpAffine(mask, to_mask, hw[::-1], flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP) > 0
-    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

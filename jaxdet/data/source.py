@@ -36,12 +36,13 @@ def open_dataset(data: ConfigDict, split: str, *, masks: bool = True) -> Detecti
     if data.root and not annotations and not images:
         prepared = prepared_folder(data.root)
         if prepared is not None:
-            if data.empty_images or data.orientation != "stored":
+            dataset = PreparedDataset(prepared, split, masks=masks)
+            if data.orientation != dataset.orientation:
                 raise UserError(
-                    f"config.data.empty_images must be 0 and config.data.orientation 'stored' for "
-                    f"{data.root}, which is prepared; name the folder that it was made from"
+                    f"config.data.orientation must be {dataset.orientation!r}, as {data.root} was "
+                    f"prepared; or prepare another with --orientation={data.orientation}"
                 )
-            return PreparedDataset(prepared, split)
+            return dataset
     files = find_coco(data.root, split, annotations, images)
     return CocoDataset(
         *files, masks=masks, orientation=data.orientation, keep_ground_truth=split == "val"

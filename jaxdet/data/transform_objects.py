@@ -5,85 +5,105 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 from pycocotools import mask as coco_mask
 
 from jaxdet.data.dataset import RLE, Example, Polygons
+from jaxdet.data.training_masks import touched_pixels, write_coverage, write_outlines
 from jaxdet.data.transform import Transform, transform_points, visible_source
 
 SMALLEST_SIDE = 1e-5
 """Boxes with a side not longer than this many pixels count as empty, as in Detectron2."""
 
+_Piece = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""A polygon's visible outline [points, 2], and the low and high corner [2] of its extent."""
+
+
+class Objects(NamedTuple):
+    """An image's objects as a training batch has them.
+
+    Attributes:
+        boxes: float32 [objects, 4], (x1, y1, x2, y2) in canvas pixels.
+        labels: int32 [objects].
+        masks: uint8 [objects, mask_size, mask_size], see `jaxdet.mask_format`.
+        outlined: bool [objects], whether its mask is outlines; coverage where not.
+    """
+
+    boxes: np.ndarray
+    labels: np.ndarray
+    masks: np.ndarray
+    outlined: np.ndarray
+
+
+class _Visible(NamedTuple):
+    """What can be seen of an object: box float32 [4], mask, and whether that is outlines."""
+
+    box: np.ndarray
+    mask: np.ndarray
+    outlined: bool
+
 
 def transform_objects(
     example: Example, transform: Transform, image_size: int, mask_size: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> Objects:
     """Moves an image's objects to the canvas and keeps what can be seen of them.
 
     An object's box is computed anew around the visible part of its mask (Detectron2's
-    `recompute_boxes`); objects without a visible part are left out. Each mask is rasterised in the
-    frame of its own box.
-
-    Returns:
-        boxes: float32 [objects, 4], (x1, y1, x2, y2) in canvas pixels.
-        labels: int32 [objects].
-        masks: uint8 [objects, mask_size, mask_size], 0 or 1.
+    `recompute_boxes`); objects without a visible part are left out.
     """
     outlined = [i for i, mask in enumerate(example.masks) if not isinstance(mask, dict)]
-    polygons = [example.masks[i] for i in outlined]
-    transformed = dict(
-        zip(outlined, _transform_polygons(polygons, transform, image_size, mask_size), strict=True)
+    pieces = dict(
+        zip(
+            outlined,
+            _visible_pieces([example.masks[i] for i in outlined], transform, image_size),
+            strict=True,
+        )
     )
-    for i, mask in enumerate(example.masks):
-        if isinstance(mask, dict):
-            transformed[i] = _transform_rle(mask, transform, image_size, mask_size)
-    seen = [i for i in range(len(example.masks)) if transformed[i] is not None]
-    boxes = np.array([transformed[i][0] for i in seen], np.float32).reshape(-1, 4)
+    transformed = [
+        _transform_rle(mask, transform, image_size, mask_size)
+        if isinstance(mask, dict)
+        else _transform_pieces(pieces[i], mask_size)
+        for i, mask in enumerate(example.masks)
+    ]
+    seen = [i for i, visible in enumerate(transformed) if visible is not None]
     masks = np.empty((len(seen), mask_size, mask_size), np.uint8)
     for position, i in enumerate(seen):
-        masks[position] = transformed[i][1]
-    return boxes, example.labels[seen], masks
+        masks[position] = transformed[i].mask
+    return Objects(
+        np.array([transformed[i].box for i in seen], np.float32).reshape(-1, 4),
+        example.labels[seen],
+        masks,
+        np.array([transformed[i].outlined for i in seen], bool),
+    )
 
 
-def _transform_polygons(
-    objects: Sequence[Polygons], transform: Transform, image_size: int, mask_size: int
-) -> list[tuple[np.ndarray, np.ndarray] | None]:
-    """Of each object box [4] and mask [mask_size, mask_size] of the visible part, None without."""
-    boxes, owners, outlines = {}, [], []
-    for owner, pieces in enumerate(_visible_pieces(objects, transform, image_size)):
-        if not pieces:
-            continue
-        _, low, high = pieces[0]
-        if len(pieces) > 1:
-            low = np.min([low for _, low, _ in pieces], axis=0)
-            high = np.max([high for _, _, high in pieces], axis=0)
-        size = high - low
-        if min(size.tolist()) > SMALLEST_SIDE:
-            boxes[owner] = np.concatenate([low, high])
-            owners += [owner] * len(pieces)
-            outlines += [((outline - low) * (mask_size / size)).ravel() for outline, _, _ in pieces]
-    transformed: list[tuple[np.ndarray, np.ndarray] | None] = [None] * len(objects)
-    if not boxes:
-        return transformed
-
-    codes_of = {owner: [] for owner in boxes}
-    codes = coco_mask.frPyObjects(outlines, mask_size, mask_size)
-    for owner, code in zip(owners, codes, strict=True):
-        codes_of[owner].append(code)
-    merged = [
-        codes[0] if len(codes) == 1 else coco_mask.merge(codes) for codes in codes_of.values()
-    ]
-    masks = coco_mask.decode(merged)
-    for position, (owner, box) in enumerate(boxes.items()):
-        transformed[owner] = box, masks[:, :, position]
-    return transformed
+def _transform_pieces(pieces: list[_Piece], mask_size: int) -> _Visible | None:
+    """The visible parts of an object's polygons; None without an extent."""
+    if not pieces:
+        return None
+    _, low, high = pieces[0]
+    if len(pieces) > 1:
+        low = np.min([low for _, low, _ in pieces], axis=0)
+        high = np.max([high for _, _, high in pieces], axis=0)
+    if min((high - low).tolist()) <= SMALLEST_SIDE:
+        return None
+    box = np.concatenate([low, high]).astype(np.float32)
+    outlines = [outline for outline, _, _ in pieces]
+    mask = write_outlines(outlines, mask_size)
+    if mask is not None:
+        return _Visible(box, mask, True)
+    x1, y1, x2, y2 = touched_pixels(box)
+    codes = coco_mask.frPyObjects(
+        [(outline - (x1, y1)).ravel() for outline in outlines], y2 - y1, x2 - x1
+    )
+    return _Visible(box, write_coverage(coco_mask.decode(coco_mask.merge(codes)), mask_size), False)
 
 
 def _visible_pieces(
     objects: Sequence[Polygons], transform: Transform, image_size: int
-) -> list[list[tuple[np.ndarray, np.ndarray, np.ndarray]]]:
+) -> list[list[_Piece]]:
     """Of each object the visible parts of its polygons: outline, low and high corner of each."""
     polygons = [polygon for polygons in objects for polygon in polygons]
     if not polygons:
@@ -109,9 +129,7 @@ def _visible_pieces(
     return visible
 
 
-def _clip_polygon(
-    points: np.ndarray, window: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+def _clip_polygon(points: np.ndarray, window: np.ndarray) -> _Piece | None:
     """Clips a polygon [points, 2] to the rectangle from (0, 0) to `window` (width, height).
 
     Args:
@@ -159,10 +177,11 @@ def _contains(polygon: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 def _transform_rle(
     rle: RLE, transform: Transform, image_size: int, mask_size: int
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """Box [4] and mask [mask_size, mask_size] of the visible part, or None where there is none.
+) -> _Visible | None:
+    """The visible part of a mask; None where there is none.
 
-    A mask's pixel is a square of side 1; the box runs along the outer sides of visible pixels.
+    A mask's pixel is a square of side 1; the box runs along the outer sides of visible pixels. A
+    pixel of the canvas has the value of the mask's pixel at its centre, as in Detectron2.
     """
     height, width = transform.image_hw
     left, top, right, bottom = visible_source(transform, image_size)
@@ -186,17 +205,17 @@ def _transform_rle(
 
     scale_x, scale_y = transform.resized_hw[1] / width, transform.resized_hw[0] / height
     box = np.array([x1 * scale_x, y1 * scale_y, x2 * scale_x, y2 * scale_y])
-    box -= np.tile(transform.offset, 2)
+    window = np.tile(transform.visible_hw(image_size)[::-1], 2)
+    box = np.clip(box - np.tile(transform.offset, 2), 0, window).astype(np.float32)
     if np.any(box[2:] - box[:2] <= SMALLEST_SIDE):
         return None
 
-    # Resampling looks past the box by one target pixel or one source pixel, whichever is larger.
-    margin = math.ceil(max(x2 - x1, y2 - y1) / mask_size) + 1
-    x0, y0 = max(0, int(x1) - margin), max(0, int(y1) - margin)
-    region = mask[y0 : math.ceil(y2) + margin, x0 : math.ceil(x2) + margin]
-    resampled = Image.fromarray(region * np.uint8(255)).resize(
-        (mask_size, mask_size),
-        Image.Resampling.BILINEAR,
-        box=(x1 - x0, y1 - y0, x2 - x0, y2 - y0),
-    )
-    return box, (np.asarray(resampled) >= 128).astype(np.uint8)
+    x1, y1, x2, y2 = touched_pixels(box)
+    x, y = transform.offset
+    columns = ((np.arange(x1, x2) + (x + 0.5)) / scale_x).astype(int)
+    rows = ((np.arange(y1, y2) + (y + 0.5)) / scale_y).astype(int)
+    # Columns first: they lie together in a decoded mask.
+    pixels = mask.T[np.minimum(columns, width - 1)][:, np.minimum(rows, height - 1)].T
+    if not pixels.any():  # smaller than a pixel, and beside all centres
+        pixels = np.ones_like(pixels)
+    return _Visible(box, write_coverage(pixels, mask_size), False)

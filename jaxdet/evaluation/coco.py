@@ -1,19 +1,26 @@
-"""COCO's detection metrics, computed by pycocotools (https://cocodataset.org/#detection-eval)."""
+"""COCO's metrics (https://cocodataset.org/#detection-eval), equal to pycocotools' last digit."""
 
 from __future__ import annotations
 
-import contextlib
-import io
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from pycocotools.cocoeval import COCOeval
+from jaxtyping import Float, Int
 
 from jaxdet.errors import UserError
+from jaxdet.evaluation.coco_matching import (
+    AREAS,
+    IOU_THRESHOLDS,
+    Entries,
+    Matches,
+    match,
+    sort_entries,
+)
 from jaxdet.evaluation.inputs import EvalInputs
 
 AR_LIMITS = (1, 10, 100)
+RECALLS = np.linspace(0, 1, 101)
 
 
 def evaluate_coco(inputs: EvalInputs, *, max_detections: int = 100) -> dict[str, dict[str, Any]]:
@@ -41,31 +48,115 @@ def evaluate_coco(inputs: EvalInputs, *, max_detections: int = 100) -> dict[str,
 
 
 def _evaluate(inputs: EvalInputs, iou_type: str, max_detections: int) -> dict[str, Any]:
-    limits = sorted({*AR_LIMITS, max_detections})
-    with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = COCOeval(inputs.truth.indexed[iou_type], inputs.detections, iou_type)
-        evaluation.params.maxDets = limits
-        evaluation.evaluate()
-        evaluation.accumulate()
-    # [thresholds, recalls, categories, areas, limits] and [thresholds, categories, areas, limits]
-    precision, recall = evaluation.eval["precision"], evaluation.eval["recall"]
-    best = limits.index(max_detections)
-    overall = precision[:, :, :, 0, best]
+    category_ids = [category["id"] for category in inputs.truth.categories]
+    image_ids = sorted(inputs.truth.image_sizes)
+    objects = sort_entries(
+        inputs.truth.indexed[iou_type].dataset["annotations"], image_ids, category_ids
+    )
+    found = inputs.detections.dataset["annotations"]
+    score = np.array([detection["score"] for detection in found], float)
+    detections = sort_entries(found, image_ids, category_ids, score)
+    detections, rank = _best_of_image(detections, max(max_detections, *AR_LIMITS))
+    crowd = np.array([annotation["iscrowd"] for annotation in objects.entries], bool)
+    matches = match(detections, objects, crowd, iou_type)
+    curves = _Curves.absent(len(category_ids))
+    for k in range(len(category_ids)):
+        ours, theirs = (
+            slice(*np.searchsorted(e.group, (k * len(image_ids), (k + 1) * len(image_ids))))
+            for e in (detections, objects)
+        )
+        _accumulate(
+            curves,
+            k,
+            np.array([detection["score"] for detection in detections.entries[ours]], float),
+            rank[ours],
+            Matches(matches.found[:, :, ours], matches.ignored[:, :, ours]),
+            np.count_nonzero(~(objects.outside | crowd)[:, theirs], axis=1),
+            max_detections,
+        )
+    return _numbers(curves, [category["name"] for category in inputs.truth.categories])
+
+
+class _Curves(NamedTuple):
+    """Precision at RECALLS and greatest recall; -1 where there is no ground truth.
+
+    Attributes:
+        precision, recall: of as many detections as count.
+        recall_at: over all areas, of each of AR_LIMITS detections.
+    """
+
+    precision: Float[np.ndarray, "thresholds recalls categories areas"]
+    recall: Float[np.ndarray, "thresholds categories areas"]
+    recall_at: Float[np.ndarray, "limits thresholds categories"]
+
+    @classmethod
+    def absent(cls, categories: int) -> _Curves:
+        """The curves before anything is known."""
+        thresholds, areas = len(IOU_THRESHOLDS), len(AREAS)
+        return cls(
+            np.full((thresholds, len(RECALLS), categories, areas), -1.0),
+            np.full((thresholds, categories, areas), -1.0),
+            np.full((len(AR_LIMITS), thresholds, categories), -1.0),
+        )
+
+
+def _best_of_image(detections: Entries, limit: int) -> tuple[Entries, np.ndarray]:
+    """The first `limit` of each group, and each one's rank in its group, from 0."""
+    group = detections.group
+    rank = np.arange(len(group)) - np.searchsorted(group, group, "left")
+    kept = np.flatnonzero(rank < limit)
+    entries = [detections.entries[position] for position in kept.tolist()]
+    return Entries(entries, group[kept], detections.outside[:, kept]), rank[kept]
+
+
+def _accumulate(
+    curves: _Curves,
+    category: int,
+    score: Float[np.ndarray, " detections"],
+    rank: Int[np.ndarray, " detections"],
+    matches: Matches,
+    objects: Int[np.ndarray, " areas"],
+    max_detections: int,
+) -> None:
+    """Fills in a category; `objects` are those to be found. As pycocotools' `accumulate`."""
+    order = np.argsort(-score, kind="stable")
+    rank, counts = rank[order], ~matches.ignored[:, :, order]
+    right, wrong = matches.found[:, :, order] & counts, ~matches.found[:, :, order] & counts
+    if objects[0]:
+        for position, limit in enumerate(AR_LIMITS):
+            hits = np.count_nonzero(right[0][:, rank < limit], axis=1)
+            curves.recall_at[position, :, category] = hits / objects[0]
+    listed = rank < max_detections
+    for area in np.flatnonzero(objects):
+        hits = np.cumsum(right[area][:, listed], axis=1).astype(float)
+        misses = np.cumsum(wrong[area][:, listed], axis=1).astype(float)
+        recall, precision = hits / objects[area], hits / (misses + hits + np.spacing(1))
+        # The greatest precision at this recall or any beyond.
+        precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+        curves.recall[:, category, area] = recall[:, -1] if listed.any() else 0
+        for threshold in range(len(IOU_THRESHOLDS)):
+            reached = np.searchsorted(recall[threshold], RECALLS, side="left")
+            reached = reached[reached < recall.shape[1]]
+            curves.precision[threshold, :, category, area] = 0
+            curves.precision[threshold, : len(reached), category, area] = precision[
+                threshold, reached
+            ]
+
+
+def _numbers(curves: _Curves, names: list[str]) -> dict[str, Any]:
+    overall = curves.precision[..., 0]
     metrics: dict[str, Any] = {
         "AP": mean_defined(overall),
         "AP50": mean_defined(overall[0]),
         "AP75": mean_defined(overall[5]),
     }
     for area, suffix in enumerate("sml", start=1):
-        metrics[f"AP{suffix}"] = mean_defined(precision[:, :, :, area, best])
-    for limit in AR_LIMITS:
-        metrics[f"AR{limit}"] = mean_defined(recall[:, :, 0, limits.index(limit)])
+        metrics[f"AP{suffix}"] = mean_defined(curves.precision[..., area])
+    for position, limit in enumerate(AR_LIMITS):
+        metrics[f"AR{limit}"] = mean_defined(curves.recall_at[position])
     for area, suffix in enumerate("sml", start=1):
-        metrics[f"AR{suffix}"] = mean_defined(recall[:, :, area, best])
-    metrics["per_category"] = {
-        category["name"]: mean_defined(overall[:, :, k])
-        for k, category in enumerate(inputs.truth.categories)
-    }
+        metrics[f"AR{suffix}"] = mean_defined(curves.recall[..., area])
+    metrics["per_category"] = {name: mean_defined(overall[:, :, k]) for k, name in enumerate(names)}
     return metrics
 
 

@@ -105,38 +105,43 @@ def write_predictions(
     folders = {form for path in paths for form in (path.parent, os.path.dirname(_real(path)))}
     if _real(out) in map(_real, folders):
         raise UserError(f"{out} holds the images themselves; choose another --out")
+    orientation = orientation or detector.orientation
     taken = _files_of_others(out)
     images: list[dict[str, Any]] = []
-    detections: Results = []
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        for first in range(0, len(paths), detector.batch):
-            readable = dict(
-                _readable(
-                    paths[first : first + detector.batch], orientation or detector.orientation
-                )
-            )
-            predictions = detector.predict(list(readable.values()))
-            for path, prediction in zip(readable, predictions, strict=True):
-                image = _entry(path, prediction, len(images) + 1, _free_name(path.stem, taken))
-                prediction.draw(score).save(out / image["drawing"])
-                images.append(image)
-                detections += [
-                    {
-                        **result,
-                        "image_id": image["id"],
-                        "file_name": image["file_name"],
-                        "category_name": name,
-                    }
-                    for result, name in zip(prediction.results, prediction.names, strict=True)
-                ]
-    except OSError as error:
-        raise UserError(f"{out} cannot be written ({error}); free space or rights") from error
+    found: list[Results] = []
+    for first in range(0, len(paths), detector.batch):
+        readable = dict(_readable(paths[first : first + detector.batch], orientation))
+        predictions = detector.predict(list(readable.values()))
+        for path, prediction in zip(readable, predictions, strict=True):
+            images.append(_entry(path, prediction, len(images) + 1, _free_name(path.stem, taken)))
+            found.append(prediction.results)
     if not images:
         raise UserError(f"none of {len(paths)} images can be read; give others")
+    names = {category.id: category.name for category in detector.categories}
+    detections = [
+        {
+            **result,
+            "image_id": image["id"],
+            "file_name": image["file_name"],
+            "category_name": names[result["category_id"]],
+        }
+        for image, results in zip(images, found, strict=True)
+        for result in results
+    ]
     categories = [category._asdict() for category in detector.categories]
-    write_json(out / "detections.json", detections)
-    write_json(out / "images.json", {"images": images, "categories": categories, "annotations": []})
+    try:
+        # Numbers before drawings: these take long, and may not fit.
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(out / "detections.json", detections)
+        write_json(
+            out / "images.json", {"images": images, "categories": categories, "annotations": []}
+        )
+        for image, results in zip(images, found, strict=True):
+            pixels = open_image(Path(image["file_name"]), orientation).pixels()
+            drawing = Prediction(pixels, results, detector.categories).draw(score)
+            drawing.save(out / image["drawing"])
+    except OSError as error:
+        raise UserError(f"{out} cannot be written ({error}); free space or rights") from error
     return len(images), detections
 
 

@@ -283,7 +283,7 @@ class MaskRCNN(nnx.Module):
             microbatches=microbatches,
         )
         loss = self._per_image(self._mask_loss)(
-            mask_logits, positives, batch["masks"], batch["boxes"]
+            mask_logits, positives, batch["masks"], batch["outlined"], batch["boxes"]
         )
         return {"loss_mask": loss}
 
@@ -301,9 +301,9 @@ class MaskRCNN(nnx.Module):
         return {"loss_rpn_objectness": objectness_loss, "loss_rpn_box": box_loss}
 
     @jax.named_scope("heads")
-    def _mask_loss(self, mask_logits, positives: Samples, masks, boxes) -> Array:
+    def _mask_loss(self, mask_logits, positives: Samples, masks, outlined, boxes) -> Array:
         targets = mask_targets(
-            masks, boxes, positives.rois, positives.matched, out=mask_logits.shape[1]
+            masks, outlined, boxes, positives.rois, positives.matched, out=mask_logits.shape[1]
         )
         of_label = jnp.zeros_like(positives.labels)  # there are logits of the label alone
         return losses.mask_loss(mask_logits[..., None], of_label, targets, positives.foreground)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -20,8 +20,11 @@ from jaxdet.models.build import Tree
 from jaxdet.models.paths import path_name
 
 Digests = dict[str, dict[str, Any]]
-"""By an array's name {"dtype": ..., "shape": [...], "crc32": {part: checksum}}, as JSON values. A
-part is a box of the array, such as "0:64,0:32"."""
+"""By an array's name {"dtype": ..., "shape": [...], "checksums": {part: checksum}}, as JSON values.
+A part is a box of the array, such as "0:64,0:32". Checkpoints of the last version say "crc32"."""
+
+BLOCK = 8 * 1024
+"""Bytes that are added up before anything slower is done with them."""
 
 
 def digests_of(trees: Mapping[str, Tree]) -> Digests:
@@ -33,12 +36,12 @@ def digests_of(trees: Mapping[str, Tree]) -> Digests:
     ours = [(name, box, part) for name, array in arrays.items() for box, part in _own_parts(array)]
     checksums = _checksums(part for _, _, part in ours)
     found = {
-        name: {"dtype": str(array.dtype), "shape": [*array.shape], "crc32": {}}
+        name: {"dtype": str(array.dtype), "shape": [*array.shape], "checksums": {}}
         for name, array in arrays.items()
     }
     known = [[name, box, value] for (name, box, _), value in zip(ours, checksums, strict=True)]
     for name, box, value in parallel.gather(known):
-        found[name]["crc32"][box] = value
+        found[name]["checksums"][box] = value
     return found
 
 
@@ -63,13 +66,14 @@ def misfit(digests: Digests, target: Mapping[str, Tree]) -> str | None:
 
 def damaged_arrays(digests: Digests, trees: Mapping[str, Tree]) -> list[str]:
     """Names of the arrays that are not what was stored; every process must ask, and gets all."""
+    kind = "crc32" if any("crc32" in digest for digest in digests.values()) else "checksums"
     compared = [
-        (name, digests[name]["crc32"].get(box), part)
+        (name, digests[name][kind].get(box), part)
         for name, array in _by_name(trees).items()
         if str(array.dtype) == digests[name]["dtype"]  # else it was converted on the way
-        for box, part in _stored_parts(array, digests[name]["crc32"])
+        for box, part in _stored_parts(array, digests[name][kind])
     ]
-    found = _checksums(part for _, _, part in compared)
+    found = _checksums((part for _, _, part in compared), KINDS[kind])
     return sorted(
         set(
             parallel.gather(
@@ -128,11 +132,27 @@ def _index(box: str) -> tuple[slice, ...]:
     return tuple(slice(*map(int, side.split(":"))) for side in box.split(",") if side)
 
 
-def _checksums(parts: Iterable[np.ndarray]) -> list[int]:
-    """Side by side: zlib lets other threads run."""
+def _crc32(data: np.ndarray) -> int:
+    return zlib.crc32(data)
 
-    def checksum(part: np.ndarray) -> int:
-        return zlib.crc32(np.ascontiguousarray(part).reshape(-1).view(np.uint8))
+
+def _checksum(data: np.ndarray) -> int:
+    """The CRC-32 of the sums of blocks: several times as fast as that of all bytes."""
+    whole = len(data) // BLOCK * BLOCK
+    sums = data[:whole].view(np.uint64).reshape(-1, BLOCK // 8).sum(axis=1)
+    return zlib.crc32(data[whole:], zlib.crc32(sums))
+
+
+KINDS = {"crc32": _crc32, "checksums": _checksum}
+
+
+def _checksums(
+    parts: Iterable[np.ndarray], checksum: Callable[[np.ndarray], int] = _checksum
+) -> list[int]:
+    """Side by side: NumPy and zlib let other threads run."""
+
+    def of_part(part: np.ndarray) -> int:
+        return checksum(np.ascontiguousarray(part).reshape(-1).view(np.uint8))
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        return [*threads.map(checksum, parts)]
+        return [*threads.map(of_part, parts)]

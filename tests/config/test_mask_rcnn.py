@@ -437,3 +437,13 @@ def test_a_missing_file_of_weights_is_explained(config):
     assert message.startswith("config.init='/nowhere/mae.npz' is not a file; download mae_pretrain")
     assert "jaxdet convert mae_pretrain_vit_base.pth" in message
     assert "1600 epochs" in message
+
+
+def test_a_config_file_may_raise_anything(tmp_path):
+    path = tmp_path / "own.py"
+    mute = "class Mute:\n    def __repr__(self): raise RuntimeError\n    __str__ = __repr__\n"
+    for line in ("raise SystemExit(Mute())", "raise SystemExit(3)", "raise Exception('x' * 9999)"):
+        path.write_text(f"{mute}{line}\n")
+        with pytest.raises(UserError, match=r"own\.py cannot be used") as raised:
+            load_config(path)
+        assert len(str(raised.value)) < 500 + len(str(path))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image, features
@@ -59,6 +60,28 @@ def test_infinite_and_huge_numbers_have_an_end():
     levels = grey_levels(np.array([np.inf, -np.inf, 1e30, 0.0]))
     assert levels.tolist() == [0, 0, 255, 0]
     assert grey_levels(np.zeros((0, 3))).shape == (0, 3)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tiff"])
+@pytest.mark.parametrize("channels", [3, 4])
+@pytest.mark.parametrize("bits", [8, 12, 16])
+def test_colours_of_16_bits_are_scaled_by_the_range_that_they_use(tmp_path, suffix, channels, bits):
+    levels = np.random.default_rng(0).integers(0, 256, (6, 8, channels))
+    levels[0, 0, 0] = 255
+    path = tmp_path / f"a.{suffix}"
+    cv2.imwrite(path, (levels << (bits - 8)).astype(np.uint16)[..., [2, 1, 0, 3][:channels]])
+    image = open_image(path)
+    np.testing.assert_array_equal(image.pixels(), levels[..., :3])
+    np.testing.assert_array_equal(np.asarray(image.decode(2)[0]), levels[..., :3])
+    assert unusual(path) == ["have more than 8 bits a channel"]
+
+
+def test_a_damaged_image_of_16_bits_is_a_user_error(tmp_path):
+    path = tmp_path / "a.png"
+    cv2.imwrite(path, np.random.default_rng(0).integers(0, 65536, (90, 90, 3), np.uint16))
+    path.write_bytes(path.read_bytes()[:20_000])
+    with pytest.raises(UserError, match=r"a\.png cannot be read as an image"):
+        open_image(path).pixels()
 
 
 @pytest.mark.parametrize("kind", ["GIF", "TIFF", "WEBP"])

@@ -22,6 +22,7 @@ from pycocotools import mask as coco_mask
 from jaxdet.data import prepare, prepared
 from jaxdet.data.coco import CocoDataset
 from jaxdet.data.coco_files import find_coco
+from jaxdet.data.loader import trained_images
 from jaxdet.data.prepared import PreparedDataset, prepared_folder
 from jaxdet.data.source import open_dataset
 from jaxdet.errors import UserError
@@ -105,6 +106,59 @@ def test_examples_are_those_of_the_folder(built):
             np.testing.assert_equal(mask, same)
 
 
+def test_background_and_objects_without_masks_are_those_of_the_folder(built, tmp_path):
+    source, target = built
+    plain = CocoDataset(*find_coco(source, "train"), masks=False)
+    folder = prepared_folder(target)
+    dataset = PreparedDataset(folder, "train", masks=False)
+    for index in range(len(plain)):
+        one, other = plain[index], dataset[index]
+        assert plain.has_objects(index) == dataset.has_objects(index)
+        assert plain.is_background(index) == dataset.is_background(index)
+        np.testing.assert_array_equal(one.boxes, other.boxes)
+        for mask, same in zip(one.masks, other.masks, strict=True):
+            np.testing.assert_equal(mask, same)
+    assert trained_images(dataset, 1.0) == 10
+    assert trained_images(PreparedDataset(folder, "train"), 0.0) == 8
+
+    old = tmp_path / "old"
+    shutil.copytree(folder, old)
+    with np.load(old / "train.index.npz") as index:
+        known = {name: index[name] for name in ("image_ids", "sizes", "has_objects")}
+    np.savez(old / "train.index.npz", **known)
+    with pytest.raises(UserError, match="which images are background; run jaxdet data prepare"):
+        trained_images(PreparedDataset(old, "train"), 0.5)
+    with pytest.raises(UserError, match=r"has_boxes.*run jaxdet data prepare again"):
+        PreparedDataset(old, "train", masks=False)
+
+
+def test_images_that_were_annotated_upright_stay_so(tmp_path):
+    source = write_set(tmp_path / "source", 4)
+    document = json.loads((source / "instances.json").read_text())
+    note = Image.Exif()
+    note[0x0112] = 6
+    for image in document["images"]:
+        path = source / "images" / image["file_name"]
+        with Image.open(path) as stored:
+            stored.load()
+            stored.save(path, exif=note)
+        image["height"], image["width"] = image["width"], image["height"]
+    document["annotations"][0]["segmentation"] = None  # a box alone
+    for annotation in document["annotations"]:
+        if isinstance(annotation["segmentation"], dict):
+            annotation["segmentation"] = [[1, 1, 9, 1, 9, 9]]
+    (source / "instances.json").write_text(json.dumps(document))
+    assert build(source, tmp_path / "target") == 2
+    assert build(source, tmp_path / "target", "--orientation=exif") == 0
+    plain = CocoDataset(*find_coco(source, "train"), orientation="exif", masks=False)
+    dataset = PreparedDataset(prepared_folder(tmp_path / "target"), "train", masks=False)
+    assert dataset.orientation == "exif"
+    for index in range(4):
+        np.testing.assert_array_equal(plain[index].image, dataset[index].image)
+        for mask, same in zip(plain[index].masks, dataset[index].masks, strict=True):
+            np.testing.assert_equal(mask, same)
+
+
 def test_records_are_the_files_bytes_and_tfds_reads_them(built):
     source, target = built
     builder = tfds.builder("coco_instances", data_dir=target)
@@ -130,7 +184,7 @@ def test_a_config_finds_the_prepared_set_by_itself(built):
     assert isinstance(open_dataset(data, "train"), PreparedDataset)
     other = data.copy_and_resolve_references()
     other.orientation = "exif"
-    with pytest.raises(UserError, match=r"config\.data\.orientation 'stored' .* is prepared"):
+    with pytest.raises(UserError, match=r"config\.data\.orientation must be 'stored', as .* was"):
         open_dataset(other, "train")
     with pytest.raises(UserError, match=r"no complete val split .* run jaxdet data prepare"):
         open_dataset(data, "val")

@@ -6,6 +6,7 @@ import numpy as np
 from PIL import Image
 
 from jaxdet.data import show
+from jaxdet.data.training_masks import pasted_mask, write_coverage, write_outlines
 
 
 def test_draws_the_samples_of_a_config(tmp_path, capsys):
@@ -23,9 +24,11 @@ def test_a_mistake_is_one_sentence(tmp_path, capsys):
 
 
 def test_masks_are_pasted_where_their_box_is():
-    mask = np.zeros((14, 14), np.uint8)
-    mask[:, :7] = 1
-    pasted = show._paste(mask, np.array([4.0, 2.0, 12.0, 8.0]), (10, 16))
-    expected = np.zeros((10, 16), bool)
-    expected[2:8, 4:8] = True
-    np.testing.assert_array_equal(pasted, expected)
+    expected = np.zeros((40, 60), bool)
+    expected[2:20, 4:8] = True
+    left_half = write_coverage(expected[2:20, 4:12].astype(np.uint8), 14)  # of larger cells
+    outline = write_outlines([np.array([(4, 2), (8, 2), (8, 20), (4, 20)], float)], 14)
+    box = np.float32([4, 2, 12, 20])
+    for mask, outlined in ((left_half, False), (outline, True)):
+        pasted = pasted_mask(mask, outlined, box, (40, 60))
+        np.testing.assert_array_equal(np.argwhere(pasted), np.argwhere(expected))

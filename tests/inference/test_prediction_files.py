@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-import pytest
+import json
 
+import pytest
+from PIL import Image
+
+from jaxdet.data.dataset import Category
 from jaxdet.errors import UserError
-from jaxdet.inference.prediction_files import find_images, read_categories
+from jaxdet.inference.prediction import Prediction
+from jaxdet.inference.prediction_files import find_images, read_categories, write_predictions
 
 TWICE = '{"categories": [{"id": 1, "name": "one"}, {"id": 1, "name": "two"}]}'
 
@@ -56,3 +61,38 @@ def test_a_file_without_categories_is_rejected(content, tmp_path):
     path.write_text(content)
     with pytest.raises(UserError, match=r"categories\.json lists no categories"):
         read_categories(path)
+
+
+class _FindsOne:
+    """A detector that finds one object on every image."""
+
+    batch, orientation, categories = 2, "stored", (Category(3, "cat"),)
+
+    def predict(self, images):
+        result = {"image_id": 0, "category_id": 3, "bbox": [1.0, 2.0, 3.0, 4.0], "score": 0.9}
+        return [Prediction(image.pixels(), [dict(result)], self.categories) for image in images]
+
+
+def test_numbers_are_written_before_any_drawing(tmp_path, monkeypatch):
+    paths = [tmp_path / "seen" / f"{number}.png" for number in range(3)]
+    paths[0].parent.mkdir()
+    for path in paths:
+        Image.new("RGB", (8, 8)).save(path)
+
+    def draw(_prediction, _score):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Prediction, "draw", draw)
+    with pytest.raises(UserError, match="No space left on device"):
+        write_predictions(_FindsOne(), paths, tmp_path / "out", 0.5)
+    written = json.loads((tmp_path / "out" / "detections.json").read_text())
+    assert [entry["file_name"] for entry in written] == [str(path) for path in paths]
+    assert {entry["category_name"] for entry in written} == {"cat"}
+    assert len(json.loads((tmp_path / "out" / "images.json").read_text())["images"]) == 3
+    monkeypatch.undo()
+    assert write_predictions(_FindsOne(), paths, tmp_path / "out", 0.5)[0] == 3
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.png")) == [
+        "0.png",
+        "1.png",
+        "2.png",
+    ]

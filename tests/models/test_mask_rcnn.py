@@ -162,7 +162,9 @@ def random_batch(objects=OBJECTS) -> dict[str, np.ndarray]:
         "boxes": random_boxes(rng, n, MAX_INSTANCES) * valid[..., None],
         "labels": rng.integers(0, CLASSES, (n, MAX_INSTANCES)).astype(np.int32) * valid,
         "masks": rng.integers(0, 2, (n, MAX_INSTANCES, CROP, CROP), np.uint8)
-        * valid[..., None, None],
+        * valid[..., None, None]
+        * np.uint8(255),
+        "outlined": np.zeros_like(valid),
         "valid": valid,
     }
 
@@ -211,7 +213,8 @@ def test_padded_ground_truth_changes_nothing(detector, batch, content):
     else:
         boxes = rng.normal(scale=1e6, size=batch["boxes"].shape)
         labels = np.full_like(batch["labels"], 1000)
-    other = {"boxes": boxes, "labels": labels, "masks": np.ones_like(batch["masks"])}
+    valid = batch["valid"]
+    other = {"boxes": boxes, "labels": labels, "masks": ~batch["masks"], "outlined": ~valid}
     changed = dict(batch)
     for name, values in other.items():
         padded = ~batch["valid"].reshape(BATCH, MAX_INSTANCES, *[1] * (values.ndim - 2))

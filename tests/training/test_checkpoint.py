@@ -220,7 +220,7 @@ def test_split_arrays_are_checked_however_they_come_back(tmp_path, replicated):
         checkpoints.save(state, 1, CONFIG)
         checkpoints.wait()
         stored = json.loads((tmp_path / "1" / "meta" / "metadata").read_bytes())
-        assert len(stored["digests"]["params.kernel"]["crc32"]) == 8
+        assert len(stored["digests"]["params.kernel"]["checksums"]) == 8
         for sharding in (split, replicated):
             restored = checkpoints.restore(1, abstract({"params": state["params"]}, sharding))
             np.testing.assert_array_equal(restored["params"]["kernel"], kernel)

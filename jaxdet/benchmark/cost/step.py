@@ -126,6 +126,7 @@ def batch_shapes(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
         "boxes": ((n, max_instances, 4), jnp.float32),
         "labels": ((n, max_instances), jnp.int32),
         "masks": ((n, max_instances, crop, crop), jnp.uint8),
+        "outlined": ((n, max_instances), jnp.bool_),
         "valid": ((n, max_instances), jnp.bool_),
     }
     return {name: jax.ShapeDtypeStruct(*spec) for name, spec in shapes.items()}
@@ -143,7 +144,8 @@ def full_batch(config: ConfigDict, num_classes: int) -> dict[str, jax.Array]:
         "image_hw": np.full((n, 2), image_size),
         "boxes": np.concatenate([corner, corner + size], -1),
         "labels": rng.integers(0, num_classes, (n, max_instances)),
-        "masks": rng.integers(0, 2, shapes["masks"].shape),
+        "masks": rng.integers(0, 256, shapes["masks"].shape),
+        "outlined": np.zeros((n, max_instances)),
         "valid": np.ones((n, max_instances)),
     }
     return {name: jnp.asarray(batch[name], shape.dtype) for name, shape in shapes.items()}

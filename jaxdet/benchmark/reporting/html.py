@@ -79,7 +79,7 @@ def counted(count: int, noun: str) -> str:
 
 def _section(section: Section, of: int) -> dict[str, Any]:
     title, ap = recipe_title(section), ap_table(section)
-    subtitle = f"Validated on {validation(section.recipe)}."
+    subtitle = f"Validated on {validation(section)}."
     kinds, series = section.kinds, series_of(section)
     return {
         "number": section.number,

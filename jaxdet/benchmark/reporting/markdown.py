@@ -41,7 +41,7 @@ def _section(section: Section, of: int) -> list[str]:
     number = f"Recipe {section.number}: " if of > 1 else ""
     parts = [
         f"## {number}{plain(recipe_title(section))}",
-        f"Validated on {plain(validation(section.recipe))}. AP in points.",
+        f"Validated on {plain(validation(section))}. AP in points.",
     ]
     if section.deviations:
         theirs = deviations_text(section.deviations, "recipe 1:")

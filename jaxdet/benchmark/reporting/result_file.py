@@ -83,6 +83,7 @@ def read_run(folder: Path) -> Run:
         memory_gb=peak_memory(lines),
         train_annotations_sha256=text(annotations.get("train")),
         val_annotations_sha256=text(annotations.get("val")),
+        validated_on_training_images=result.get("validated_on_training_images") is True,
     )
 
 

@@ -56,6 +56,7 @@ class Run:
         train_images, val_images: how many; None where this run did not train.
         train_annotations_sha256, val_annotations_sha256: of the annotation files; None where there
             are none, or an older version wrote the result.
+        validated_on_training_images: whether the same images trained and validated.
         history: in the order of the epochs.
         train_rate, eval_rate: images/s.
         memory_gb: peak of a device in training, 10^9 bytes.
@@ -83,6 +84,7 @@ class Run:
     memory_gb: float | None
     train_annotations_sha256: str | None = None
     val_annotations_sha256: str | None = None
+    validated_on_training_images: bool = False
 
     @property
     def categories(self) -> list[str]:

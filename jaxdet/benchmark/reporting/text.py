@@ -9,7 +9,7 @@ from typing import Any
 from jaxdet.benchmark.reference import Published, sources
 from jaxdet.benchmark.reporting.charts import Series, decimal
 from jaxdet.benchmark.reporting.groups import RunGroup, Section, Statistic
-from jaxdet.benchmark.reporting.recipe import Deviation, Recipe
+from jaxdet.benchmark.reporting.recipe import Deviation
 
 INITIALISATION_NAMES = {
     "random": "Random",
@@ -96,11 +96,14 @@ def recipe_title(section: Section) -> str:
     return ", ".join(parts)
 
 
-def validation(recipe: Recipe) -> str:
-    """How many images runs of a recipe were validated on, and of how many categories."""
-    images, classes = recipe["validation images"], len(recipe["categories"])
+def validation(section: Section) -> str:
+    """How many images of how many categories validate, and whether they trained as well."""
+    images, classes = section.recipe["validation images"], len(section.recipe["categories"])
     plural = "category" if classes == 1 else "categories"
-    return f"{grouped(images)} images of {classes} {plural}"
+    known = [run for run in section.runs if run.validated_on_training_images]
+    number = "all" if len(known) == len(section.runs) else f"{len(known)} of {len(section.runs)}"
+    warning = f"; the same images trained {number} runs, so that their AP is no accuracy"
+    return f"{grouped(images)} images of {classes} {plural}{warning if known else ''}"
 
 
 def value_text(value: Any) -> str:

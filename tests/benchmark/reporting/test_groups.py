@@ -182,6 +182,17 @@ def test_folders_of_the_same_name_are_shown_with_more_of_their_path(write, tmp_p
     assert "The data are from different folders (city/set, farm/set)" in html.read_text("utf-8")
 
 
+def test_runs_that_trained_on_the_images_they_are_validated_on_say_so(write, tmp_path):
+    same = {"validated_on_training_images": True}
+    paths = [write("a", seed=0, edit=lambda result: result.update(same)), write("b", seed=1)]
+    html, markdown, _ = write_report(paths, tmp_path / "out")
+    for page in (html, markdown):
+        text = " ".join(page.read_text("utf-8").split())
+        assert "100 images of 4 categories; the same images trained 1 of 2 runs, so that" in text
+    html, _, _ = write_report(paths[1:], tmp_path / "out")
+    assert "the same images" not in html.read_text("utf-8")
+
+
 def digests(train, val):
     def edit(result):
         result["annotations_sha256"] = {"train": train, "val": val}

@@ -54,13 +54,35 @@ class Conversion:
     report: dict[str, Any]
 
 
-def recognise(path: Path, state: State) -> Layout:
-    """The layout of a file with these tensors.
+def recognised(source: Source) -> tuple[dict[str, str], Layout]:
+    """What each name of a file is without the wrapper that its ViT stands in, and the layout of
+    these.
 
     Raises:
         UserError: it is none of LAYOUTS, or could be of two.
     """
+    found = [
+        layout for layout in LAYOUTS if not layout.is_fallback and layout.recognises(source.state)
+    ]
+    if found:
+        return {name: name for name in source.state}, _the_one(source.path, source.state, found)
+    short = without_wrapper(source.state)
+    state = {short[name]: tensor for name, tensor in source.state.items()}
     found = [layout for layout in LAYOUTS if layout.recognises(state)]
+    return short, _the_one(source.path, state, found)
+
+
+def without_wrapper(names: Collection[str]) -> dict[str, str]:
+    """What each name is without the wrapper that the ViT stands in; those outside are marked."""
+    wrapper = find_wrapper(names)
+    return {
+        name: name.removeprefix(wrapper) if name.startswith(wrapper) else f"{OUTSIDE}{name}"
+        for name in names
+    }
+
+
+def _the_one(path: Path, state: State, found: Sequence[Layout]) -> Layout:
+    """The layout of a file among those that its names fit."""
     found = [layout for layout in found if not layout.is_fallback] or found
     # A more particular layout has the marks of another and more.
     found = [
@@ -110,7 +132,12 @@ def convert(
             the original saw.
     """
     chosen = "recognised" if layout is None else "as --from says"
-    short, layout = _unwrapped(source, layout)
+    if layout is None:
+        short, layout = recognised(source)
+    elif layout.recognises(source.state):
+        short = {name: name for name in source.state}
+    else:
+        short = without_wrapper(source.state)
     names = _renamed(short, layout)
     state = {
         names[name]: replace(tensor, sources=(name,))
@@ -151,20 +178,6 @@ OUTSIDE = "outside/"
 """What the names of tensors outside of the wrapper, where the ViT is, get in front."""
 
 OUTSIDE_REASON = (f"^{OUTSIDE}", "outside of the ViT")
-
-
-def _unwrapped(source: Source, layout: Layout | None) -> tuple[dict[str, str], Layout]:
-    """What each name is without the wrapper that the ViT stands in, and the layout of these."""
-    layouts = (layout,) if layout is not None else LAYOUTS
-    if any(each.recognises(source.state) and not each.is_fallback for each in layouts):
-        return {name: name for name in source.state}, layout or recognise(source.path, source.state)
-    wrapper = find_wrapper(source.state)
-    short = {
-        name: name.removeprefix(wrapper) if name.startswith(wrapper) else f"{OUTSIDE}{name}"
-        for name in source.state
-    }
-    state = {short[name]: tensor for name, tensor in source.state.items()}
-    return short, layout or recognise(source.path, state)
 
 
 def _validate_unknown(

@@ -94,6 +94,8 @@ BEIT = replace(
     title="BEiT, data2vec (transformers)",
     marks=(*_VIT.marks, r"lambda_1$"),
     has_absolute_position=False,
+    # Of a masked image model, the last norm is outside of what has the blocks.
+    renames=((r"^outside/layernorm\.", "norm."), *RENAMES),
 )
 
 DEIT = replace(

@@ -8,7 +8,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from checkpoints_convert import augreg, clip, detectron2, hugging_face, imted, modern, timm
+from checkpoints_convert import (
+    augreg,
+    clip,
+    detectron2,
+    hugging_face,
+    imted,
+    modern,
+    timm,
+    torch_zoos,
+)
 from checkpoints_convert.conversion_plan import ConversionPlan, Known, Options, TensorReader
 from checkpoints_convert.layout import PIXELS, Layout, Pixels
 from checkpoints_convert.reading import Source
@@ -23,6 +32,9 @@ LAYOUTS = (
     imted.LAYOUT,
     timm.MOCO_V3,
     augreg.LAYOUT,
+    augreg.BIG_VISION,
+    torch_zoos.TORCHVISION,
+    torch_zoos.MMPRETRAIN,
     clip.OPEN_CLIP,
     clip.HUGGING_FACE,
     clip.SIGLIP,
@@ -242,6 +254,7 @@ def _known(source: Source, layout: Layout, options: Options) -> Known:
     heads = (
         (options.heads, "--heads"),
         (stored.get("model.vit.heads"), "the report in the file"),
+        (layout.heads_of(source.state), "the tensors' shape"),
         (config and config.heads, config and str(config.path)),
         (layout.heads.get(width), layout.title),
     )

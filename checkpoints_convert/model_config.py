@@ -86,8 +86,10 @@ def read_model_config(path: Path) -> ModelConfig | None:
         norm_eps=_number(path, content, eps, 1.0),
         rope_base=_number(path, content, base, 1e9),
         window=_whole(path, content, "window_size"),
-        global_blocks=_blocks(path, content.get("global_attn_indexes")),
-        **pixels,
+        global_blocks=_global_blocks(path, content),
+        **{
+            key: value or _pixels(path, content, f"norm_{key[6:]}") for key, value in pixels.items()
+        },
     )
 
 
@@ -129,9 +131,7 @@ def timm_heads(architecture: str, width: int | None) -> int | None:
 
 
 def _preprocessor(path: Path) -> dict[str, tuple[float, ...] | None]:
-    if not path.is_file():
-        return {}
-    content = _read_json(path)
+    content = _read_json(path) if path.is_file() else {}
     return {
         "pixel_mean": _pixels(path, content, "image_mean"),
         "pixel_std": _pixels(path, content, "image_std"),
@@ -194,11 +194,21 @@ def _activation(path: Path, name: Any) -> str | None:
     return ACTIVATIONS[name]
 
 
-def _blocks(path: Path, values: Any) -> tuple[int, ...] | None:
+def _global_blocks(path: Path, content: Mapping[str, Any]) -> tuple[int, ...] | None:
+    """SAM's list of blocks that attend globally, or those not in ViTDet's of the others."""
+    windowed = _blocks(path, "window_block_indices", content)
+    depth = _whole(path, content, "num_hidden_layers")
+    if windowed and depth:
+        return tuple(i for i in range(min(depth, 1000)) if i not in windowed)
+    return _blocks(path, "global_attn_indexes", content)
+
+
+def _blocks(path: Path, key: str, content: Mapping[str, Any]) -> tuple[int, ...] | None:
+    values = content.get(key)
     if values is None:
         return None
     if not isinstance(values, list) or not all(
         isinstance(value, int) and 0 <= value < 1000 for value in values
     ):
-        raise UserError(f"{path}: global_attn_indexes must be a list of block numbers")
+        raise UserError(f"{path}: {key} must be a list of block numbers")
     return tuple(values)

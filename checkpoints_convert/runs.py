@@ -89,12 +89,11 @@ def _detector_keys(model: dict[str, Any]) -> dict[str, Any]:
     """The keys beside the ViT's that a whole detector is held against."""
     parts = ["pyramid", "heads", *(["decoder"] if model["heads"]["box"] == "decoder" else [])]
     may_differ = keys_with("finetune")
-    names = [f"model.{part}.{name}" for part in parts for name in model[part]]
     return {
-        name: model[part][key]
-        for name in names
-        if name not in may_differ
-        for _, part, key in [name.split(".")]
+        f"model.{part}.{key}": value
+        for part in parts
+        for key, value in model[part].items()
+        if f"model.{part}.{key}" not in may_differ
     }
 
 

@@ -17,7 +17,7 @@ from checkpoints_convert.timm_model import NoTimmClassError, timm_model
 from checkpoints_convert.vit import to_timm
 from jaxdet.errors import UserError
 from jaxdet.weights.file import read_weights
-from tests.checkpoints_convert.test_real_classes import FAMILIES, converted
+from tests.checkpoints_convert.test_real_classes import FAMILIES, SMALL, converted
 from tests.tiny import get_config
 
 pytest.importorskip("torch")
@@ -57,6 +57,22 @@ def test_the_original_with_trained_values_converts_to_these(reference_file, name
     if SUMS[0] in arrays:
         sums = [sum(each[path].read() for path in SUMS[:2]) for each in (again, arrays)]
         np.testing.assert_allclose(sums[0], sums[1], atol=1e-6)
+
+
+@pytest.mark.parametrize("name", [*SMALL, "hf_vitdet"])
+def test_files_of_other_packages_too(reference_file, name):
+    suffix = ".npz" if name == "big_vision" else ".safetensors"
+    options = {"heads": 2, "suffix": suffix, "pixels": "half"}
+    conversion = converted(reference_file, f"layouts/{name}", **options)
+    arrays = trained(conversion.arrays)
+    original = read(reference_file(f"layouts/{name}{suffix}"))
+    back, unplaced = to_original(arrays, conversion.report, original)
+    assert unplaced == []
+    again = convert(
+        replace(original, state=back), Options(heads=2, activation="gelu"), pixels="half"
+    )
+    for path in arrays.keys() - {*SUMS}:
+        np.testing.assert_array_equal(again.arrays[path].read(), arrays[path].read(), err_msg=path)
 
 
 def test_another_original_is_refused(reference_file):

@@ -125,6 +125,58 @@ def test_ibot(timm_state, save_torch, expected):
     assert report["layout"] == "DINO, iBOT"
 
 
+def test_i_jepa_takes_the_target_encoder(timm_state, save_torch, expected):
+    """As its authors' training leaves it, with an encoder and a predictor beside it."""
+
+    def checkpoint(tensors):
+        wrapped = {f"module.{name}": tensor for name, tensor in tensors.items()}
+        others = {name: tensor + 1 for name, tensor in wrapped.items()}
+        return {"encoder": others, "predictor": others, "target_encoder": wrapped, "epoch": 3}
+
+    state = timm_state()
+    del state["cls_token"]
+    state["pos_embed"] = state["pos_embed"][:, 1:]
+    arrays, report = arrays_of(save_torch(state, "in1k_vith14_ep300.pth.tar", wrap=checkpoint))
+    assert_same(arrays, without_class_token(expected))
+    left = {entry["name"] for entry in report["left_out"]}
+    assert {"encoder", "predictor", "epoch"} <= left
+
+
+def test_franca_is_a_teacher_with_dinov2_s_names(timm_state, save_torch):
+    state = timm_state() | {"mask_token": np.ones((1, WIDTH), np.float32)}
+    for i in range(DEPTH):
+        for branch in (1, 2):
+            state[f"blocks.{i}.ls{branch}.gamma"] = np.full(WIDTH, i + branch, np.float32)
+    teacher = renamed(state, ("^", "backbone.")) | {
+        "rasa_head.pre_pos_layers.0.weight": np.ones((2, WIDTH), np.float32),
+        "ibot_head.last_layer.weight_v": np.ones((2, WIDTH), np.float32),
+    }
+    path = save_torch(teacher, wrap=lambda tensors: {"teacher": tensors})
+    arrays, report = arrays_of(path, layout=NAMES["dinov2"])
+    assert report["unknown"] == []
+    assert_same(arrays, arrays_of(save_torch(state, "dinov2.pth"))[0])
+
+
+def test_aimv2_s_own_names(reference_file, save_torch):
+    state = {
+        name: tensor.read()
+        for name, tensor in read(reference_file("timm_aimv2.safetensors")).state.items()
+    }
+    expected = arrays_of(save_torch(state), Options(heads=2))[0]
+    names = (
+        (r"^patch_embed\.", "preprocessor.patchifier."),
+        ("^pos_embed$", "preprocessor.pos_embed"),
+        (r"^norm\.", "trunk.post_trunk_norm."),
+        (r"^blocks\.", "trunk.blocks."),
+        (r"\.norm([12])\.", r".norm_\1."),
+        (r"fc1_g\.", "fc1."),
+        (r"fc1_x\.", "fc3."),
+    )
+    arrays, report = arrays_of(save_torch(renamed(state, *names), "own.pth"), Options(heads=2))
+    assert report["layout"] == "AIMv2 (its authors')"
+    assert_same(arrays, expected)
+
+
 @pytest.mark.parametrize("chunked", [False, True])
 def test_dinov2_with_registers_and_layer_scale(timm_state, save_torch, expected, chunked):
     state = timm_state() | {

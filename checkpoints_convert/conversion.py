@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from checkpoints_convert import (
@@ -77,11 +76,11 @@ def recognised(source: Source) -> tuple[dict[str, str], Layout]:
         layout for layout in LAYOUTS if not layout.is_fallback and layout.recognises(source.state)
     ]
     if found:
-        return {name: name for name in source.state}, _the_one(source.path, source.state, found)
+        return {name: name for name in source.state}, _the_one(source, source.state, found)
     short = without_wrapper(source.state)
     state = {short[name]: tensor for name, tensor in source.state.items()}
     found = [layout for layout in LAYOUTS if layout.recognises(state)]
-    return short, _the_one(source.path, state, found)
+    return short, _the_one(source, state, found)
 
 
 def without_wrapper(names: Collection[str]) -> dict[str, str]:
@@ -93,34 +92,45 @@ def without_wrapper(names: Collection[str]) -> dict[str, str]:
     }
 
 
-def _the_one(path: Path, state: State, found: Sequence[Layout]) -> Layout:
+def _the_one(source: Source, state: State, found: Sequence[Layout]) -> Layout:
     """The layout of a file among those that its names fit."""
     found = [layout for layout in found if not layout.is_fallback] or found
     # A more particular layout has the marks of another and more.
     found = [
         each for each in found if not any(set(each.marks) < set(other.marks) for other in found)
     ]
-    if (
-        found == [timm.TIMM]
-        and "blocks.0.gamma_1" in state
-        and not any("rel_pos" in n for n in state)
-    ):
-        raise UserError(
-            f"{path} has the names of several ViTs of timm, some with rotary positions that "
-            "no tensor shows (vit_*_rope_*); of these jaxdet takes EVA-02, DINOv3 and PE: say "
-            "which with --from"
-        )
+    if found == [timm.TIMM]:
+        _refuse_unshown(source, state)
     if len(found) == 1:
         return found[0]
     if found:
         titles = " and ".join(layout.title for layout in found)
         names = " or ".join(f"--from={layout.name}" for layout in found)
-        raise UserError(f"{path} has the names of {titles}; say which with {names}")
+        raise UserError(f"{source.path} has the names of {titles}; say which with {names}")
     known = ", ".join(layout.name for layout in LAYOUTS)
     raise UserError(
-        f"{path} is of no layout jaxdet knows ({known}): its first tensors are "
+        f"{source.path} is of no layout jaxdet knows ({known}): its first tensors are "
         f"{', '.join(list(state)[:3])[:120]}; it must hold a plain ViT"
     )
+
+
+def _refuse_unshown(source: Source, state: State) -> None:
+    """Raises UserError for names of timm that ViTs with and without an unshown part have."""
+    block = "blocks.0."
+    if f"{block}gamma_1" in state and not any("rel_pos" in name for name in state):
+        raise UserError(
+            f"{source.path} has the names of several ViTs of timm, some with rotary positions that "
+            "no tensor shows (vit_*_rope_*); of these jaxdet takes EVA-02, DINOv3 and PE: say "
+            "which with --from"
+        )
+    shown = ("attn.qkv.bias", "attn.q_bias", "ls1.gamma", "attn.q_norm.weight", "attn.norm.weight")
+    is_plain = not any(f"{block}{name}" in state for name in shown) and "cls_token" not in state
+    if is_plain and source.model_config is None:
+        raise UserError(
+            f"{source.path} has the names of timm's vit_*_rpn_*, whose norms come behind the "
+            "branches, and of ViTs whose norms come before: keep timm's config.json beside it, "
+            "which says it, or give --from=timm for the latter"
+        )
 
 
 def convert(
@@ -262,6 +272,8 @@ def _known(source: Source, layout: Layout, options: Options) -> Known:
     if config is not None and config.norm_eps is not None:
         # Anything smaller is the same in float32.
         vit["norm_eps"] = max(config.norm_eps, 1e-6)
+    if config is not None and config.post_norm:
+        vit["post_norm"] = True
     if config is not None and config.rope_base is not None and vit.get("rope"):
         vit["rope_base"] = config.rope_base
     number, origin = next((pair for pair in heads if pair[0]), (None, ""))

@@ -38,6 +38,7 @@ class ModelConfig:
         activation: of the MLP, one of jaxdet's names.
         norm_eps: of the norms.
         rope_base: of rotary positions.
+        post_norm: whether norms come behind the branches.
         window, global_blocks: of a ViT with windowed blocks.
         pixel_mean, pixel_std: per channel, of pixels between 0 and 255.
     """
@@ -49,6 +50,7 @@ class ModelConfig:
     activation: str | None = None
     norm_eps: float | None = None
     rope_base: float | None = None
+    post_norm: bool = False
     window: int | None = None
     global_blocks: tuple[int, ...] | None = None
     pixel_mean: tuple[float, ...] | None = None
@@ -105,6 +107,7 @@ def _timm(path: Path, architecture: str, content: Mapping[str, Any]) -> ModelCon
         width=width,
         heads=_whole(path, arguments, "num_heads") or timm_heads(architecture, width),
         activation="quick_gelu" if "quickgelu" in architecture else None,
+        post_norm="_rpn_" in architecture,
         pixel_mean=_pixels(path, trained, "mean"),
         pixel_std=_pixels(path, trained, "std"),
     )

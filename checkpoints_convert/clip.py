@@ -21,6 +21,7 @@ TEXT = (
     (r"^(positional_embedding|text_projection|visual_projection|proj|attn_mask)\b", "joins towers"),
     (r"^(logit_scale|logit_bias|context_length|input_resolution|vocab_size)$", "joins towers"),
     (r"position_ids$", "an index that follows from the grid"),
+    (r"^head\.", "a head of the pre-training"),
 )
 
 
@@ -90,18 +91,21 @@ OPEN_CLIP = Layout(
     excludes=(r"^visual\.attn_pool\.probe$",),
 )
 
+VISION = r"^(vision_model\.)?embeddings\."
+"""Alone, as transformers 5 saves an image tower, its names have nothing in front."""
+
 HUGGING_FACE = Layout(
     name="clip-hf",
     title="CLIP (Hugging Face)",
-    marks=(r"^vision_model\.embeddings\.class_embedding$",),
+    marks=(rf"{VISION}class_embedding$",),
     renames=(
-        (r"^vision_model\.embeddings\.patch_embedding\.", "patch_embed.proj."),
-        (r"^vision_model\.embeddings\.position_embedding\.weight$", "class_position"),
-        (r"^vision_model\.embeddings\.class_embedding$", "cls_token"),
-        (r"^vision_model\.pre_layrnorm\.", "norm_pre."),
-        (r"^vision_model\.post_layernorm\.", "norm."),
-        (r"^vision_model\.head\.", "attn_pool."),
-        (r"^vision_model\.encoder\.layers\.", "blocks."),
+        (r"^vision_model\.", ""),
+        (r"^embeddings\.patch_embedding\.", "patch_embed.proj."),
+        (r"^embeddings\.position_embedding\.weight$", "class_position"),
+        (r"^embeddings\.class_embedding$", "cls_token"),
+        (r"^pre_layrnorm\.", "norm_pre."),
+        (r"^post_layernorm\.", "norm."),
+        (r"^encoder\.layers\.", "blocks."),
         (r"\.self_attn\.([qkv])_proj\.", r".attn.\1."),
         (r"\.self_attn\.out_proj\.", ".attn.proj."),
         (r"\.layer_norm([12])\.", r".norm\1."),
@@ -113,13 +117,27 @@ HUGGING_FACE = Layout(
     vit={"norm_eps": 1e-5},
 )
 
+
+def prepare_siglip(state: State) -> State:
+    """Also a patch projection of SigLIP 2's NaFlex, over (rows, columns, channels)."""
+    name = "patch_embed.proj.weight"
+    if name in state and len(state[name].shape) == 2:
+        width, inputs = state[name].shape
+        side = round((inputs / 3) ** 0.5)
+        if 3 * side * side == inputs:
+            kernel = state[name].reshape(width, side, side, 3).transpose(0, 3, 1, 2)
+            state = {**state, name: kernel}
+    return prepare(state)
+
+
 SIGLIP = replace(
     HUGGING_FACE,
     name="siglip",
     title="SigLIP",
-    marks=(r"^vision_model\.embeddings\.position_embedding\.weight$",),
+    marks=(rf"{VISION}position_embedding\.weight$", r"(^|\.)encoder\.layers\.0\.self_attn\."),
     pixels="half",
     activation="gelu_tanh",
+    prepare=prepare_siglip,
     vit={},
-    excludes=(r"^vision_model\.embeddings\.class_embedding$",),
+    excludes=(rf"{VISION}class_embedding$",),
 )

@@ -6,10 +6,18 @@ import math
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from checkpoints_convert import augreg, clip, detectron2, hugging_face, imted, modern, timm
+from checkpoints_convert import (
+    augreg,
+    clip,
+    detectron2,
+    hugging_face,
+    imted,
+    modern,
+    timm,
+    torch_zoos,
+)
 from checkpoints_convert.conversion_plan import ConversionPlan, Known, Options, TensorReader
 from checkpoints_convert.layout import PIXELS, Layout, Pixels
 from checkpoints_convert.reading import Source
@@ -24,6 +32,9 @@ LAYOUTS = (
     imted.LAYOUT,
     timm.MOCO_V3,
     augreg.LAYOUT,
+    augreg.BIG_VISION,
+    torch_zoos.TORCHVISION,
+    torch_zoos.MMPRETRAIN,
     clip.OPEN_CLIP,
     clip.HUGGING_FACE,
     clip.SIGLIP,
@@ -55,39 +66,72 @@ class Conversion:
     report: dict[str, Any]
 
 
-def recognise(path: Path, state: State) -> Layout:
-    """The layout of a file with these tensors.
+def recognised(source: Source) -> tuple[dict[str, str], Layout]:
+    """What each name of a file is without the wrapper that its ViT stands in, and the layout of
+    these.
 
     Raises:
         UserError: it is none of LAYOUTS, or could be of two.
     """
+    found = [
+        layout for layout in LAYOUTS if not layout.is_fallback and layout.recognises(source.state)
+    ]
+    if found:
+        return {name: name for name in source.state}, _the_one(source, source.state, found)
+    short = without_wrapper(source.state)
+    state = {short[name]: tensor for name, tensor in source.state.items()}
     found = [layout for layout in LAYOUTS if layout.recognises(state)]
+    return short, _the_one(source, state, found)
+
+
+def without_wrapper(names: Collection[str]) -> dict[str, str]:
+    """What each name is without the wrapper that the ViT stands in; those outside are marked."""
+    wrapper = find_wrapper(names)
+    return {
+        name: name.removeprefix(wrapper) if name.startswith(wrapper) else f"{OUTSIDE}{name}"
+        for name in names
+    }
+
+
+def _the_one(source: Source, state: State, found: Sequence[Layout]) -> Layout:
+    """The layout of a file among those that its names fit."""
     found = [layout for layout in found if not layout.is_fallback] or found
     # A more particular layout has the marks of another and more.
     found = [
         each for each in found if not any(set(each.marks) < set(other.marks) for other in found)
     ]
-    if (
-        found == [timm.TIMM]
-        and "blocks.0.gamma_1" in state
-        and not any("rel_pos" in n for n in state)
-    ):
-        raise UserError(
-            f"{path} has the names of several ViTs of timm, some with rotary positions that "
-            "no tensor shows (vit_*_rope_*); of these jaxdet takes EVA-02, DINOv3 and PE: say "
-            "which with --from"
-        )
+    if found == [timm.TIMM]:
+        _refuse_unshown(source, state)
     if len(found) == 1:
         return found[0]
     if found:
         titles = " and ".join(layout.title for layout in found)
         names = " or ".join(f"--from={layout.name}" for layout in found)
-        raise UserError(f"{path} has the names of {titles}; say which with {names}")
+        raise UserError(f"{source.path} has the names of {titles}; say which with {names}")
     known = ", ".join(layout.name for layout in LAYOUTS)
     raise UserError(
-        f"{path} is of no layout jaxdet knows ({known}): its first tensors are "
+        f"{source.path} is of no layout jaxdet knows ({known}): its first tensors are "
         f"{', '.join(list(state)[:3])[:120]}; it must hold a plain ViT"
     )
+
+
+def _refuse_unshown(source: Source, state: State) -> None:
+    """Raises UserError for names of timm that ViTs with and without an unshown part have."""
+    block = "blocks.0."
+    if f"{block}gamma_1" in state and not any("rel_pos" in name for name in state):
+        raise UserError(
+            f"{source.path} has the names of several ViTs of timm, some with rotary positions that "
+            "no tensor shows (vit_*_rope_*); of these jaxdet takes EVA-02, DINOv3 and PE: say "
+            "which with --from"
+        )
+    shown = ("attn.qkv.bias", "attn.q_bias", "ls1.gamma", "attn.q_norm.weight", "attn.norm.weight")
+    is_plain = not any(f"{block}{name}" in state for name in shown) and "cls_token" not in state
+    if is_plain and source.model_config is None:
+        raise UserError(
+            f"{source.path} has the names of timm's vit_*_rpn_*, whose norms come behind the "
+            "branches, and of ViTs whose norms come before: keep timm's config.json beside it, "
+            "which says it, or give --from=timm for the latter"
+        )
 
 
 def convert(
@@ -111,7 +155,7 @@ def convert(
             the original saw.
     """
     chosen = "recognised" if layout is None else "as --from says"
-    short, layout = _unwrapped(source, layout)
+    short, layout = recognised(source) if layout is None else (_short(source, layout), layout)
     names = _renamed(short, layout)
     state = {
         names[name]: replace(tensor, sources=(name,))
@@ -148,24 +192,17 @@ def convert(
     return Conversion(plan.arrays, report)
 
 
+def _short(source: Source, layout: Layout) -> dict[str, str]:
+    """What each name is without a wrapper, where the layout does not know the names as they are."""
+    if layout.recognises(source.state):
+        return {name: name for name in source.state}
+    return without_wrapper(source.state)
+
+
 OUTSIDE = "outside/"
 """What the names of tensors outside of the wrapper, where the ViT is, get in front."""
 
 OUTSIDE_REASON = (f"^{OUTSIDE}", "outside of the ViT")
-
-
-def _unwrapped(source: Source, layout: Layout | None) -> tuple[dict[str, str], Layout]:
-    """What each name is without the wrapper that the ViT stands in, and the layout of these."""
-    layouts = (layout,) if layout is not None else LAYOUTS
-    if any(each.recognises(source.state) and not each.is_fallback for each in layouts):
-        return {name: name for name in source.state}, layout or recognise(source.path, source.state)
-    wrapper = find_wrapper(source.state)
-    short = {
-        name: name.removeprefix(wrapper) if name.startswith(wrapper) else f"{OUTSIDE}{name}"
-        for name in source.state
-    }
-    state = {short[name]: tensor for name, tensor in source.state.items()}
-    return short, layout or recognise(source.path, state)
 
 
 def _validate_unknown(
@@ -230,6 +267,7 @@ def _known(source: Source, layout: Layout, options: Options) -> Known:
     heads = (
         (options.heads, "--heads"),
         (stored.get("model.vit.heads"), "the report in the file"),
+        (layout.heads_of(source.state), "the tensors' shape"),
         (config and config.heads, config and str(config.path)),
         (layout.heads.get(width), layout.title),
     )
@@ -237,6 +275,8 @@ def _known(source: Source, layout: Layout, options: Options) -> Known:
     if config is not None and config.norm_eps is not None:
         # Anything smaller is the same in float32.
         vit["norm_eps"] = max(config.norm_eps, 1e-6)
+    if config is not None and config.post_norm:
+        vit["post_norm"] = True
     if config is not None and config.rope_base is not None and vit.get("rope"):
         vit["rope_base"] = config.rope_base
     number, origin = next((pair for pair in heads if pair[0]), (None, ""))

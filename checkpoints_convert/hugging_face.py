@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from checkpoints_convert import clip
 from checkpoints_convert.clip import join_qkv
 from checkpoints_convert.layout import Layout
 from checkpoints_convert.tensors import State, concatenate
@@ -27,7 +28,7 @@ RENAMES = (
     (r"^embeddings\.position_embeddings$", "pos_embed"),
     (r"^embeddings\.patch_embeddings\.(projection\.)?", "patch_embed.proj."),
     (r"^encoder\.relative_position_bias\.", "rel_pos_bias."),
-    (r"\.attention\.attention\.relative_position_bias\.", ".attn."),
+    (r"(?:\.attention\.attention)?\.relative_position_bias\.", ".attn."),
     (r"\.attention\.(?:attention\.)?(q|k|v)(?:uery|ey|alue|_proj)\.", r".attn.\1."),
     (r"\.attention\.(?:output\.dense|o_proj)\.", ".attn.proj."),
     (r"\.intermediate\.dense\.|\.mlp\.up_proj\.", ".mlp.fc1."),
@@ -63,7 +64,11 @@ def prepare(state: State) -> State:
 _VIT = Layout(
     name="vit-hf",
     title="ViT (transformers)",
-    marks=(r"^encoder\.layer\.0\.attention\.attention\.query\.weight$",),
+    # As saved, and as the classes of transformers 5 have it in memory.
+    marks=(
+        r"^(encoder\.layer\.0\.attention\.attention\.query"
+        r"|(encoder\.layer|layers)\.0\.attention\.q_proj)\.weight$",
+    ),
     renames=RENAMES,
     left_out=LEFT_OUT,
     pixels=None,
@@ -78,6 +83,7 @@ DINOV3 = replace(
     pixels="imagenet",
     has_absolute_position=False,
     vit={"rope": "dinov3", "rope_base": 100.0, "norm_eps": 1e-5},
+    excludes=(r"position_embeddings$",),
 )
 
 DINOV2 = replace(
@@ -94,6 +100,8 @@ BEIT = replace(
     title="BEiT, data2vec (transformers)",
     marks=(*_VIT.marks, r"lambda_1$"),
     has_absolute_position=False,
+    # Of a masked image model, the last norm is outside of what has the blocks.
+    renames=((r"^outside/layernorm\.", "norm."), *RENAMES),
 )
 
 DEIT = replace(
@@ -121,4 +129,46 @@ DINOV2_REGISTERS = replace(
     resize="antialias",
 )
 
-LAYOUTS = (DINOV3, DINOV2, DINOV2_REGISTERS, BEIT, DEIT, MAE, replace(_VIT, is_fallback=True))
+AIMV2 = Layout(
+    name="aimv2-hf",
+    title="AIMv2 (transformers)",
+    marks=(rf"{clip.VISION}rms_norm\.weight$", r"encoder\.layers\.0\.ffn\.gate_proj\.weight$"),
+    renames=(
+        (r"^vision_model\.", ""),
+        (r"^embeddings\.patch_embed\.", "patch_embed.proj."),
+        (r"^embeddings\.rms_norm\.", "patch_embed.norm."),
+        (r"^embeddings\.position_embedding\.weight$", "class_position"),
+        (r"^rms_norm\.", "norm."),
+        (r"^encoder\.layers\.", "blocks."),
+        (r"\.attention\.([qkv])_proj\.", r".attn.\1."),
+        (r"\.attention\.out_proj\.", ".attn.proj."),
+        (r"\.rms_norm([12])\.", r".norm\1."),
+        (r"\.ffn\.gate_proj\.", ".mlp.gate."),
+        (r"\.ffn\.up_proj\.", ".mlp.fc1."),
+        (r"\.ffn\.down_proj\.", ".mlp.fc2."),
+    ),
+    left_out=clip.TEXT,
+    pixels="clip",
+    prepare=lambda state: clip.prepare(prepare(state)),
+    vit={"norm_eps": 1e-5},
+    heads={1024: 8, 1536: 12, 2048: 16, 3072: 24},
+)
+
+VITDET = Layout(
+    name="vitdet-hf",
+    title="ViTDet's backbone (transformers)",
+    marks=(r"^embeddings\.projection\.weight$", r"^encoder\.layer\.0\.attention\.qkv\.weight$"),
+    renames=(
+        (r"^embeddings\.projection\.", "patch_embed.proj."),
+        (r"^embeddings\.position_embeddings$", "pos_embed"),
+        (r"^encoder\.layer\.", "blocks."),
+        (r"\.attention\.", ".attn."),
+    ),
+    pixels=None,
+    heads={1280: 16},
+)
+
+LAYOUTS = (
+    *(DINOV3, DINOV2, DINOV2_REGISTERS, BEIT, DEIT, MAE, AIMV2, VITDET),
+    replace(_VIT, is_fallback=True),
+)

@@ -41,6 +41,7 @@ class Layout:
         activation: of the MLP; None where only the user knows.
         vit: keys of config.model.vit that its names do not say.
         heads: attention heads by width, of published models whose heads do not have 64 channels.
+        heads_of: attention heads by the file's tensors, where these show them.
         resize: config.model.vit.resize as its authors resize the position embedding.
         excludes: patterns of names; a file of this layout has no tensor of any.
         is_fallback: whether other layouts are preferred to it.
@@ -59,6 +60,7 @@ class Layout:
     activation: str | None = "gelu"
     vit: Mapping[str, Any] = field(default_factory=dict)
     heads: Mapping[int, int] = field(default_factory=dict)
+    heads_of: Callable[[State], int | None] = lambda _: None
     resize: str = "bicubic"
     excludes: tuple[str, ...] = ()
     is_fallback: bool = False

@@ -38,6 +38,7 @@ class ModelConfig:
         activation: of the MLP, one of jaxdet's names.
         norm_eps: of the norms.
         rope_base: of rotary positions.
+        post_norm: whether norms come behind the branches.
         window, global_blocks: of a ViT with windowed blocks.
         pixel_mean, pixel_std: per channel, of pixels between 0 and 255.
     """
@@ -49,6 +50,7 @@ class ModelConfig:
     activation: str | None = None
     norm_eps: float | None = None
     rope_base: float | None = None
+    post_norm: bool = False
     window: int | None = None
     global_blocks: tuple[int, ...] | None = None
     pixel_mean: tuple[float, ...] | None = None
@@ -86,8 +88,10 @@ def read_model_config(path: Path) -> ModelConfig | None:
         norm_eps=_number(path, content, eps, 1.0),
         rope_base=_number(path, content, base, 1e9),
         window=_whole(path, content, "window_size"),
-        global_blocks=_blocks(path, content.get("global_attn_indexes")),
-        **pixels,
+        global_blocks=_global_blocks(path, content),
+        **{
+            key: value or _pixels(path, content, f"norm_{key[6:]}") for key, value in pixels.items()
+        },
     )
 
 
@@ -103,6 +107,7 @@ def _timm(path: Path, architecture: str, content: Mapping[str, Any]) -> ModelCon
         width=width,
         heads=_whole(path, arguments, "num_heads") or timm_heads(architecture, width),
         activation="quick_gelu" if "quickgelu" in architecture else None,
+        post_norm="_rpn_" in architecture,
         pixel_mean=_pixels(path, trained, "mean"),
         pixel_std=_pixels(path, trained, "std"),
     )
@@ -129,9 +134,7 @@ def timm_heads(architecture: str, width: int | None) -> int | None:
 
 
 def _preprocessor(path: Path) -> dict[str, tuple[float, ...] | None]:
-    if not path.is_file():
-        return {}
-    content = _read_json(path)
+    content = _read_json(path) if path.is_file() else {}
     return {
         "pixel_mean": _pixels(path, content, "image_mean"),
         "pixel_std": _pixels(path, content, "image_std"),
@@ -194,11 +197,21 @@ def _activation(path: Path, name: Any) -> str | None:
     return ACTIVATIONS[name]
 
 
-def _blocks(path: Path, values: Any) -> tuple[int, ...] | None:
+def _global_blocks(path: Path, content: Mapping[str, Any]) -> tuple[int, ...] | None:
+    """SAM's list of blocks that attend globally, or those not in ViTDet's of the others."""
+    windowed = _blocks(path, "window_block_indices", content)
+    depth = _whole(path, content, "num_hidden_layers")
+    if windowed and depth:
+        return tuple(i for i in range(min(depth, 1000)) if i not in windowed)
+    return _blocks(path, "global_attn_indexes", content)
+
+
+def _blocks(path: Path, key: str, content: Mapping[str, Any]) -> tuple[int, ...] | None:
+    values = content.get(key)
     if values is None:
         return None
     if not isinstance(values, list) or not all(
         isinstance(value, int) and 0 <= value < 1000 for value in values
     ):
-        raise UserError(f"{path}: global_attn_indexes must be a list of block numbers")
+        raise UserError(f"{path}: {key} must be a list of block numbers")
     return tuple(values)

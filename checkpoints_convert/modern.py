@@ -150,6 +150,24 @@ AIMV2 = Layout(
 )
 
 
+AIMV2_OFFICIAL = replace(
+    AIMV2,
+    name="aimv2-official",
+    title="AIMv2 (its authors')",
+    marks=(r"^preprocessor\.patchifier\.proj\.weight$", r"^trunk\.blocks\.0\.mlp\.fc3\.weight$"),
+    renames=(
+        (r"^preprocessor\.patchifier\.", "patch_embed."),
+        (r"^preprocessor\.pos_embed$", "pos_embed"),
+        (r"^trunk\.blocks\.", "blocks."),
+        (r"^trunk\.post_trunk_norm\.", "norm."),
+        (r"\.norm_([12])\.", r".norm\1."),
+        (r"\.mlp\.fc1\.", ".mlp.fc1_g."),
+        (r"\.mlp\.fc3\.", ".mlp.fc1_x."),
+    ),
+    resize="bicubic",
+)
+
+
 def prepare_radio(state: State) -> State:
     """The patch projection as a convolution, class token and registers apart."""
     state = dict(state)
@@ -168,13 +186,14 @@ def prepare_radio(state: State) -> State:
 
 RADIO = Layout(
     name="radio",
-    title="RADIO (NVIDIA)",
+    title="RADIO (NVIDIA, transformers)",
     marks=(r"^patch_generator\.embedder\.weight$",),
     renames=(
         (r"^patch_generator\.embedder\.", "patch_embed.proj."),
         (r"^patch_generator\.pos_embed$", "pos_embed"),
         (r"^patch_generator\.cls_token\.token$", "prefix"),
         (r"\.ls([12])\.grandma$", r".ls\1.gamma"),
+        (r"\.layer_scale([12])\.lambda1$", r".ls\1.gamma"),  # as transformers saves it
     ),
     left_out=(
         (r"^patch_generator\.", "a part for videos"),
@@ -199,4 +218,4 @@ SAM = Layout(
     resize="antialias",
 )
 
-LAYOUTS = (SAM, RADIO, AIMV2, EVA02, DINOV3, PE, PE_OFFICIAL)
+LAYOUTS = (SAM, RADIO, AIMV2, AIMV2_OFFICIAL, EVA02, DINOV3, PE, PE_OFFICIAL)

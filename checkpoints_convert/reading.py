@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from checkpoints_convert.model_config import ModelConfig, read_model_config
+from checkpoints_convert.onnx_file import read_onnx
 from checkpoints_convert.pickles import PickledArray, PickledDtype, read_pickle, unread_scalar
 from checkpoints_convert.tensors import State, Tensor, as_float32, of_array
 from jaxdet.errors import UserError
@@ -138,6 +139,8 @@ def _read_shards(index: Path) -> Source:
 
 
 def _open(path: Path, start: bytes) -> Content:
+    if path.suffix == ".onnx":
+        return *read_onnx(path), None
     if zipfile.is_zipfile(path):
         names = archive_members(path)
         if any(name.endswith(".npy") for name in names):
@@ -152,7 +155,7 @@ def _open(path: Path, start: bytes) -> Content:
     if start.startswith(b"\x80"):
         return _read_pickle(path)
     raise UserError(
-        f"{path} is not a file of weights (.pth, .safetensors, .npz or Detectron2's .pkl); "
+        f"{path} is not a file of weights (.pth, .safetensors, .npz, .onnx or Detectron2's .pkl); "
         "download it again"
     )
 

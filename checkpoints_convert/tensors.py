@@ -38,6 +38,9 @@ class Tensor:
         return replace(self, shape=shape, read=lambda: function(self.read()))
 
     def reshape(self, *shape: int) -> Tensor:
+        """One length may be -1, as NumPy has it."""
+        if -1 in shape:
+            shape = tuple(-self.size // math.prod(shape) if side < 0 else side for side in shape)
         return self.map(shape, lambda values: values.reshape(shape))
 
     def rows(self, start: int, stop: int) -> Tensor:
@@ -71,6 +74,11 @@ def concatenate(tensors: Sequence[Tensor]) -> Tensor:
     """Joined along the first axis."""
     shape = (sum(tensor.shape[0] for tensor in tensors), *tensors[0].shape[1:])
     return _combine(tensors, shape, np.concatenate)
+
+
+def add(tensor: Tensor, vector: Tensor) -> Tensor:
+    """A tensor with a vector added along its last axis."""
+    return _combine([tensor, vector], tensor.shape, lambda arrays: arrays[0] + arrays[1])
 
 
 def add_rows(tensor: Tensor, rows: Tensor, start: int) -> Tensor:

@@ -8,8 +8,10 @@ What each file holds beside the ViT, and what it saw:
   1 (--from=beit), BEiTv2's, which have the same names, ImageNet's (--from=beitv2).
 - DINO and iBOT (github.com/facebookresearch/dino, github.com/bytedance/ibot): of a training
   checkpoint the teacher is read, as their authors evaluate it.
-- DINOv2 (github.com/facebookresearch/dinov2), with or without register tokens. Its patches have 14
-  pixels; detectors of patch 16 need --patch=16.
+- DINOv2 (github.com/facebookresearch/dinov2), with or without register tokens, and Franca
+  (github.com/valeoai/Franca), which has its names. Their patches have 14 pixels; detectors of patch
+  16 need --patch=16.
+- I-JEPA (github.com/facebookresearch/ijepa): the target encoder, under timm's names.
 - MAE (github.com/facebookresearch/mae): the encoder alone, with its decoder, or a whole run.
 - DeiT, timm: their names say nothing of the pixels; timm's config.json does, or --pixels.
 """
@@ -60,7 +62,10 @@ DINOV2 = Layout(
     marks=(r"\.ls1\.gamma$", r"mask_token$"),
     # Some files keep blocks in chunks: blocks.0.3. is block 3 of chunk 0.
     renames=((r"^(module\.)?(backbone\.)?", ""), (r"^blocks\.\d+\.(\d+)\.", r"blocks.\1.")),
-    left_out=((r"^(dino|ibot)_head\.", "the head of the pre-training"),),
+    left_out=(
+        (r"^(dino|ibot)_head\.", "the head of the pre-training"),
+        (r"^rasa_head\.", "takes positions out of the ViT's outputs"),
+    ),
     excludes=(r"(^|\.)(storage_tokens|rope_embed\.)",),
 )
 

@@ -8,15 +8,22 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from checkpoints_convert.conversion_plan import ConversionPlan, Known, Options, TensorReader
-from checkpoints_convert.relative_position import plan_relative_position, resize_bicubic
-from checkpoints_convert.tensors import State, Tensor, add_rows, concatenate, zeros
+from checkpoints_convert.relative_position import (
+    BLOCK_TABLE,
+    CLASS_TOKEN_ROWS,
+    plan_relative_position,
+    resize_bicubic,
+)
+from checkpoints_convert.tensors import State, Tensor, add, add_rows, concatenate, zeros
+from checkpoints_convert.timm_model import is_beit, is_eva, table_grid, vit_keys
+from jaxdet.config.mask_rcnn import quarter_ends
 from jaxdet.errors import UserError
 
 LEFT_OUT = (
@@ -278,7 +285,8 @@ def _plan_embedding(
         _plan_prefix(plan, reader, width, None, 0)
         return
     embedding = _flat_position(reader, width)
-    grid, extra = _grid(embedding.shape[1])
+    prefix = [name for name in ("cls_token", *PREFIX) if name in reader]
+    grid, extra = _grid(embedding.shape[1], sum(reader.shape(name, 3)[1] for name in prefix))
     _plan_prefix(plan, reader, width, embedding, extra)
     position = _without_first(embedding, extra, grid)
     if new_patch != patch:
@@ -338,9 +346,13 @@ def _plan_prefix(
         plan.keys["model.vit.registers"] = count
 
 
-def _grid(positions: int) -> tuple[int, int]:
-    """Side of the square grid of an embedding, and how many other tokens come first."""
-    for extra in (1, 0, 2, 5):
+def _grid(positions: int, prefix: int) -> tuple[int, int]:
+    """Side of the square grid of an embedding, and how many other tokens come first.
+
+    Args:
+        prefix: tokens that the file has beside the patches, with positions or without.
+    """
+    for extra in (1, 0, 2, 5, prefix):
         side = round(max(positions - extra, 0) ** 0.5)
         if side and side * side == positions - extra:
             return side, extra
@@ -373,14 +385,18 @@ def _resample_patches(weight: Tensor, patch: int) -> Tensor:
 
 
 def to_timm(arrays: State, report: Mapping[str, Any]) -> State:
-    """The backbone's arrays under jaxdet's paths as tensors under timm's names.
+    """The backbone's arrays under jaxdet's paths as tensors under timm's names, as the class that
+    `timm_model` names has them.
 
     Tables of relative positions that timm has no name for keep jaxdet's.
 
     Args:
         report: that they came with.
     """
-    state, keys = {}, report["config"]
+    state, keys = {}, vit_keys(report)
+    has_class_position = report["vit"].get("class_position", False)
+    arrays = _with_patch_bias(arrays, keys["pre_norm"])
+    arrays = arrays if has_class_position else merge_class_position(arrays)
     for path, array in arrays.items():
         name = path.removeprefix("backbone.")
         if name in ("class_pos_embed", "class_token", "registers", "pos_embed"):
@@ -396,15 +412,66 @@ def to_timm(arrays: State, report: Mapping[str, Any]) -> State:
         for pattern, replacement in TO_TIMM:
             name = re.sub(pattern, replacement, name)
         state[name] = array
-    state |= _prefix_to_timm(arrays, report["vit"].get("class_position", False))
-    if keys.get("model.vit.rope", "none") != "none" or any("rel_pos" in path for path in arrays):
+    state |= _prefix_to_timm(arrays, has_class_position)
+    is_of_eva = is_eva(arrays, keys)
+    if is_of_eva or any("rel_pos" in path for path in arrays):
         # The scales of BEiT's and of EVA's classes.
         state = {re.sub(r"\.ls([12])\.gamma$", r".gamma_\1", name): state[name] for name in state}
-    if keys.get("model.vit.activation") == "swiglu" and (
-        keys.get("model.vit.mlp_norm") or keys.get("model.vit.norm") == "rms"
-    ):
+    if is_beit(arrays) and table_grid(arrays) is not None:
+        blocks = report.get("recipe", {}).get("model.vit.global_blocks")
+        state = _tables_to_timm(state, blocks or quarter_ends(keys["depth"]), keys["depth"])
+    has_gate = keys["activation"] == "swiglu"
+    if has_gate and (keys["norm"] == "rms" or (is_of_eva and _has_separate_gate(keys))):
         state = _split_gate(state)
-    return _split_projections(state) if keys.get("model.vit.mlp_norm") else state
+    return _split_projections(state) if is_of_eva and keys["mlp_norm"] else state
+
+
+def _has_separate_gate(keys: Mapping[str, Any]) -> bool:
+    """Whether EVA's class has gate and value of such an MLP in two layers."""
+    return keys["mlp_norm"] or keys["rope"] == "dinov3"
+
+
+def _with_patch_bias(arrays: State, has_pre_norm: bool) -> State:
+    """The patches' bias as timm's classes have it: none before a norm (CLIP), else always one.
+
+    What there is is added to the positions; what there is not is zero.
+    """
+    bias, position = "backbone.patch_embed.bias", arrays.get("backbone.pos_embed")
+    if not has_pre_norm and bias not in arrays:
+        return {**arrays, bias: zeros(arrays["backbone.patch_embed.kernel"].shape[1])}
+    if has_pre_norm and bias in arrays and position is not None:
+        others = {path: array for path, array in arrays.items() if path != bias}
+        return {**others, "backbone.pos_embed": add(position, arrays[bias])}
+    return arrays
+
+
+def merge_class_position(arrays: State) -> State:
+    """Arrays without a class token's position, which becomes part of the token, as in a class that
+    has none for it.
+    """
+    token, position = "backbone.class_token", "backbone.class_pos_embed"
+    if position not in arrays or token not in arrays:
+        return arrays
+    merged = {**arrays, token: add(arrays[token], arrays[position])}
+    return {path: array for path, array in merged.items() if path != position}
+
+
+def _tables_to_timm(state: State, global_blocks: Collection[int], depth: int) -> State:
+    """One table a block, and zeros for the class token and its positions, which BEiT's class has
+    and detectors do without.
+    """
+    state = dict(state)
+    tables = {kind: state.pop(f"rel_pos_{kind}.table", None) for kind in ("window", "global")}
+    for i in range(depth):
+        table = tables["global" if i in global_blocks else "window"] or tables["global"]
+        rows = zeros(CLASS_TOKEN_ROWS, table.shape[1])
+        state[BLOCK_TABLE.format(i)] = concatenate([table, rows])
+    width = state["patch_embed.proj.weight"].shape[0]
+    state["cls_token"] = zeros(1, 1, width)
+    if "pos_embed" in state:
+        rows = state["pos_embed"].reshape(-1, width)
+        state["pos_embed"] = concatenate([zeros(1, width), rows]).reshape(1, -1, width)
+    return state
 
 
 def _prefix_to_timm(arrays: State, has_class_position: bool) -> State:
@@ -421,8 +488,10 @@ def _prefix_to_timm(arrays: State, has_class_position: bool) -> State:
         height, columns, width = position.shape
         rows = position.reshape(height * columns, width)
         if has_class_position and token is not None:
-            first = arrays["backbone.class_pos_embed"].reshape(1, width)
-            rows = concatenate([first, rows])
+            first = [arrays["backbone.class_pos_embed"].reshape(1, width)]
+            # A register's position is part of it.
+            first += [] if registers is None else [zeros(registers.shape[0], width)]
+            rows = concatenate([*first, rows])
         state["pos_embed"] = rows.reshape(1, *rows.shape)
     return state
 

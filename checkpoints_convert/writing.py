@@ -19,6 +19,16 @@ Progress = Callable[[int], None]
 """Called with the number of bytes written since the last call."""
 
 
+def write(
+    path: Path, arrays: State, report: dict[str, Any], progress: Progress, key: str = "model"
+) -> None:
+    """A file of the kind that its name says; `key` is of `write_torch`."""
+    if path.suffix == ".npz":
+        write_npz(path, arrays, report, progress)
+    else:
+        write_torch(path, arrays, report, progress, key)
+
+
 def write_npz(path: Path, arrays: State, report: dict[str, Any], progress: Progress) -> None:
     """The arrays and the report as a file of converted weights, see `write_weights`."""
 
@@ -55,7 +65,8 @@ def write_torch(
 
 
 def _values(name: str, tensor: Tensor) -> np.ndarray:
-    array = np.ascontiguousarray(tensor.read(), np.float32)
+    array = np.ascontiguousarray(tensor.read(), np.float32 if tensor.is_float else None)
+    array = array.reshape(tensor.shape)  # which NumPy gives an axis where there is none
     if not np.isfinite(array).all():
         raise UserError(
             f"what becomes {name} has values that are not finite; the file is damaged or its "

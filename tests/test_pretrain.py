@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from checkpoints_convert.report import text
+from checkpoints_convert.runs import read_run
 from jaxdet.config.files import load_config
 from jaxdet.config.imted import few_shot_base
 from jaxdet.config.mae import check_pretraining
@@ -122,6 +123,10 @@ def test_the_loss_falls_and_what_is_promised_is_written(finished):
     assert "holds     a backbone with a decoder" in text(weights.report)
     config = weights.report["config"]
     assert (config["model.vit.depth"], config["model.decoder.pretrain_grid"]) == (1, 8)
+    assert config["model.vit.heads"] == weights.report["vit"]["heads"]
+    assert (config["model.vit.rope"], config["model.vit.norm_eps"]) == ("none", 1e-6)
+    assert weights.report["recipe"]["model.vit.pretrain_grid"] == 8
+    assert read_run(finished).state.keys() == weights.arrays.keys()
     assert json.loads((finished / "config.json").read_text())["batch_size"] == 8
 
 

@@ -7,6 +7,7 @@ verified numbers; "memory": recalled, not read again, so not to be relied on.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -62,11 +63,11 @@ class Published:
 
     Attributes:
         system: the work it belongs to: "benchmark" (arXiv 2111.11429), "MIMDet" (its reproduction),
-            "ViTDet", "imTED" or "Detectron2".
+            "ViTDet", "imTED", "Detectron2" or "PE" (encoders compared by the Perception Encoder's).
         detector: "Mask R-CNN", "Cascade Mask R-CNN" or "Faster R-CNN".
         backbone: such as "ViT-B".
-        initialisation: one of `jaxdet.config.INITIALISATIONS`, or "supervised-21k"
-            (ImageNet-21k).
+        initialisation: one of `jaxdet.config.INITIALISATIONS`, "supervised-21k" (ImageNet-21k), or
+            an encoder's name.
         epochs: of fine-tuning.
         variant: "default", or what differs from the system's recipe.
         box_ap, mask_ap: in points (0..100).
@@ -139,6 +140,22 @@ def find(
         and result.data == data
     }
     return candidates.get(epochs, candidates.get(None))
+
+
+def of_encoder(name: str) -> tuple[Published, ...]:
+    """What the Perception Encoder's authors found of an encoder under ViTDet's recipe.
+
+    Args:
+        name: of an initialisation, with the encoder's in it: "dinov2_vitl", "pe-spatial-g".
+    """
+    results = [result for result in published() if result.system == "PE"]
+    named = [result for result in results if _letters(result.initialisation) in _letters(name)]
+    longest = max((len(result.initialisation) for result in named), default=0)
+    return tuple(result for result in named if len(result.initialisation) == longest)
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def published_for(config: ConfigDict) -> Published | None:

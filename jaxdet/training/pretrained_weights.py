@@ -11,6 +11,7 @@ from jaxdet import __version__
 from jaxdet.models.build import Tree
 from jaxdet.models.paths import path_name
 from jaxdet.training.checkpoint import digest
+from jaxdet.weights.report import held_keys
 
 DETECTOR_PATHS = {
     "encoder.": "backbone.",
@@ -58,18 +59,15 @@ def weights_report(config: dict[str, Any], images: str, params: Tree) -> dict[st
         "vit": {
             **{key: vit[key] for key in ("width", "depth", "heads", "patch")},
             "position_grid": grid,
+            "class_position": True,
             **{f"decoder_{key}": decoder[key] for key in ("width", "depth", "heads")},
         },
         "config": {
-            **{f"model.vit.{key}": value for key, value in vit.items()},
-            "model.vit.qkv_bias": "qkv",
-            "model.vit.layer_scale": False,
-            "model.vit.activation": "gelu",
-            "model.vit.pre_norm": False,
-            "model.vit.class_token": True,
+            **held_keys({**vit, "class_token": True}),
             **{f"model.decoder.{key}": value for key, value in decoder.items()},
             "model.decoder.pretrain_grid": grid,
         },
+        "recipe": {"model.vit.resize": "bicubic", "model.vit.pretrain_grid": grid},
         "pixel_mean": config["model"]["pixel_mean"],
         "pixel_std": config["model"]["pixel_std"],
         "pixels_from": "the pre-training's config",

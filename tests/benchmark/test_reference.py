@@ -9,6 +9,7 @@ from jaxdet.benchmark.reference import (
     LEAST_TRAIN_IMAGES,
     LVIS_VAL,
     find,
+    of_encoder,
     published,
     published_for,
     sources,
@@ -19,6 +20,9 @@ from jaxdet.config.keys import INITIALISATIONS
 RESULTS = pytest.mark.parametrize(
     "result", published(), ids=lambda r: f"{r.system} {r.backbone} {r.initialisation} {r.variant}"
 )
+
+
+ENCODERS = ("clip", "metaclip", "siglip", "siglip2", "eva02", "dinov2", "pe-core", "pe-spatial")
 
 
 def identity(result):
@@ -35,9 +39,10 @@ def identity(result):
 
 @RESULTS
 def test_every_result_is_sound(result):
-    assert result.system in ("benchmark", "MIMDet", "ViTDet", "imTED", "Detectron2")
+    assert result.system in ("benchmark", "MIMDet", "ViTDet", "imTED", "Detectron2", "PE")
     assert result.detector in ("Mask R-CNN", "Cascade Mask R-CNN", "Faster R-CNN", None)
-    assert result.initialisation in (*INITIALISATIONS, "supervised-21k", None)
+    known = (*INITIALISATIONS, "supervised-21k", *(ENCODERS if result.system == "PE" else ()))
+    assert result.initialisation in (*known, None)
     assert result.epochs is None or 0 < result.epochs <= 400
     assert all(isinstance(text, str) and text for text in (result.backbone, result.variant))
     assert result.source in sources()
@@ -56,6 +61,21 @@ def test_every_result_is_sound(result):
     assert result.mask_ap is None or result.mask_ap < result.box_ap
     assert result.data in LEAST_TRAIN_IMAGES
     assert result.rare_mask_ap is None or 10 < result.rare_mask_ap < result.mask_ap
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("dinov2_vitl14", [("ViT-L", 55.7, 49.0), ("ViT-g", 57.2, 50.0)]),
+        ("PE-Spatial-G14-448", [("ViT-G", 57.8, 50.3)]),
+        ("vit_so400m_siglip2", [("ViT-SO400M", 56.0, 49.4), ("ViT-g", 57.1, 50.2)]),
+        ("metaclip", [("ViT-G", 53.2, 46.7)]),
+        ("dinov3_vits", []),
+    ],
+)
+def test_encoders_are_found_by_the_name_of_an_initialisation(name, expected):
+    found = [(each.backbone, each.box_ap, each.mask_ap) for each in of_encoder(name)]
+    assert found == expected
 
 
 def test_no_result_is_listed_twice():

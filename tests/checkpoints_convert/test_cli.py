@@ -77,7 +77,7 @@ def test_an_older_result_survives_an_error(timm_state, save_torch, tmp_path, cap
     [
         ("out.pth", [], "out.pth must end in .npz, or be a folder"),
         ("out.npz", ["--to=torch"], "must end in .pth or .pt or .safetensors"),
-        ("out.pth", ["--to=torch"], "must be a converted .npz for --to=torch"),
+        ("out.pth", ["--to=torch"], "must be a converted .npz or a run for --to=torch"),
         ("out.npz", ["--from=mocov3", "--allow-unknown"], None),
         ("out.npz", ["--from=clip"], "does not name its activation"),
         ("out.npz", ["--from=augreg"], "takes square patches of 3 channels"),

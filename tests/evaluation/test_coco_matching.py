@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from pycocotools.cocoeval import COCOeval
 
+from jaxdet.errors import UserError
 from jaxdet.evaluation.coco import evaluate_coco
 from jaxdet.evaluation.inputs import EvalInputs, GroundTruth
 
@@ -121,3 +122,22 @@ def test_sets_without(nothing):
     metrics = evaluate_coco(inputs)["bbox"]
     expected = 0.0 if nothing == "results" else math.nan
     np.testing.assert_equal((metrics["AP"], metrics["AR100"]), (expected, expected))
+
+
+def test_ids_that_a_table_wrote_as_fractions_are_ids():
+    document, results = random_set(1)
+    truth = GroundTruth(document, ("bbox",))
+    exported = [
+        {
+            **result,
+            "image_id": float(result["image_id"]),
+            "category_id": float(result["category_id"]),
+        }
+        for result in results
+    ]
+    np.testing.assert_equal(
+        evaluate_coco(EvalInputs(truth, exported)), evaluate_coco(EvalInputs(truth, results))
+    )
+    exported[3]["image_id"] += 0.5
+    with pytest.raises(UserError, match=r"detections\[3\]: image_id .* is not among the images"):
+        EvalInputs(truth, exported)

@@ -19,7 +19,7 @@ from tests.tiny import without
 @pytest.fixture
 def compiled(detector, monkeypatch):
     """Commands about the tiny run take the detector that is compiled already."""
-    monkeypatch.setattr(predict, "load", lambda workdir, batch: detector)
+    monkeypatch.setattr(predict, "load", lambda workdir, batch, keys: detector)
 
 
 def test_the_command_finds_what_the_evaluation_found(finished, evaluated, files, capsys):
@@ -128,3 +128,8 @@ def test_flags_are_answered_without_jax():
 
 def test_a_detector_is_loaded_by_one_import(finished):
     assert isinstance(predict.load(finished[0].workdir, batch=8), Detector)
+
+
+def test_a_key_is_given_with_its_value(files, capsys):
+    assert predict.main(["--workdir=runs/x", str(files), "--set", "nms"]) == 2
+    assert "--set=nms must be KEY=VALUE" in capsys.readouterr().err

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float, Int, UInt8, UInt32
 
 from jaxdet.mask_format import max_points
 
@@ -67,10 +67,40 @@ def rasterise(
         *(a[:, None] for a in (x[:, :-1], y[:, :-1], x[:, 1:], y[:, 1:])), steps[:, None]
     )
     bits = jnp.where(crosses, bits[:, None], 0)
+    parity = jax.lax.platform_dependent(
+        lowest, bits, steps, default=parity_at_once, cpu=parity_in_sequence
+    )
+    return parity != 0
+
+
+def parity_at_once(
+    lowest: Int[Array, "rois columns edges"],
+    bits: UInt32[Array, "rois columns edges"],
+    steps: Int[Array, " rows"],
+) -> UInt32[Array, "rois rows columns"]:
+    """Of each pixel the bits that edges at or above it change, by one reduction over the edges."""
     # Else the compiler works them out again for each row.
     lowest, bits = jax.lax.optimization_barrier((lowest, bits))
     changed = jnp.where(lowest[:, None] <= steps[:, None, None], bits[:, None], 0)
-    return jax.lax.reduce(changed, jnp.uint32(0), jax.lax.bitwise_xor, (3,)) != 0
+    return jax.lax.reduce(changed, jnp.uint32(0), jax.lax.bitwise_xor, (3,))
+
+
+def parity_in_sequence(
+    lowest: Int[Array, "rois columns edges"],
+    bits: UInt32[Array, "rois columns edges"],
+    steps: Int[Array, " rows"],
+) -> UInt32[Array, "rois rows columns"]:
+    """The same, one edge after the other and none that is not there: for CPUs, whose compiler
+    vectorises over pixels."""
+    edges = jnp.arange(1, bits.shape[-1] + 1)
+    used = jnp.max(jnp.where(jnp.any(bits != 0, axis=(0, 1)), edges, 0))
+    lowest, bits = jnp.moveaxis(lowest, -1, 0), jnp.moveaxis(bits, -1, 0)
+
+    def visit(i: Array, parity: Array) -> Array:
+        return parity ^ jnp.where(lowest[i][:, None] <= steps[:, None], bits[i][:, None], 0)
+
+    start = jnp.zeros((bits.shape[1], len(steps), bits.shape[2]), jnp.uint32)
+    return jax.lax.fori_loop(0, used, visit, start)
 
 
 def _crossings(x1: Array, y1: Array, x2: Array, y2: Array, step: Array) -> tuple[Array, Array]:

@@ -8,7 +8,9 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from jaxdet.data.training_masks import touched_pixels, write_coverage, write_outlines
+from jaxdet.models.batching import per_image
 from jaxdet.ops import masks
+from jaxdet.parallel import data_mesh
 
 SIZE, RECTANGLES = 112, 36
 targets_of = jax.jit(masks.mask_targets, static_argnames="out")
@@ -122,6 +124,22 @@ def test_targets_of_coverage_are_roi_align_of_the_pixels(side, least):
     assert iou(covered(pixels, boxes, rois), expected) >= least
 
 
+def test_parity_is_the_same_in_both_forms():
+    rng = np.random.default_rng(5)
+    lowest = rng.integers(-20, 60, (3, 8, 12)).astype(np.int32)
+    bits = np.where(rng.random((3, 8, 12)) < 0.4, 1 << rng.integers(0, 32, (3, 1, 12)), 0)
+    bits[..., 9:] = 0
+    steps = 5 * np.arange(7, dtype=np.int32) + 2
+    expected = np.zeros((3, 7, 8), np.uint32)
+    for edge in range(12):
+        crosses = lowest[:, None, :, edge] <= steps[:, None]
+        expected ^= np.where(crosses, bits[:, None, :, edge], 0).astype(np.uint32)
+    for form in (masks.parity_at_once, masks.parity_in_sequence):
+        found = jax.jit(form)(lowest, bits.astype(np.uint32), steps)
+        np.testing.assert_array_equal(found, expected)
+    assert len(np.unique(expected)) > 20
+
+
 def test_target_is_zero_outside_the_object_box():
     full = np.ones((3, 96, 96), bool)
     box = np.array([[21, 21, 63, 63]] * 3, np.float32)
@@ -145,5 +163,6 @@ def test_targets_of_padding_are_defined():
 def test_targets_need_no_exchange_between_devices(collectives):
     data = np.zeros((8, 4, SIZE, SIZE), np.uint8)
     boxes, matched = np.zeros((8, 4, 4), np.float32), np.zeros((8, 4), int)
-    mapped = jax.vmap(masks.mask_targets)
+    mesh = data_mesh(8, 8)
+    mapped = per_image(masks.mask_targets, mesh)
     assert collectives(mapped, data, np.zeros((8, 4), bool), boxes, boxes + 1, matched) == set()

@@ -179,14 +179,14 @@ def _check_same_run(run: Run, stored: dict[str, Any]) -> None:
     """Raises UserError for what was stored with the checkpoint of another run."""
     given = run.record(0)
     changed = difference(stored["config"], given["config"], ignored=resumable_keys(run.config))
+    fix = "use another --workdir, or the config of that run"
+    if changed is None and stored.get("categories") not in (None, given.get("categories")):
+        fix = f"to fine-tune from it, give --init-from={run.workdir} and another --workdir"
     for key, name in run.compared.items():
         if stored.get(key) is not None and given[key] is not None:
             changed = changed or difference(stored[key], given[key], name)
     if changed:
-        raise UserError(
-            f"{run.workdir} holds a run of another config ({changed}); "
-            "use another --workdir, or the config of that run"
-        )
+        raise UserError(f"{run.workdir} holds a run of another config ({changed}); {fix}")
 
 
 def _fall_back(checkpoints: Checkpoints, step: int, damage: DamagedCheckpointError) -> None:

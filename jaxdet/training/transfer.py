@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxdet import parallel
@@ -18,6 +17,7 @@ from jaxdet.models.build import StatelessModel, Tree, build_detector
 from jaxdet.models.paths import path_name
 from jaxdet.training.checkpoint import open_latest
 from jaxdet.training.experiment import Experiment
+from jaxdet.weights.classes import OUTPUTS, moved_outputs
 
 
 def start_from_base_run(experiment: Experiment, params: Tree) -> tuple[Tree, Tree]:
@@ -66,22 +66,17 @@ def move_classes(
         fresh: parameters of one of the categories `ids`; what is not in `base` is from here.
         keep_deltas: whether box deltas are moved too.
     """
-    shared = [(ids.index(i), base_ids.index(i)) for i in base_ids if i in ids]
-    to, source = np.array(shared, int).reshape(-1, 2).T
+    pairs = [(ids.index(i), base_ids.index(i)) for i in base_ids if i in ids]
+    counts = len(ids), len(base_ids)
 
     def move(path: Any, old: np.ndarray, new: Any) -> Any:
-        part, name, _ = (*path_name(path).split("."), "", "")[:3]
-        if part not in ("box_head", "mask_head") or name not in ("logits", "deltas"):
+        name = path_name(path)
+        output = OUTPUTS.fullmatch(name)
+        if output is None:
             return old
-        if name == "deltas" and not keep_deltas:
+        if output["name"] == "deltas" and not keep_deltas:
             return new
-        # One row of outputs a class; the last axis of a kernel or bias.
-        by_class = 4 if name == "deltas" else 1
-        rows = jnp.asarray(new).reshape(*new.shape[:-1], -1, by_class)
-        old_rows = old.reshape(*old.shape[:-1], -1, by_class)
-        rows = rows.at[..., to, :].set(old_rows[..., source, :])
-        if part == "box_head" and name == "logits":
-            rows = rows.at[..., -1, :].set(old_rows[..., -1, :])  # background
-        return rows.reshape(new.shape)
+        moved = moved_outputs(name, old, parallel.to_host(new), pairs, counts)
+        return new if moved is None else moved
 
     return jax.tree_util.tree_map_with_path(move, base, fresh)

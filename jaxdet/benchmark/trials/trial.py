@@ -85,7 +85,8 @@ def check_trial(trial: Trial, needs_weights: bool) -> None:
         needs_weights: whether the initial weights must be there already.
     """
     config = trial.config.copy_and_resolve_references()
-    has_start = config.init is not None or config.few_shot.base_run is not None
+    starts = (config.init, config.init_from, config.few_shot.base_run)
+    has_start = any(start is not None for start in starts)
     if not needs_weights:
         config.init = None
     elif config.initialisation != "random" and not has_start:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -18,11 +19,12 @@ from jaxdet.errors import PreemptedError, UserError
 from jaxdet.files import write_json
 from jaxdet.models.build import Tree, parameter_count
 from jaxdet.training.checkpoint import Checkpoints, DamagedCheckpointError, abstract
+from jaxdet.training.compiling import compiling
 from jaxdet.training.metric_writer import MetricWriter, Progress
 from jaxdet.training.monitor import Monitor
 from jaxdet.training.profile import Profile
 from jaxdet.training.run import Run
-from jaxdet.training.step import State, abstract_state, initial_state, make_train_step
+from jaxdet.training.step import Metrics, State, abstract_state, initial_state, make_train_step
 from jaxdet.training.workdir_lock import lone_run
 
 HostBatch = dict[str, np.ndarray]
@@ -76,16 +78,7 @@ def fit(task: Task) -> State:
     """
     run, config, total_steps = task.run, task.run.config, task.run.total_steps
     checkpoint_steps = run.steps_every(config.checkpoint_every).union(task.eval_steps)
-    train_step = make_train_step(
-        run.stateless,
-        run.optimizer,
-        run.mesh,
-        accumulate=config.accumulate,
-        batch_statistics=run.batch_statistics,
-        frozen=run.frozen,
-        sharding=config.sharding,
-        reduce_dtype=config.reduce_dtype,
-    )
+    train_step = _announced_step(run)
     run_key = jax.jit(
         lambda: jax.random.key(config.seed), out_shardings=parallel.replicated(run.mesh)
     )()
@@ -120,6 +113,37 @@ def fit(task: Task) -> State:
             if step in task.eval_steps:
                 _evaluate(task, state, step, checkpoints, monitor)
     return state
+
+
+def _announced_step(run: Run) -> Callable[..., tuple[State, Metrics]]:
+    """The training step, which says in the main process that its first call compiles."""
+    config = run.config
+    step = make_train_step(
+        run.stateless,
+        run.optimizer,
+        run.mesh,
+        accumulate=config.accumulate,
+        batch_statistics=run.batch_statistics,
+        frozen=run.frozen,
+        sharding=config.sharding,
+        reduce_dtype=config.reduce_dtype,
+    )
+    is_compiled = False
+
+    def called(*arguments: Any) -> tuple[State, Metrics]:
+        nonlocal is_compiled
+        if is_compiled:
+            return step(*arguments)
+        is_compiled = True
+        with compiling("the training step", _say()):
+            return step(*arguments)
+
+    return called
+
+
+def _say() -> Callable[[str], None] | None:
+    """What lines for the user go to; None in all processes but the main one."""
+    return partial(print, flush=True) if parallel.is_main() else None
 
 
 def _enter_lone_run(run: Run, stack: ExitStack) -> None:
@@ -167,7 +191,8 @@ def _start(task: Task, checkpoints: Checkpoints) -> tuple[State, int]:
     def init() -> State:
         return initial_state(run.stateless, run.optimizer, jax.random.key(run.config.seed))
 
-    state = jax.jit(init, out_shardings=shardings)()
+    with compiling("the initial parameters", _say()):
+        state = jax.jit(init, out_shardings=shardings)()
     if task.load_weights is not None:
         params, stats = task.load_weights(state["params"], state["stats"])
         state["params"] = jax.device_put(params, shardings["params"])
@@ -244,7 +269,6 @@ def _introduce(run: Run, start_step: int) -> None:
     print(*run.summary, sep="\n")
     if start_step:
         print(f"resuming after step {start_step}")
-    print("compiling the training step ...", flush=True)
 
 
 def _on_devices(

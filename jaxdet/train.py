@@ -67,7 +67,7 @@ def train(experiment: Experiment) -> dict[str, Any]:
     params, stats = state["params"], state["stats"]
     # A run that had reached its end is only evaluated.
     evaluation = evaluation or evaluator(params, stats)
-    record = experiment.record(experiment.total_steps)
+    record = experiment.record(int(state["step"]))
     model = evaluated_checkpoint(experiment, record, params, stats)
     if parallel.is_main():
         report(experiment, model, evaluation)

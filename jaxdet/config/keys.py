@@ -682,6 +682,13 @@ class DetectorConfig:
         unit="epochs",
         roles=("neutral", "resume"),
     )
+    early_stop: int = key(
+        0,
+        "Evaluations without a better box AP after which training stops; 0 for never. The "
+        "checkpoint of the best is kept.",
+        least=0,
+        roles=("reported",),
+    )
     checkpoint_every: float = key(
         1.0,
         "From one checkpoint to the next; every evaluation makes one too.",

@@ -69,7 +69,7 @@ def fit(task: Task) -> State:
     """Trains to the config's last epoch, or resumes from the newest checkpoint of the workdir.
 
     Returns:
-        The state after the last step.
+        The state after the last step, or that at which config.early_stop ended the training.
 
     Raises:
         UserError: the workdir holds a run of another config, a checkpoint cannot be written, or the
@@ -94,6 +94,12 @@ def fit(task: Task) -> State:
         host_batches = stack.enter_context(closing(task.batches(start_step)))
         batches = _on_devices(host_batches, run.mesh, monitor)
         for step in range(start_step + 1, total_steps + 1):
+            if _has_stalled(task, checkpoints, step - 1):
+                monitor.note(
+                    f"stopping at step {step - 1} of {total_steps}: no better score since step "
+                    f"{checkpoints.best}, whose checkpoint is kept (config.early_stop)"
+                )
+                break
             image_ids, batch = next(batches)
             profile.before(step)
             state, metrics = train_step(state, batch, run_key)
@@ -166,6 +172,14 @@ def _evaluate(
     score, scalars, summary = task.evaluate(state)
     monitor.report(step, scalars, summary)
     checkpoints.record_score(step, score)
+
+
+def _has_stalled(task: Task, checkpoints: Checkpoints, step: int) -> bool:
+    """Whether a step's evaluation is the last that config.early_stop waits for."""
+    patience, best = task.run.config.get("early_stop", 0), checkpoints.best
+    if not patience or best is None or step not in task.eval_steps:
+        return False
+    return sum(best < each <= step for each in task.eval_steps) >= patience
 
 
 def _start(task: Task, checkpoints: Checkpoints) -> tuple[State, int]:

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from jaxdet.config.mask_rcnn import check
 from jaxdet.config.published_weights import how_to_get
-from jaxdet.config.values import unknown_key
+from jaxdet.config.values import unknown_key, validate
 from jaxdet.errors import UserError
 
 
@@ -95,3 +95,4 @@ def check_trial(trial: Trial, needs_weights: bool) -> None:
             f"{how_to_get(config)} (or --weights)"
         )
     check(config)
+    validate(config, "early_stop", config.early_stop == 0, "be 0 where trials are compared")

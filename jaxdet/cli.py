@@ -39,6 +39,7 @@ COMMANDS = {
     "data check": Command("jaxdet.data.check", "report everything that is wrong with a data set"),
     "data show": Command("jaxdet.data.show", "draw training samples as the model sees them"),
     "data prepare": Command("jaxdet.data.prepare", "build a large set into ArrayRecord files"),
+    "data split": Command("jaxdet.data.split", "split a data set for validation, or into folds"),
     "data fewshot": Command("jaxdet.data.fewshot", "sample a few-shot data set"),
     "data shapes": Command("jaxdet.data.shapes", "write the built-in shapes as a COCO data set"),
     "sweep": Command("jaxdet.benchmark.sweep", "tune an initialisation as the paper did"),

@@ -20,6 +20,7 @@ from jaxdet.evaluation.table import KINDS, few_shot_summary
 from jaxdet.files import write_json
 from jaxdet.models.build import Tree
 from jaxdet.training.experiment import Experiment
+from jaxdet.training.fine_tune import start_from_detector
 from jaxdet.training.loop import Evaluated, Task, fit
 from jaxdet.training.step import State
 from jaxdet.training.transfer import start_from_base_run
@@ -38,7 +39,8 @@ def train(experiment: Experiment) -> dict[str, Any]:
         PreemptedError: the process was asked to stop by SIGTERM, and has saved its state.
     """
     config = experiment.config
-    has_start = config.init is not None or config.few_shot.base_run is not None
+    starts = (config.init, config.init_from, config.few_shot.base_run)
+    has_start = any(start is not None for start in starts)
     if config.initialisation != "random" and not has_start:
         raise UserError(
             f"this config fine-tunes {config.initialisation} weights and config.init is not set: "
@@ -65,7 +67,7 @@ def train(experiment: Experiment) -> dict[str, Any]:
     params, stats = state["params"], state["stats"]
     # A run that had reached its end is only evaluated.
     evaluation = evaluation or evaluator(params, stats)
-    record = experiment.record(experiment.total_steps)
+    record = experiment.record(int(state["step"]))
     model = evaluated_checkpoint(experiment, record, params, stats)
     if parallel.is_main():
         report(experiment, model, evaluation)
@@ -92,9 +94,12 @@ def _load_weights(experiment: Experiment, params: Tree, stats: Tree) -> tuple[Tr
     """The parameters and batch statistics that the config starts from, given random ones."""
     if experiment.config.few_shot.base_run is not None:
         return start_from_base_run(experiment, params)
-    if experiment.config.init is None:
+    if experiment.config.init_from is not None:
+        params, stats, origin = start_from_detector(experiment, params, stats)
+    elif experiment.config.init is not None:
+        params, stats, origin = initialise(experiment.config, params, stats)
+    else:
         return params, stats
-    params, stats, origin = initialise(experiment.config, params, stats)
     if parallel.is_main():
         write_json(experiment.workdir / "init.json", origin, indent=2)
     return params, stats

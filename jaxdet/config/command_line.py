@@ -15,7 +15,7 @@ from jaxdet.flags import Parser, local_path
 
 DEFAULT_CONFIG = "shapes_tiny"
 
-SHORT_FLAGS = {"--init": "init", "--data": "data.root"}
+SHORT_FLAGS = {"--init": "init", "--init-from": "init_from", "--data": "data.root"}
 """Flags of `jaxdet train` and its kin for keys that nearly every run gives."""
 
 FROM_WEIGHTS = "any"
@@ -68,7 +68,7 @@ def parse_with_config(
 
 
 def add_short_flags(parser: Parser) -> None:
-    """Adds --init and --data, which stand for --config.init and --config.data.root."""
+    """Adds the short flags, such as --data for --config.data.root."""
     for flag, key in SHORT_FLAGS.items():
         parser.add_argument(flag, dest=f"config.{key}", help=f"the same as --config.{key}")
 

@@ -708,6 +708,18 @@ class DetectorConfig:
     init: str | None = key(
         None, "Converted weights (`jaxdet convert`) that training starts from.", roles=FILES
     )
+    init_from: str | None = key(
+        None,
+        "A trained detector that training starts from: a run's folder, or a converted detector; "
+        "its heads by the names of classes.",
+        roles=FILES,
+    )
+    init_classes: tuple[str, ...] = key(
+        (),
+        "Names of the classes of a converted detector in `init_from`, in the order of its outputs; "
+        "empty: COCO's where it has 80.",
+        roles=FILES,
+    )
     weights: Weights = section(Weights, roles=FILES)
     image_size: int = key(
         1024,
@@ -746,6 +758,13 @@ class DetectorConfig:
         most=1e6,
         unit="epochs",
         roles=("neutral", "resume"),
+    )
+    early_stop: int = key(
+        0,
+        "Evaluations without a better box AP after which training stops; 0 for never. The "
+        "checkpoint of the best is kept.",
+        least=0,
+        roles=("reported",),
     )
     checkpoint_every: float = key(
         1.0,

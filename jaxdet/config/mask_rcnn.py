@@ -131,7 +131,14 @@ def check(config: ConfigDict) -> None:
     """Raises UserError with what a key must be, for the first whose value is not."""
     check_keys(config, DetectorConfig)
     if config.init is not None and not Path(config.init).is_file():
-        raise UserError(f"config.init={config.init!r} is not a file; {how_to_get(config)}")
+        is_folder = Path(config.init).is_dir()
+        fix = "a run's folder is given as --init-from" if is_folder else how_to_get(config)
+        raise UserError(f"config.init={config.init!r} is not a file; {fix}")
+    if config.init_from is not None and not Path(config.init_from).exists():
+        raise UserError(
+            f"config.init_from={config.init_from!r} does not exist; give the folder of a run, or a "
+            "converted detector (.npz)"
+        )
     if config.init is not None and config.initialisation == "random":
         raise UserError(
             "config.init is given but config.initialisation is 'random'; name the pre-training the "

@@ -234,6 +234,12 @@ def _training(config: ConfigDict) -> Iterator[Rule]:
         config.few_shot.base_run is None or config.init is None,
         "be none where config.init is given, since each gives all weights; leave one of them out",
     )
+    yield (
+        "init_from",
+        config.init_from is None or (config.init is None and config.few_shot.base_run is None),
+        "be none where config.init or config.few_shot.base_run is given, since each gives all "
+        "weights; leave one of them out",
+    )
 
 
 def _profile(config: ConfigDict) -> Rule:

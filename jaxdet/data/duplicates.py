@@ -51,3 +51,21 @@ def _digest(path: Path) -> bytes | None:
         return hashlib.blake2b(path.read_bytes(), digest_size=16).digest()
     except OSError:
         return None
+
+
+def copies(dataset: CocoDataset) -> list[tuple[int, ...]]:
+    """Positions of the images of a set that are the same file, byte by byte, copy beside copy.
+
+    Only files of a size that occurs twice are read.
+    """
+    by_size = defaultdict(list)
+    for index in range(len(dataset)):
+        if index not in dataset.unusable:
+            by_size[dataset.file(index)[0].stat().st_size].append(index)
+    candidates = [index for same in by_size.values() if len(same) > 1 for index in same]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        digests = pool.map(_digest, [dataset.file(index)[0] for index in candidates])
+        by_digest = defaultdict(list)
+        for index, digest in zip(candidates, digests, strict=True):
+            by_digest[digest or index].append(index)
+    return [tuple(same) for same in by_digest.values() if len(same) > 1]

@@ -88,8 +88,13 @@ def evaluated_checkpoint(
         path=experiment.checkpoint_folder / str(position["step"]),
         sha256=digest(params, stats),
         config=record["config"],
-        init=initial_weights(experiment.workdir) if record["config"]["init"] is not None else None,
+        init=initial_weights(experiment.workdir) if _has_origin(record["config"]) else None,
     )
+
+
+def _has_origin(config: dict[str, Any]) -> bool:
+    """Whether a run of this plain config left init.json."""
+    return config["init"] is not None or config.get("init_from") is not None
 
 
 def initial_weights(workdir: Path) -> dict[str, str] | None:

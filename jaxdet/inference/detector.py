@@ -226,7 +226,7 @@ def _described(meta: Any, checkpoint: Path) -> tuple[ConfigDict, list[Category]]
         raise UserError(
             f"{checkpoint} was written by another version of jaxdet ({changed}); use that version"
         )
-    config.init = config.few_shot.base_run = None  # training started there
+    config.init = config.init_from = config.few_shot.base_run = None  # training started there
     _without_gpu(config)
     check(config)
     return config, categories

@@ -9,7 +9,7 @@ import re
 import shutil
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -169,9 +169,17 @@ class Checkpoints:
 
     def _kept(self, steps: Sequence[int]) -> set[int]:
         """The latest of some steps and the one of the best score; of equals the later one."""
+        best = self._best(steps)
+        return {max(steps), max(steps) if best is None else best}
+
+    @property
+    def best(self) -> int | None:
+        """Step of the best score, of equals the later one; None where there is no score."""
+        return self._best(self._scores)
+
+    def _best(self, steps: Iterable[int]) -> int | None:
         scored = [step for step in steps if self._scores.get(step) is not None]
-        best = max(scored, key=lambda step: (self._scores[step], step), default=max(steps))
-        return {max(steps), best}
+        return max(scored, key=lambda step: (self._scores[step], step), default=None)
 
     def set_aside(self, step: int) -> None:
         """Gives a damaged checkpoint a name by which it is none; every process must ask for it."""

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -18,11 +19,12 @@ from jaxdet.errors import PreemptedError, UserError
 from jaxdet.files import write_json
 from jaxdet.models.build import Tree, parameter_count
 from jaxdet.training.checkpoint import Checkpoints, DamagedCheckpointError, abstract
+from jaxdet.training.compiling import compiling
 from jaxdet.training.metric_writer import MetricWriter, Progress
 from jaxdet.training.monitor import Monitor
 from jaxdet.training.profile import Profile
 from jaxdet.training.run import Run
-from jaxdet.training.step import State, abstract_state, initial_state, make_train_step
+from jaxdet.training.step import Metrics, State, abstract_state, initial_state, make_train_step
 from jaxdet.training.workdir_lock import lone_run
 
 HostBatch = dict[str, np.ndarray]
@@ -67,7 +69,7 @@ def fit(task: Task) -> State:
     """Trains to the config's last epoch, or resumes from the newest checkpoint of the workdir.
 
     Returns:
-        The state after the last step.
+        The state after the last step, or that at which config.early_stop ended the training.
 
     Raises:
         UserError: the workdir holds a run of another config, a checkpoint cannot be written, or the
@@ -76,16 +78,7 @@ def fit(task: Task) -> State:
     """
     run, config, total_steps = task.run, task.run.config, task.run.total_steps
     checkpoint_steps = run.steps_every(config.checkpoint_every).union(task.eval_steps)
-    train_step = make_train_step(
-        run.stateless,
-        run.optimizer,
-        run.mesh,
-        accumulate=config.accumulate,
-        batch_statistics=run.batch_statistics,
-        frozen=run.frozen,
-        sharding=config.sharding,
-        reduce_dtype=config.reduce_dtype,
-    )
+    train_step = _announced_step(run)
     run_key = jax.jit(
         lambda: jax.random.key(config.seed), out_shardings=parallel.replicated(run.mesh)
     )()
@@ -101,6 +94,12 @@ def fit(task: Task) -> State:
         host_batches = stack.enter_context(closing(task.batches(start_step)))
         batches = _on_devices(host_batches, run.mesh, monitor)
         for step in range(start_step + 1, total_steps + 1):
+            if _has_stalled(task, checkpoints, step - 1):
+                monitor.note(
+                    f"stopping at step {step - 1} of {total_steps}: no better score since step "
+                    f"{checkpoints.best}, whose checkpoint is kept (config.early_stop)"
+                )
+                break
             image_ids, batch = next(batches)
             profile.before(step)
             state, metrics = train_step(state, batch, run_key)
@@ -120,6 +119,37 @@ def fit(task: Task) -> State:
             if step in task.eval_steps:
                 _evaluate(task, state, step, checkpoints, monitor)
     return state
+
+
+def _announced_step(run: Run) -> Callable[..., tuple[State, Metrics]]:
+    """The training step, which says in the main process that its first call compiles."""
+    config = run.config
+    step = make_train_step(
+        run.stateless,
+        run.optimizer,
+        run.mesh,
+        accumulate=config.accumulate,
+        batch_statistics=run.batch_statistics,
+        frozen=run.frozen,
+        sharding=config.sharding,
+        reduce_dtype=config.reduce_dtype,
+    )
+    is_compiled = False
+
+    def called(*arguments: Any) -> tuple[State, Metrics]:
+        nonlocal is_compiled
+        if is_compiled:
+            return step(*arguments)
+        is_compiled = True
+        with compiling("the training step", _say()):
+            return step(*arguments)
+
+    return called
+
+
+def _say() -> Callable[[str], None] | None:
+    """What lines for the user go to; None in all processes but the main one."""
+    return partial(print, flush=True) if parallel.is_main() else None
 
 
 def _enter_lone_run(run: Run, stack: ExitStack) -> None:
@@ -144,6 +174,14 @@ def _evaluate(
     checkpoints.record_score(step, score)
 
 
+def _has_stalled(task: Task, checkpoints: Checkpoints, step: int) -> bool:
+    """Whether a step's evaluation is the last that config.early_stop waits for."""
+    patience, best = task.run.config.get("early_stop", 0), checkpoints.best
+    if not patience or best is None or step not in task.eval_steps:
+        return False
+    return sum(best < each <= step for each in task.eval_steps) >= patience
+
+
 def _start(task: Task, checkpoints: Checkpoints) -> tuple[State, int]:
     """The newest sound checkpoint's state, or a fresh one, and the number of steps it has seen.
 
@@ -163,7 +201,8 @@ def _start(task: Task, checkpoints: Checkpoints) -> tuple[State, int]:
         return {**restored, "step": jax.device_put(np.int32(step), shardings["step"])}, step
 
     _write_config(run)
-    state = random_state(run, shardings)
+    with compiling("the initial parameters", _say()):
+        state = random_state(run, shardings)
     if task.load_weights is not None:
         params, stats = task.load_weights(state["params"], state["stats"])
         state["params"] = jax.device_put(params, shardings["params"])
@@ -184,14 +223,14 @@ def _check_same_run(run: Run, stored: dict[str, Any]) -> None:
     """Raises UserError for what was stored with the checkpoint of another run."""
     given = run.record(0)
     changed = difference(stored["config"], given["config"], ignored=resumable_keys(run.config))
+    fix = "use another --workdir, or the config of that run"
+    if changed is None and stored.get("categories") not in (None, given.get("categories")):
+        fix = f"to fine-tune from it, give --init-from={run.workdir} and another --workdir"
     for key, name in run.compared.items():
         if stored.get(key) is not None and given[key] is not None:
             changed = changed or difference(stored[key], given[key], name)
     if changed:
-        raise UserError(
-            f"{run.workdir} holds a run of another config ({changed}); "
-            "use another --workdir, or the config of that run"
-        )
+        raise UserError(f"{run.workdir} holds a run of another config ({changed}); {fix}")
 
 
 def _fall_back(checkpoints: Checkpoints, step: int, damage: DamagedCheckpointError) -> None:
@@ -249,7 +288,6 @@ def _introduce(run: Run, start_step: int) -> None:
     print(*run.summary, sep="\n")
     if start_step:
         print(f"resuming after step {start_step}")
-    print("compiling the training step ...", flush=True)
 
 
 def _on_devices(

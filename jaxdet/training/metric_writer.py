@@ -23,6 +23,9 @@ from jaxdet.files import atomic_write, read_file
 
 Scalars = Mapping[str, SupportsFloat]
 
+PACE_SECONDS = 300.0
+"""How far back the time to go looks: of what is this old, a third counts."""
+
 FLUSH_SECONDS = 30.0
 """How long TensorBoard's events may wait in memory."""
 
@@ -114,11 +117,28 @@ def _step_of(line: bytes) -> float | None:
     return step if isinstance(step, int | float) and not isinstance(step, bool) else None
 
 
+class _Pace:
+    """Seconds a step takes: a mean in which what is older than some minutes counts little."""
+
+    def __init__(self) -> None:
+        self._steps = self._seconds = 0.0
+
+    def add(self, steps: int, seconds: float) -> None:
+        kept = math.exp(-seconds / PACE_SECONDS)
+        self._steps = self._steps * kept + steps
+        self._seconds = self._seconds * kept + seconds
+
+    @property
+    def seconds_per_step(self) -> float:
+        return self._seconds / self._steps
+
+
 class Progress(AbstractContextManager):
     """Shows step, losses, images a second and time to go: a bar in a terminal, lines in a log.
 
-    The speed is that since the last report, and counts from the first step's end on, which
-    leaves compilation out. Between reports scalars are not read, so the device is not waited for.
+    The speed is that since the last report, the time to go by that of the last minutes; both count
+    from the first step's end on, which leaves compilation out, and leave evaluations out. Between
+    reports scalars are not read, so the device is not waited for.
     """
 
     def __init__(
@@ -143,6 +163,7 @@ class Progress(AbstractContextManager):
                 total=total_steps, initial=start_step, file=self._stream, bar_format=layout
             )
         self._reported: tuple[int, float] | None = None
+        self._pace = _Pace()
 
     def update(self, step: int, scalars: Scalars) -> None:
         """Says that `step` steps are done; reports if it is time to, and at the last step."""
@@ -152,10 +173,12 @@ class Progress(AbstractContextManager):
         text = " ".join(f"{name} {float(value):.4g}" for name, value in scalars.items())
         now = self._clock()
         if self._reported is not None and now > self._reported[1]:
-            steps_per_second = (step - self._reported[0]) / (now - self._reported[1])
-            text += f" | {steps_per_second * self._images_per_step:.1f} images/s"
-            if steps_per_second > 0:
-                text += f", {_duration((self._total_steps - step) / steps_per_second)} to go"
+            steps, seconds = step - self._reported[0], now - self._reported[1]
+            text += f" | {steps / seconds * self._images_per_step:.1f} images/s"
+            if steps > 0:
+                self._pace.add(steps, seconds)
+                left = (self._total_steps - step) * self._pace.seconds_per_step
+                text += f", {_duration(left)} to go"
         self._reported = (step, now)
         if self._bar is None:
             print(f"step {step}/{self._total_steps} | {text}", file=self._stream, flush=True)

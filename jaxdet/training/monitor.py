@@ -101,6 +101,11 @@ class Monitor:
         if self._progress:
             self._progress.note(f"step {step}: {summary}")
 
+    def note(self, text: str) -> None:
+        """Says a line of its own."""
+        if self._progress:
+            self._progress.note(text)
+
     def _handle_nonfinite(
         self, step: int, image_ids: np.ndarray | None, metrics: dict[str, float]
     ) -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxdet import parallel
@@ -19,11 +17,7 @@ from jaxdet.models.build import StatelessModel, Tree, build_detector
 from jaxdet.models.paths import path_name
 from jaxdet.training.checkpoint import open_latest
 from jaxdet.training.experiment import Experiment
-
-OUTPUTS = re.compile(
-    r"(?P<part>box_head|mask_head)\.(?:\d+\.)?(?P<name>logits|deltas)\.(?:kernel|bias)"
-)
-"""The layers of the heads that say something of each class, in each stage of a cascade."""
+from jaxdet.weights.classes import OUTPUTS, moved_outputs
 
 
 def start_from_base_run(experiment: Experiment, params: Tree) -> tuple[Tree, Tree]:
@@ -72,25 +66,17 @@ def move_classes(
         fresh: parameters of one of the categories `ids`; what is not in `base` is from here.
         keep_deltas: whether box deltas are moved too.
     """
-    shared = [(ids.index(i), base_ids.index(i)) for i in base_ids if i in ids]
-    to, source = np.array(shared, int).reshape(-1, 2).T
+    pairs = [(ids.index(i), base_ids.index(i)) for i in base_ids if i in ids]
+    counts = len(ids), len(base_ids)
 
     def move(path: Any, old: np.ndarray, new: Any) -> Any:
-        output = OUTPUTS.fullmatch(path_name(path))
+        name = path_name(path)
+        output = OUTPUTS.fullmatch(name)
         if output is None:
             return old
-        part, name = output["part"], output["name"]
-        if name == "deltas" and not keep_deltas:
+        if output["name"] == "deltas" and not keep_deltas:
             return new
-        if name == "deltas" and old.shape[-1] != 4 * len(base_ids):
-            return old  # one box for all classes
-        # One row of outputs a class; the last axis of a kernel or bias.
-        by_class = 4 if name == "deltas" else 1
-        rows = jnp.asarray(new).reshape(*new.shape[:-1], -1, by_class)
-        old_rows = old.reshape(*old.shape[:-1], -1, by_class)
-        rows = rows.at[..., to, :].set(old_rows[..., source, :])
-        if part == "box_head" and name == "logits":
-            rows = rows.at[..., -1, :].set(old_rows[..., -1, :])  # background
-        return rows.reshape(new.shape)
+        moved = moved_outputs(name, old, parallel.to_host(new), pairs, counts)
+        return new if moved is None else moved
 
     return jax.tree_util.tree_map_with_path(move, base, fresh)

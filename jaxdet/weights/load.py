@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from jaxdet.errors import UserError
 from jaxdet.models.build import Tree
 from jaxdet.models.paths import ABSOLUTE_POSITION, DECODER, RELATIVE_POSITION, path_name
+from jaxdet.weights.classes import OUTPUTS
 from jaxdet.weights.file import Weights, read_weights
 from jaxdet.weights.fit import check_fit, reinitialized
 
@@ -118,6 +119,8 @@ def load_params(
 
 
 def _shape_fix(name: str, theirs: tuple[int, ...], ours: tuple[int, ...]) -> str:
+    if OUTPUTS.fullmatch(name):
+        return "to train on other classes than its own, give it as --init-from, not as --init"
     if name not in SHAPE_FIXES or not theirs:
         return "use the config of the size the weights were made for"
     return SHAPE_FIXES[name].format(side=theirs[0], grid=(round(ours[0] ** 0.5) + 1) // 2)

@@ -112,3 +112,56 @@ def test_how_often_a_run_looks_at_itself_may_change(start, tmp_path):
     plain["optim"]["lr"] = 7.0
     with pytest.raises(UserError, match=r"config\.optim\.lr was 0\.001 and is now 7\.0"):
         start(run)
+
+
+SCORES = {2: 0.1, 4: 0.3, 6: 0.3, 8: 0.2, 10: 0.1, 12: 0.9}
+
+
+@pytest.fixture
+def trained(tmp_path, monkeypatch):
+    """Trains a run of 12 steps, evaluated at every second, whose model is a few numbers."""
+
+    def step_of(*_, **__):
+        metrics = {"loss": jnp.float32(1.0), "skipped": jnp.float32(0.0)}
+        return lambda state, batch, key: ({**state, "step": state["step"] + 1}, metrics)
+
+    monkeypatch.setattr(loop, "make_train_step", step_of)
+    monkeypatch.setattr(loop, "abstract_state", lambda *_: jax.eval_shape(lambda: state_at(0)))
+    monkeypatch.setattr(loop, "initial_state", lambda *_: state_at(0))
+    monkeypatch.setattr(loop, "_introduce", lambda *_: None)
+    monkeypatch.setattr(loop.parallel, "shard_batch", lambda batch, mesh: batch)
+
+    def batches(start_step):
+        while True:
+            yield {}
+
+    def train(early_stop):
+        run = run_in(tmp_path)
+        run.config.early_stop = early_stop
+        run.plain_config["early_stop"] = early_stop
+        run.total_steps, run.batch_statistics, run.frozen = 12, "batch", ()
+        run.steps_every = lambda epochs: {6, 12}
+        run.scalars = lambda step: {}
+        seen = []
+
+        def evaluate(state):
+            seen.append(int(state["step"]))
+            return loop.Evaluated(SCORES[seen[-1]], {}, "a summary")
+
+        task = loop.Task(run, batches, eval_steps={*SCORES}, evaluate=evaluate)
+        return int(loop.fit(task)["step"]), seen
+
+    return train
+
+
+def test_training_stops_when_evaluations_no_longer_gain(trained, tmp_path, capsys):
+    assert trained(early_stop=2) == (10, [2, 4, 6, 8, 10])  # of equals the later is the best
+    said = "stopping at step 10 of 12: no better score since step 6, whose checkpoint is kept"
+    assert said in capsys.readouterr().err
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"6", "10"}
+    assert trained(early_stop=2) == (10, [])  # the same command does not train on
+    assert said in capsys.readouterr().err
+
+
+def test_without_early_stop_training_goes_to_its_end(trained):
+    assert trained(early_stop=0) == (12, [*SCORES])

@@ -186,6 +186,20 @@ def test_a_log_gets_a_line_every_few_seconds():
     assert DeviceScalar.reads == 3
 
 
+def test_the_time_to_go_is_not_that_of_the_last_interval_alone():
+    """Two slow intervals among twenty: the speed shows them, the time to go hardly does."""
+    clock, log = Clock(), io.StringIO()
+    with Progress(1000, images_per_step=1, stream=log, clock=clock) as progress:
+        run_steps(progress, clock, range(1, 202), 1.0, 2.0)
+        run_steps(progress, clock, range(202, 204), 10.0, 2.0)
+    left = [line.partition("images/s, ")[2] for line in log.getvalue().splitlines()]
+    assert left[20] == "0:13:19 to go"  # step 201: 799 steps of a second
+    assert "| 0.1 images/s, " in log.getvalue().splitlines()[-1]
+    hours, minutes, seconds = map(int, left[-1].split()[0].split(":"))
+    per_step = (3600 * hours + 60 * minutes + seconds) / 797
+    assert 1.08 < per_step < 1.15  # of the last interval alone it would be 10
+
+
 def test_the_last_step_is_always_reported():
     clock, log = Clock(), io.StringIO()
     with Progress(5, images_per_step=1, stream=log, clock=clock) as progress:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -19,6 +20,7 @@ from jaxdet.models.paths import path_name
 from jaxdet.train import train
 from jaxdet.training.checkpoint import Checkpoints
 from jaxdet.training.experiment import Experiment
+from jaxdet.training.fine_tune import start_from_detector
 from jaxdet.training.optim import is_frozen
 from jaxdet.training.transfer import move_classes, start_from_base_run
 from tests.tiny import get_config
@@ -182,6 +184,44 @@ def test_classes_move_in_every_stage_of_a_cascade():
             np.testing.assert_array_equal(each["logits"]["bias"], [0, 51, 1, 2])
             start = 0 if keep_deltas else 50
             np.testing.assert_array_equal(each["deltas"]["bias"], start + np.arange(4))
+
+
+def test_a_run_starts_another_by_the_names_of_its_classes(data, base_run, tmp_path, capsys):
+    """Category ids are renumbered: 1 is no longer the class that it was."""
+    root = tmp_path / "set"
+    shutil.copytree(data / "3shot_seed0", root)
+    for file in root.glob("annotations/instances_*.json"):
+        document = json.loads(file.read_text())
+        for entry in document["categories"]:
+            entry["id"] = 100 - entry["id"]
+        for entry in document["annotations"]:
+            entry["category_id"] = 100 - entry["category_id"]
+        file.write_text(json.dumps(document))
+    config = few_config(data, None)
+    config.few_shot.base_run, config.init_from = None, str(base_run[0].workdir)
+    config.data.root = str(root)
+    experiment = Experiment(config, tmp_path / "tuned")
+    fresh = [
+        jax.tree.map(lambda leaf: np.full(leaf.shape, -7, leaf.dtype), tree)
+        for tree in experiment.stateless.abstract
+    ]
+    params, stats, origin = start_from_detector(experiment, *fresh)
+    old, old_stats = weights(base_run[0])
+    names = [category.name for category in experiment.val_set.categories]
+    base_names = [category.name for category in base_run[0].val_set.categories]
+    assert set(names) - set(base_names) == {"box"}
+    logits = params["box_head"]["logits"]["bias"]
+    for place, name in enumerate(names):
+        expected = -7 if name == "box" else old["box_head.logits.bias"][base_names.index(name)]
+        assert logits[place] == expected, name
+    assert origin["classes"]["new"] == ["box"]
+    assert set(origin["classes"]["moved"]) | set(origin["classes"]["kept"]) == set(base_names)
+    assert origin["new_arrays"] == []
+    for tree, stored in ((params, old), (stats, old_stats)):
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+            name = path_name(path)
+            assert ".logits." in name or ".deltas." in name or (leaf == stored[name]).all(), name
+    assert "classes by name" in capsys.readouterr().out
 
 
 def test_a_base_run_that_does_not_fit_is_rejected(data, base_run, tmp_path):

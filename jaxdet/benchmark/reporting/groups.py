@@ -246,6 +246,7 @@ def _identity(run: Run) -> FlatConfig:
         **result_part(run.config),
         "weights": (run.init or {}).get("sha256") or _file_name(run.config["init"]),
         "base run": _file_name(run.config["few_shot"]["base_run"]),
+        "detector": _file_name(run.config.get("init_from")),
         "trained": run.epochs is not None,
     }
 

@@ -50,7 +50,7 @@ def read_outcome(trial: Trial) -> Outcome | None:
     started = _read_json(trial.folder / "config.json")
     given = json.loads(trial.config.to_json())
     # Unlike a resumed run, a comparison depends on what it started from.
-    weights = ("config.init", "config.few_shot.base_run")
+    weights = ("config.init", "config.init_from", "config.few_shot.base_run")
     ignored = [key for key in resumable_keys(trial.config) if key not in weights]
     for stored in (started, result and result.get("config")):
         changed = stored and difference(completed(stored), given, ignored=ignored)

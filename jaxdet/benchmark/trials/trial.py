@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from jaxdet.config.mask_rcnn import check
 from jaxdet.config.published_weights import how_to_get
-from jaxdet.config.values import unknown_key
+from jaxdet.config.values import unknown_key, validate
 from jaxdet.errors import UserError
 
 
@@ -85,7 +85,8 @@ def check_trial(trial: Trial, needs_weights: bool) -> None:
         needs_weights: whether the initial weights must be there already.
     """
     config = trial.config.copy_and_resolve_references()
-    has_start = config.init is not None or config.few_shot.base_run is not None
+    starts = (config.init, config.init_from, config.few_shot.base_run)
+    has_start = any(start is not None for start in starts)
     if not needs_weights:
         config.init = None
     elif config.initialisation != "random" and not has_start:
@@ -94,3 +95,4 @@ def check_trial(trial: Trial, needs_weights: bool) -> None:
             f"{how_to_get(config)} (or --weights)"
         )
     check(config)
+    validate(config, "early_stop", config.early_stop == 0, "be 0 where trials are compared")

@@ -42,7 +42,14 @@ def share(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(detector, "build_stateless", build_once)
     monkeypatch.setattr(loop, "make_train_step", functools.cache(loop.make_train_step))
     monkeypatch.setattr(loop, "random_state", _kept_on_the_host(loop.random_state))
-    detect_function = functools.cache(detector.detect_function)
+    make, detects = detector.detect_function, {}
+
+    def detect_function(config, stateless, mesh):
+        key = config.model.detector.to_json(), stateless, mesh
+        if key not in detects:
+            detects[key] = make(config, stateless, mesh)
+        return detects[key]
+
     for module in (evaluate, detector):
         monkeypatch.setattr(module, "detect_function", detect_function)
 

@@ -174,7 +174,9 @@ def published_for(config: ConfigDict) -> Published | None:
         detector = "Mask R-CNN" if config.model.heads.mask else "Faster R-CNN"
         return find("imTED", backbone, config.initialisation, config.epochs, detector=detector)
     recipe = _RECIPES.get((config.model.pyramid.kind, config.model.heads.norm))
-    variant = _variant(config, *recipe) if recipe else None
+    if recipe is None:
+        return None
+    variant = _variant(config, *recipe)
     if config.image_size == 1280 and (*recipe, variant) == ("ViTDet", "decomposed", "default"):
         return _system_level(config, backbone)
     if config.image_size != 1024 or not variant:

@@ -61,6 +61,7 @@ def evaluate_lvis(inputs: EvalInputs, *, max_detections: int = 300) -> dict[str,
     """
     if max_detections < 1:
         raise UserError(f"max_detections={max_detections} must be at least 1")
+    check_lvis(inputs.truth.listed)
     groups = frequency_groups(inputs.truth)
     return {
         iou_type: _summary(
@@ -73,19 +74,23 @@ def evaluate_lvis(inputs: EvalInputs, *, max_detections: int = 300) -> dict[str,
     }
 
 
-def frequency_groups(truth: GroundTruth) -> dict[str, list[int]]:
-    """Positions of the rare ("r"), common ("c") and frequent ("f") categories.
-
-    Raises:
-        UserError: the ground truth is not LVIS's.
-    """
-    groups: dict[str, list[int]] = {frequency: [] for frequency in FREQUENCIES}
-    for position, category in enumerate(truth.categories):
-        if category.get("frequency") not in groups:
+def check_lvis(document: dict[str, Any]) -> None:
+    """Raises UserError unless a document in COCO's layout says all that LVIS's metric needs."""
+    for category in document["categories"]:
+        if category.get("frequency") not in FREQUENCIES:
             raise UserError(
                 f"category {category['name']!r} must have a frequency of 'r', 'c' or 'f' for "
                 "LVIS's metric; name LVIS's annotations, or set config.data.metric='coco'"
             )
+    for image in document["images"]:
+        _listed(image, "neg_category_ids")
+        _listed(image, "not_exhaustive_category_ids")
+
+
+def frequency_groups(truth: GroundTruth) -> dict[str, list[int]]:
+    """Positions of the rare ("r"), common ("c") and frequent ("f") categories."""
+    groups: dict[str, list[int]] = {frequency: [] for frequency in FREQUENCIES}
+    for position, category in enumerate(truth.categories):
         groups[category["frequency"]].append(position)
     return groups
 

@@ -7,6 +7,7 @@ the fused kernel of NVIDIA GPUs, and "pallas" our own for TPUs, which never do.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -15,10 +16,11 @@ import numpy as np
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
+from ml_collections import ConfigDict
 
 from jaxdet.errors import UserError
 from jaxdet.models.position import DecomposedRelativePosition
-from jaxdet.models.settings import VitSettings
+from jaxdet.models.settings import VitSettings, vit_settings
 from jaxdet.ops.fused_attention import fused_attention
 
 FEWEST_TOKENS = 512
@@ -119,6 +121,20 @@ class Choice(NamedTuple):
 
     def __str__(self) -> str:
         return f"attention by {self.name}" + (f": {self.reason}" if self.reason else "")
+
+
+def choose_for(config: ConfigDict, mesh: Mesh | None = None) -> Choice:
+    """The implementation for a config's ViT at the largest size of image that it sees.
+
+    Args:
+        mesh: see `choose`.
+
+    Raises:
+        UserError: see `choose`.
+    """
+    largest = max(config.image_size, *config.model.detector.tta_sizes, 0)
+    settings = replace(vit_settings(config), image_size=largest)
+    return choose(settings, config.model.dtype, mesh)
 
 
 def choose(settings: VitSettings, dtype: DTypeLike, mesh: Mesh | None = None) -> Choice:

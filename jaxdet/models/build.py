@@ -14,7 +14,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from jaxdet.models.attention import choose
+from jaxdet.models.attention import choose_for
 from jaxdet.models.box_head import BoxHead
 from jaxdet.models.decoder_head import DecoderHead
 from jaxdet.models.mask_head import MaskHead
@@ -49,7 +49,7 @@ def build_detector(
     """
     model = config.model
     vit = vit_settings(config)
-    vit = replace(vit, attention=choose(vit, model.dtype, mesh).name)
+    vit = replace(vit, attention=choose_for(config, mesh).name)
     part = {"dtype": jnp.dtype(model.dtype), "rngs": rngs}
     strides = {"strides": tuple(map(float, model.detector.strides))}
     boxes = {key: model.heads[key] for key in BOXES}

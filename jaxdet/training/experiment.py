@@ -16,8 +16,8 @@ from jaxdet.data.doubts import SAME_IMAGES
 from jaxdet.data.loader import trained_image_counts, trained_images
 from jaxdet.data.source import open_dataset, trains_on_validation
 from jaxdet.errors import UserError
-from jaxdet.models.attention import Choice, choose
-from jaxdet.models.build import StatelessModel, build_detector, vit_settings
+from jaxdet.models.attention import Choice, choose_for
+from jaxdet.models.build import StatelessModel, build_detector
 from jaxdet.training import optim
 from jaxdet.training.run import Run
 
@@ -56,7 +56,7 @@ class Experiment(Run):
     @property
     def attention(self) -> Choice:
         """What computes the ViT's attention on these devices."""
-        return choose(vit_settings(self.config), self.config.model.dtype, self.mesh)
+        return choose_for(self.config, self.mesh)
 
     @cached_property
     def stateless(self) -> StatelessModel:

@@ -118,9 +118,10 @@ def found(arrays, stored, batch):
         model = stateless.bind(params, {})
         features = model.features(batch["image"], batch["image_hw"])
         valid = jnp.ones(rois[0].shape[:2], bool)
+        keys = jax.random.split(jax.random.key(0), len(IMAGES))
 
         def box_losses(pyramid):
-            each = model._box_stage(features._replace(pyramid=pyramid), samples, batch, 1)
+            each = model._box_stage(features._replace(pyramid=pyramid), samples, batch, keys, 1)
             each = jax.tree.map(jnp.mean, each)
             return sum(each.values()), each
 
@@ -268,8 +269,10 @@ def test_the_mask_head_trains_on_the_first_stage(arrays, stored):
         @jax.value_and_grad
         def loss(pyramid, params):
             model = stateless.bind(params, {})
-            logits = model._segment(Features(pyramid, pyramid[2]), rois, foreground, train=True)
-            return jax.vmap(losses.mask_loss)(logits, labels, targets, foreground).mean()
+            features = Features(pyramid, pyramid[2])
+            logits = model._segment(features, rois, foreground, labels, train=True)
+            of_label = logits[..., None], jnp.zeros_like(labels)
+            return jax.vmap(losses.mask_loss)(*of_label, targets, foreground).mean()
 
         found, gradients = jax.device_get(loss(pyramid_of(stored, "float64"), params))
     np.testing.assert_allclose(found, stored["loss_mask"], rtol=1e-5)
@@ -302,7 +305,10 @@ def test_detections(stored, found):
 
 def test_scores_are_the_mean_of_the_stages(stored):
     for n in IMAGES:
-        stages = [class_scores(jnp.asarray(stored[f"stage{k}_class_logits_{n}"])) for k in STAGES]
+        stages = [
+            class_scores(SETTINGS, jnp.asarray(stored[f"stage{k}_class_logits_{n}"]))
+            for k in STAGES
+        ]
         mean = sum(stages) / len(stages)
         np.testing.assert_allclose(mean, stored[f"scores_{n}"][:, :-1], atol=1e-6)
 

@@ -190,8 +190,9 @@ def model_of(run: Run) -> str:
 
 
 def epochs_of(run: Run) -> float | None:
-    """The config's; None where weights were evaluated as given."""
-    return None if run.epochs is None else run.config["epochs"]
+    """The config's, or how long a training that may end early was; None where weights were
+    evaluated as given."""
+    return run.epochs if run.epochs is None or run.config["early_stop"] else run.config["epochs"]
 
 
 def _alike(runs: Iterable[Run], identity: Callable[[Run], FlatConfig]) -> list[list[Run]]:

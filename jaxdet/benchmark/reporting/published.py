@@ -51,6 +51,8 @@ def comparison(run: Run) -> tuple[Published | None, str | None]:
         return None, f"Validated on {validated_on}; published numbers are of {COCO_VAL}"
     if run.config["few_shot"]["novel"]:
         return None, "Few-shot detection; the published numbers are of all classes"
+    if run.config["early_stop"]:
+        return None, "It ended when it no longer gained; published numbers are of a fixed length"
     published = published_for(ConfigDict(run.config))
     if published is None:
         why = "Nothing published is known of this model, initialisation and length"

@@ -54,7 +54,7 @@ def read_run(folder: Path) -> Run:
     if result.get("config_sha256") != digest:
         raise UserError("damaged: its config is not the one its config_sha256 was taken from")
     evaluated_on = _complete({**given, "data": _section(result, "evaluated_on")})["data"]
-    step, epochs = _progress(result, config["epochs"])
+    step, epochs = _progress(result, config)
     metrics, images = _section(result, "metrics"), _section(result, "images")
     annotations = section(result.get("annotations_sha256"))
     kinds = [kind for kind in IOU_TYPES if kind in metrics]
@@ -116,11 +116,14 @@ def _required(kind: Callable[[Any], Any], values: dict[str, Any], name: str) -> 
     return value
 
 
-def _progress(result: dict[str, Any], epochs_of_config: float) -> tuple[int, float | None]:
-    """The step and epochs trained (None: not by this run), which must be the config's."""
+def _progress(result: dict[str, Any], config: dict[str, Any]) -> tuple[int, float | None]:
+    """The step and epochs trained (None: not by this run), which must be the config's unless that
+    lets a training end early."""
+    epochs_of_config = config["epochs"]
     step, epochs = _required(count, result, "step"), number(result.get("epochs"))
     # The last step is a rounded one, hence the step of grace.
-    if epochs is not None and step and epochs_of_config - epochs > 1.01 * epochs / step:
+    is_short = epochs is not None and step and epochs_of_config - epochs > 1.01 * epochs / step
+    if is_short and not config["early_stop"]:
         raise UserError(
             f"unfinished: evaluated after {epochs:.4g} of {epochs_of_config:.4g} epochs"
         )

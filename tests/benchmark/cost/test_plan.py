@@ -39,7 +39,7 @@ def test_memory_is_counted_by_kind(plan, experiment):
     # AdamW keeps two numbers a parameter; few others are kept beside.
     assert plan.step.state_bytes["parameters"] == pytest.approx(4 * count, rel=0.01)
     assert plan.step.state_bytes["optimizer state"] == pytest.approx(8 * count, rel=0.01)
-    boxes, masks = 6 * (4 * 4 + 4 + 1), 6 * 28 * 28
+    boxes, masks = 6 * (4 * 4 + 4 + 1), 6 * (28 * 28 + 1)
     assert plan.step.batch_bytes == 64 * 64 * 3 + 2 * 4 + boxes + masks
     kept = sum(plan.step.state_bytes.values()) + plan.step.batch_bytes
     assert plan.step.total_bytes >= kept + plan.step.cost.temporary_bytes

@@ -9,18 +9,32 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from jaxdet.evaluation.coco import RECALLS, MatchedCategory, matched_categories, mean_defined
 from jaxdet.evaluation.inputs import EvalInputs
 
 
+class _Threshold(NamedTuple):
+    """What became of a category's detections at an IoU threshold: positions by descending score.
+
+    Attributes:
+        right: of those that found an object. Between two of them neither recall nor the greatest
+            precision from there on changes, so that the wrong ones need only be counted.
+        ignored: of those that are neither right nor wrong.
+        before: how many of `ignored` come before each of `right`.
+    """
+
+    right: Int[np.ndarray, " right"]
+    ignored: Int[np.ndarray, " ignored"]
+    before: Int[np.ndarray, " right"]
+
+
 class _Category(NamedTuple):
-    """Detections by descending score, and the image of each object to be found."""
+    """The image of each detection, by descending score, and of each object to be found."""
 
     image: Int[np.ndarray, " detections"]
-    right: Bool[np.ndarray, "thresholds detections"]
-    wrong: Bool[np.ndarray, "thresholds detections"]
+    thresholds: tuple[_Threshold, ...]
     object_image: Int[np.ndarray, " objects"]
 
 
@@ -53,12 +67,12 @@ def _ranked(category: MatchedCategory, max_detections: int) -> _Category:
     order = np.argsort(-category.score, kind="stable")
     order = order[category.rank[order] < max_detections]
     found, ignored = (each[0][:, order] for each in category.matches)
-    return _Category(
-        category.image[order],
-        found & ~ignored,
-        ~found & ~ignored,
-        category.object_image[category.counted[0]],
-    )
+    thresholds = []
+    for is_right, is_ignored in zip(found & ~ignored, ignored, strict=True):
+        right, other = np.flatnonzero(is_right), np.flatnonzero(is_ignored)
+        thresholds.append(_Threshold(right, other, np.searchsorted(other, right)))
+    objects = category.object_image[category.counted[0]]
+    return _Category(category.image[order], tuple(thresholds), objects)
 
 
 def _precision(
@@ -66,15 +80,16 @@ def _precision(
 ) -> Float[np.ndarray, "thresholds recalls"]:
     """Precision at RECALLS; -1 where there is no object, as pycocotools has it."""
     objects, weight = times[category.object_image].sum(), times[category.image]
-    precision = np.full((len(category.right), len(RECALLS)), 0.0 if objects else -1.0)
+    precision = np.full((len(category.thresholds), len(RECALLS)), 0.0 if objects else -1.0)
     if not objects:
         return precision
-    hits = np.cumsum(category.right * weight, axis=1).astype(float)
-    misses = np.cumsum(category.wrong * weight, axis=1).astype(float)
-    best = hits / (misses + hits + np.spacing(1))
-    best = np.maximum.accumulate(best[:, ::-1], axis=1)[:, ::-1]
-    for threshold, recall in enumerate(hits / objects):
-        reached = np.searchsorted(recall, RECALLS, side="left")
-        reached = reached[reached < len(recall)]
-        precision[threshold, : len(reached)] = best[threshold, reached]
+    listed = np.cumsum(weight)
+    for row, (right, ignored, before) in zip(precision, category.thresholds, strict=True):
+        hits = np.cumsum(weight[right])
+        passed = np.concatenate([[0], np.cumsum(weight[ignored])])[before]
+        best = hits / (listed[right] - passed + np.spacing(1))
+        best = np.maximum.accumulate(best[::-1])[::-1]
+        reached = np.searchsorted(hits / objects, RECALLS, side="left")
+        reached = reached[reached < len(right)]
+        row[: len(reached)] = best[reached]
     return precision

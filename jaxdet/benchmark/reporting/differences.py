@@ -57,11 +57,12 @@ def difference_notes(section: Section) -> list[str]:
         return [*notes, "jaxdet report --bootstrap=1000 draws the validation images as well."]
     notes.append(
         f"Over images: the validation images drawn anew, {section.drawn.count} times, the same "
-        "ones for both sides, each run as it was trained."
+        "ones for both sides, each run as it was trained. Over both: images and seeds."
     )
+    names: dict[str, list[str]] = {}
     for folder, reason in section.drawn.missing.items():
-        notes.append(f"Not drawn, {folder.name}: {reason}.")
-    return notes
+        names.setdefault(reason, []).append(folder.name)
+    return notes + [f"Not drawn: {reason} ({', '.join(each)})." for reason, each in names.items()]
 
 
 def has_single(section: Section) -> bool:

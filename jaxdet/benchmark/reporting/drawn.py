@@ -44,7 +44,7 @@ def _truth(run: Run, known: dict[str, GroundTruth]) -> GroundTruth:
     if run.evaluated_on["metric"] != "coco":
         raise NotDrawnError("images are drawn for COCO's metric alone")
     if run.detections_file is not None:
-        raise NotDrawnError("its detections are from a file that is not in its folder")
+        raise NotDrawnError("the detections are from a file elsewhere")
     key = canonical({**run.evaluated_on, "kinds": list(run.scores)})
     if key not in known:
         try:
@@ -53,7 +53,7 @@ def _truth(run: Run, known: dict[str, GroundTruth]) -> GroundTruth:
             known[key] = GroundTruth(document, tuple(run.scores))
         # The data may have gone or changed since, in any way.
         except Exception as error:
-            raise NotDrawnError("the images it was validated on are not where they were") from error
+            raise NotDrawnError("the annotations validated on are not where they were") from error
     return known[key]
 
 
@@ -68,13 +68,13 @@ def _scores(
             resampled = ResampledAP(inputs, kind, max_detections=limit)
             again = resampled(np.ones(resampled.images, int))
             if not abs(again - (reported.coco["AP"] or 0.0)) <= EQUAL:
-                raise NotDrawnError("its detections.json does not give the AP of its result.json")
+                raise NotDrawnError("detections.json does not give the AP of result.json")
             scores[kind] = np.array([resampled(times) for times in draws])
     except FileNotFoundError as error:
-        raise NotDrawnError("it has no detections.json") from error
+        raise NotDrawnError("there is no detections.json") from error
     except NotDrawnError:
         raise
     # As with a result, no damaged file may cost the report of all other runs.
     except Exception as error:
-        raise NotDrawnError("its detections.json cannot be read or is of other images") from error
+        raise NotDrawnError("detections.json cannot be read or is of other images") from error
     return scores

@@ -106,9 +106,9 @@ def test_what_cannot_be_drawn_is_named_and_costs_nothing_else(write_scored, tmp_
     drawn = with_draws(section, 3).drawn
     assert {folder.name for folder in drawn.scores} == {"kept"}
     assert {folder.name: reason for folder, reason in drawn.missing.items()} == {
-        "gone": "it has no detections.json",
-        "broken": "its detections.json cannot be read or is of other images",
-        "other": "its detections.json does not give the AP of its result.json",
+        "gone": "there is no detections.json",
+        "broken": "detections.json cannot be read or is of other images",
+        "other": "detections.json does not give the AP of result.json",
     }
 
 
@@ -116,4 +116,4 @@ def test_missing_annotations_are_named(write, tmp_path):
     write("a", "vitb_mae", 0.5, data__root=str(tmp_path / "gone"))
     (section,) = sections_of(tmp_path)
     (reason,) = with_draws(section, 3).drawn.missing.values()
-    assert reason == "the images it was validated on are not where they were"
+    assert reason == "the annotations validated on are not where they were"

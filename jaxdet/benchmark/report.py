@@ -6,7 +6,8 @@
 RUNS are workdirs of `jaxdet train`, or folders that hold some. The page needs no other
 file and no network. Runs of different recipes, or whose data differ in the number of images, in the
 categories, or in the names or contents of the annotation files, never stand in one table; runs that
-differ in the seed alone are one row. What is unfinished or damaged is named and left out.
+differ in the seed alone are one row. What is unfinished or damaged is named and left out. Where
+there are several seeds, or with --bootstrap=1000, it says how sure the differences are.
 """
 
 from __future__ import annotations
@@ -21,11 +22,16 @@ from jaxdet.benchmark.reporting.html import page
 from jaxdet.benchmark.reporting.markdown import markdown
 from jaxdet.benchmark.reporting.run import SkippedRun
 from jaxdet.files import atomic_write, make_folder
-from jaxdet.flags import Parser, local_path, run_main
+from jaxdet.flags import Parser, count, local_path, run_main
 
 
-def write_report(runs: Sequence[Path], out: Path) -> tuple[Path, Path, list[SkippedRun]]:
+def write_report(
+    runs: Sequence[Path], out: Path, draws: int = 0
+) -> tuple[Path, Path, list[SkippedRun]]:
     """Writes report.html and report.md of all runs that the paths are or hold.
+
+    Args:
+        draws: how often the validation images are drawn anew.
 
     Returns:
         The two files, and what was left out.
@@ -35,6 +41,10 @@ def write_report(runs: Sequence[Path], out: Path) -> tuple[Path, Path, list[Skip
     """
     found, skipped = gather(runs)
     ordered = sections(found)
+    if draws:
+        from jaxdet.benchmark.reporting.drawn import with_draws  # late: it takes jax along
+
+        ordered = [with_draws(section, draws) for section in ordered]
     contents = {"report.html": page(ordered, skipped), "report.md": markdown(ordered, skipped)}
     make_folder(out, "--out")
     for name, content in contents.items():
@@ -56,8 +66,16 @@ def _report(arguments: list[str] | None) -> None:
     parser.add_argument(
         "--out", type=local_path, default=Path("report"), help="folder; default report"
     )
+    parser.add_argument(
+        "--bootstrap",
+        type=count,
+        default=0,
+        metavar="N",
+        help="draw the validation images anew N times, to say how sure differences are; needs the "
+        "runs' detections.json and their annotations; 1000 is usual",
+    )
     options = parser.parse_args(arguments)
-    html, table, skipped = write_report(options.runs, options.out)
+    html, table, skipped = write_report(options.runs, options.out, options.bootstrap)
     for each in skipped:
         print(f"left out {each.folder}: {each.reason}", file=sys.stderr)
     print(f"page    {html}")

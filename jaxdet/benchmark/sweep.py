@@ -8,9 +8,11 @@
 
 First a grid of learning rate and weight decay at drop path 0 on the short schedule, made larger
 while its best point lies on its border; then drop path on the middle one; then runs of three
-lengths. A larger model takes learning rate and weight decay from ViT-B's sweep (--from). Before
-anything starts, it prints the trials and what they cost. Each trial is a run of `jaxdet train` in a
-folder of its own; the same command resumes where it stopped.
+lengths. A larger model takes learning rate and weight decay from ViT-B's sweep (--from). With
+--seeds=3 each of the last runs is trained with three seeds, the config's and those that follow it;
+`jaxdet report` then says whether a difference is more than chance. Before anything starts, it
+prints the trials and what they cost. Each trial is a run of `jaxdet train` in a folder of its own;
+the same command resumes where it stopped.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -52,7 +55,7 @@ from jaxdet.benchmark.trials.search import (
 from jaxdet.benchmark.trials.trial import Base, Trial, check_trial, make_trial
 from jaxdet.errors import UserError
 from jaxdet.files import make_folder, read_file, write_json
-from jaxdet.flags import Parser, local_path, run_main
+from jaxdet.flags import Parser, count, local_path, run_main
 
 SUMMARY = "sweep.json"
 
@@ -102,7 +105,10 @@ class Sweep:
         }
 
     def trial_of(self, point: Point) -> Trial:
-        return make_trial(self._workdir, point.name, self._base, point.overrides)
+        overrides = dict(point.overrides)
+        if point.repeat:
+            overrides["seed"] = self._base.config.seed + point.repeat
+        return make_trial(self._workdir, point.name, self._base, overrides)
 
     def run_stage(self, stage: str, points: Sequence[Point]) -> list[float | None]:
         """Trains the points of a stage; returns the box AP of each, None where it diverged."""
@@ -112,8 +118,8 @@ class Sweep:
         if stage == FINAL:
             self._finals += zip(points, trials, outcomes, strict=True)
         self._summary["stages"].setdefault(stage, {}).update(
-            (point.name, {**point._asdict(), **outcome._asdict()})
-            for point, outcome in zip(points, outcomes, strict=True)
+            (point.name, {**point._asdict(), "seed": trial.config.seed, **outcome._asdict()})
+            for point, trial, outcome in zip(points, trials, outcomes, strict=True)
         )
         self._write_summary()
         return [outcome.box_ap for outcome in outcomes]
@@ -127,13 +133,12 @@ class Sweep:
             print(f"note: {remark}")
 
     def table(self, data: Data) -> str:
-        """The final runs beside what is published of them, in Markdown."""
-        rows = [
-            comparison.ComparedResult(
-                f"{point.epochs:g}", outcome, published_for(trial.config) if data.is_coco else None
-            )
-            for point, trial, outcome in self._finals
-        ]
+        """The final runs beside what is published of them, in Markdown; a row a length."""
+        rows = []
+        for epochs, alike in groupby(self._finals, lambda final: final[0].epochs):
+            _, (trial, *_), (first, *others) = zip(*alike, strict=True)
+            published = published_for(trial.config) if data.is_coco else None
+            rows.append(comparison.ComparedResult(f"{epochs:g}", first, published, tuple(others)))
         return comparison.markdown(rows, "epochs")
 
     def _write_summary(self) -> None:
@@ -151,6 +156,7 @@ def _parser() -> Parser:
     add("--epochs-drop-path", type=float)
     add("--epochs-final", type=flags.numbers)
     add("--max-extensions", type=int, help="how often the grid may grow")
+    add("--seeds", type=count, help="of each of the final runs, from config.seed on; default 1")
     return parser
 
 

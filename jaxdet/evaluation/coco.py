@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from jaxdet.errors import UserError
 from jaxdet.evaluation.coco_matching import (
@@ -47,7 +48,28 @@ def evaluate_coco(inputs: EvalInputs, *, max_detections: int = 100) -> dict[str,
     }
 
 
-def _evaluate(inputs: EvalInputs, iou_type: str, max_detections: int) -> dict[str, Any]:
+class MatchedCategory(NamedTuple):
+    """A category's detections and objects by image, and what became of the detections.
+
+    Attributes:
+        score, rank, image: of each detection: rank in its image from 0, position of the image in
+            the order of the ids.
+        counted: whether an object is one to be found.
+        object_image: positions of the objects' images.
+    """
+
+    score: Float[np.ndarray, " detections"]
+    rank: Int[np.ndarray, " detections"]
+    image: Int[np.ndarray, " detections"]
+    matches: Matches
+    counted: Bool[np.ndarray, "areas objects"]
+    object_image: Int[np.ndarray, " objects"]
+
+
+def matched_categories(
+    inputs: EvalInputs, iou_type: str, max_detections: int
+) -> Iterator[MatchedCategory]:
+    """All that COCO's numbers depend on, in the order of the categories."""
     category_ids = [category["id"] for category in inputs.truth.categories]
     image_ids = sorted(inputs.truth.image_sizes)
     objects = sort_entries(
@@ -59,22 +81,30 @@ def _evaluate(inputs: EvalInputs, iou_type: str, max_detections: int) -> dict[st
     detections, rank = _best_of_image(detections, max(max_detections, *AR_LIMITS))
     crowd = np.array([annotation["iscrowd"] for annotation in objects.entries], bool)
     matches = match(detections, objects, crowd, iou_type)
-    curves = _Curves.absent(len(category_ids))
     for k in range(len(category_ids)):
         ours, theirs = (
             slice(*np.searchsorted(e.group, (k * len(image_ids), (k + 1) * len(image_ids))))
             for e in (detections, objects)
         )
-        _accumulate(
-            curves,
-            k,
+        yield MatchedCategory(
             np.array([detection["score"] for detection in detections.entries[ours]], float),
             rank[ours],
+            detections.group[ours] - k * len(image_ids),
             Matches(matches.found[:, :, ours], matches.ignored[:, :, ours]),
-            np.count_nonzero(~(objects.outside | crowd)[:, theirs], axis=1),
-            max_detections,
+            ~(objects.outside | crowd)[:, theirs],
+            objects.group[theirs] - k * len(image_ids),
         )
-    return _numbers(curves, [category["name"] for category in inputs.truth.categories])
+
+
+def _evaluate(inputs: EvalInputs, iou_type: str, max_detections: int) -> dict[str, Any]:
+    names = [category["name"] for category in inputs.truth.categories]
+    curves = _Curves.absent(len(names))
+    for k, category in enumerate(matched_categories(inputs, iou_type, max_detections)):
+        objects = np.count_nonzero(category.counted, axis=1)
+        _accumulate(
+            curves, k, category.score, category.rank, category.matches, objects, max_detections
+        )
+    return _numbers(curves, names)
 
 
 class _Curves(NamedTuple):

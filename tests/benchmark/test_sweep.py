@@ -127,6 +127,29 @@ def test_overrides_reach_every_trial(tmp_path, trainer):
     assert set(seen) == {(7, False)}
 
 
+def test_the_final_runs_are_trained_with_several_seeds(tmp_path, trainer, capsys):
+    seeds = []
+    trainer.score = lambda config: (
+        seeds.append(config.seed) or score(config) + 0.02 * (config.seed - 5)
+    )
+    own = f"--config={tmp_path / 'seed5.py'}"
+    (tmp_path / "seed5.py").write_text(
+        "from tests.tiny import get_config as tiny\n\n\n"
+        "def get_config():\n    config = tiny()\n    config.seed = 5\n    return config\n"
+    )
+    flags = [*TINY[1:], own, f"--workdir={tmp_path / 'seeds'}", "--seeds=3"]
+    assert main([*flags, "--dry-run"]) == 0
+    plan = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [row[1:3] for row in plan if row[:1] == ["final"]] == [["2", "1"], ["3", "2"]]
+    assert main(flags) == 0
+    repeats = [f"{name}_repeat{i}" for name in ALL[-2:] for i in (1, 2)]
+    assert trainer.ran == [*ALL[:-1], *repeats[:2], ALL[-1], *repeats[2:]]
+    assert seeds == 6 * [5] + [6, 7, 5, 6, 7]
+    assert "| 2 | 44.0 ± 2.0 (n 3) |" in capsys.readouterr().out
+    assert main([*flags, "--config.seed=1"]) == 2
+    assert "the trials differ in config.seed; leave out" in capsys.readouterr().err
+
+
 def test_a_dry_run_leaves_nothing(tmp_path, trainer, capsys):
     assert sweep(tmp_path, "--dry-run") == 0
     assert not trainer.ran

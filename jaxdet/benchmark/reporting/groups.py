@@ -11,9 +11,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import count, product, zip_longest
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from string import ascii_uppercase
 from typing import Any
+
+import numpy as np
+from jaxtyping import Float
 
 from jaxdet.benchmark.reference import Published
 from jaxdet.benchmark.reporting.published import comparison, published_deviations
@@ -106,13 +109,33 @@ class RunGroup:
 
 
 @dataclass(frozen=True)
+class Drawn:
+    """AP on draws of the validation images, the same ones for all runs.
+
+    Attributes:
+        count: of draws.
+        scores: by a run's folder and IoU type, 0..1.
+        missing: why a run has none, by its folder.
+    """
+
+    count: int
+    scores: dict[Path, dict[str, Float[np.ndarray, " draws"]]]
+    missing: dict[Path, str]
+
+
+@dataclass(frozen=True)
 class Section:
-    """The runs of one recipe, and in what it deviates from the report's first."""
+    """The runs of one recipe, and in what it deviates from the report's first.
+
+    Attributes:
+        drawn: None where no images were drawn.
+    """
 
     number: int
     recipe: Recipe
     deviations: tuple[Deviation, ...]
     groups: tuple[RunGroup, ...]
+    drawn: Drawn | None = None
 
     @cached_property
     def runs(self) -> list[Run]:

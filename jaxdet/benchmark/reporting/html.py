@@ -15,6 +15,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from jaxdet import __version__
 from jaxdet.benchmark.reporting.charts import swatch
 from jaxdet.benchmark.reporting.cost_tables import cost_tables
+from jaxdet.benchmark.reporting.differences import (
+    ONE_RUN,
+    difference_notes,
+    difference_table,
+    has_single,
+)
 from jaxdet.benchmark.reporting.examples import examples
 from jaxdet.benchmark.reporting.figures import curves, errors, gains, sizes
 from jaxdet.benchmark.reporting.groups import RunGroup, Section
@@ -91,6 +97,9 @@ def _section(section: Section, of: int) -> dict[str, Any]:
         "ap": ap,
         "has_published": any(each.published for each in section.groups),
         "has_seeds": any(len(each.runs) > 1 for each in section.groups),
+        "one_run": ONE_RUN if has_single(section) else "",
+        "differences": difference_table(section),
+        "difference_notes": difference_notes(section),
         "marks": _marks(ap),
         "data_folders": ", ".join(section.data_folders),
         "frequencies": frequency_table(section),

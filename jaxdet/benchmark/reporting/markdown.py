@@ -6,6 +6,12 @@ import re
 from collections.abc import Sequence
 
 from jaxdet.benchmark.reporting.cost_tables import cost_tables
+from jaxdet.benchmark.reporting.differences import (
+    ONE_RUN,
+    difference_notes,
+    difference_table,
+    has_single,
+)
 from jaxdet.benchmark.reporting.groups import Section
 from jaxdet.benchmark.reporting.run import SkippedRun
 from jaxdet.benchmark.reporting.tables import (
@@ -54,6 +60,12 @@ def _section(section: Section, of: int) -> list[str]:
         notes.append(f"{i}. {plain(note.text)}{link}")
     if notes:
         parts.append("\n".join(notes))
+    if has_single(section):
+        parts.append(plain(ONE_RUN))
+    differences = difference_table(section)
+    if differences is not None:
+        parts += [f"{plain(differences.caption)}:", _table(differences)]
+        parts.append(plain(" ".join(difference_notes(section))))
     tables = [tide_table(section, kind) for kind in section.kinds if section.has_tide]
     frequencies = frequency_table(section)
     if frequencies is not None:

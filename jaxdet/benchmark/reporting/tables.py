@@ -187,11 +187,15 @@ def category_table(section: Section, kind: str) -> Table:
 
 
 def best_marked(values: Sequence[Statistic | None]) -> list[Cell]:
-    """Cells of numbers; those that print as the best are marked, where others do not."""
+    """Cells of numbers; those that print as the best are marked, where others do not.
+
+    Beside a number of one run nothing is: it may be the best by its seed alone.
+    """
     cells = [Cell(points(value)) for value in values]
     shown = [None if value is None else round(100 * value.mean, 1) for value in values]
     different = {number for number in shown if number is not None}
-    if len(different) < 2:
+    is_single = any(value is not None and value.count < 2 for value in values)
+    if len(different) < 2 or is_single:
         return cells
     return [
         replace(cell, is_best=number == max(different))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -12,32 +13,40 @@ NONE = "-"
 
 
 class ComparedResult(NamedTuple):
-    """One result and what it sets out to reproduce, where that is published."""
+    """One result and what it sets out to reproduce, where that is published.
+
+    Attributes:
+        others: outcomes of other seeds; the table has the mean of all.
+    """
 
     name: str
     outcome: Outcome
     published: Published | None
+    others: tuple[Outcome, ...] = ()
 
 
 def markdown(rows: Sequence[ComparedResult], title: str) -> str:
-    """The table in Markdown, APs in points; below it, where the published numbers are from."""
+    """The table in Markdown, APs in points; below it, where the published numbers are from.
+
+    Of several seeds: mean ± standard deviation of a sample, and their number.
+    """
     lines = [
         f"| {title} | box AP | published | difference | mask AP | published | difference |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     notes: list[str] = []
     for row in rows:
-        reference, outcome = row.published, row.outcome
+        reference, outcomes = row.published, (row.outcome, *row.others)
         mark = ""
         if reference is not None:
             note = _note(reference)
             notes += [] if note in notes else [note]
             mark = f" [{notes.index(note) + 1}]"
         box, mask = (
-            _compared(ap, outcome.diverged, published, mark)
-            for ap, published in (
-                (outcome.box_ap, reference and reference.box_ap),
-                (outcome.mask_ap, reference and reference.mask_ap),
+            _compared(aps, outcomes, published, mark)
+            for aps, published in (
+                ([each.box_ap for each in outcomes], reference and reference.box_ap),
+                ([each.mask_ap for each in outcomes], reference and reference.mask_ap),
             )
         )
         lines.append(f"| {row.name} | {box} | {mask} |")
@@ -46,8 +55,19 @@ def markdown(rows: Sequence[ComparedResult], title: str) -> str:
     return "\n".join(lines)
 
 
-def _compared(ap: float | None, diverged: str | None, published: float | None, mark: str) -> str:
-    own = "diverged" if diverged else NONE if ap is None else f"{100 * ap:.1f}"
+def _compared(
+    aps: Sequence[float | None],
+    outcomes: Sequence[Outcome],
+    published: float | None,
+    mark: str,
+) -> str:
+    known = [ap for ap in aps if ap is not None]
+    diverged = sum(outcome.diverged is not None for outcome in outcomes)
+    ap = statistics.fmean(known) if known else None
+    own = "diverged" if diverged == len(outcomes) else NONE if ap is None else f"{100 * ap:.1f}"
+    if known and len(outcomes) > 1:
+        deviation = f" ± {100 * statistics.stdev(known):.1f}" if len(known) > 1 else ""
+        own += f"{deviation} (n {len(known)}{f', {diverged} diverged' if diverged else ''})"
     if published is None:
         return f"{own} | {NONE} | {NONE}"
     difference = NONE if ap is None else f"{100 * ap - published:+.1f}"

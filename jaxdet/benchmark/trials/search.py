@@ -2,7 +2,7 @@
 
 First a grid of learning rate and weight decay at drop path 0 on the short schedule, made larger
 while its best point lies on its border; then drop path on the middle one; then runs of three
-lengths.
+lengths, of one or several seeds each.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import NamedTuple
 
 from jaxdet.errors import UserError
@@ -28,33 +29,35 @@ class SearchSpace:
     epochs_drop_path: float = 50.0
     epochs_final: tuple[float, ...] = (25.0, 50.0, 100.0)
     max_extensions: int = 3
+    seeds: int = 1
 
 
 PRETRAINED = SearchSpace()
 RANDOM = replace(
     PRETRAINED, epochs_short=100.0, epochs_drop_path=100.0, epochs_final=(100.0, 200.0, 400.0)
 )
-"""What the paper tries; how often the grid may grow is ours."""
+"""What the paper tries; how often the grid may grow is ours, and how many seeds are."""
 
 
 class Point(NamedTuple):
-    """What one trial tries."""
+    """What one trial tries; `repeat` is added to the config's seed."""
 
     lr: float
     weight_decay: float
     drop_path: float
     epochs: float
+    repeat: int = 0
 
     @property
     def name(self) -> str:
         return (
             f"lr{_scientific(self.lr)}_wd{self.weight_decay:.12g}_dp{self.drop_path:.12g}_"
-            f"{self.epochs:.12g}ep"
+            f"{self.epochs:.12g}ep{f'_repeat{self.repeat}' if self.repeat else ''}"
         )
 
     @property
     def overrides(self) -> dict[str, float]:
-        """The keys of the config that make this trial."""
+        """The keys of the config that make this trial, but for its seed."""
         return {
             "optim.lr": self.lr,
             "optim.weight_decay": self.weight_decay,
@@ -155,7 +158,8 @@ def tune(
     choose(chosen, remark)
     chosen["drop_path"] = tune_drop_path(space, run, lr, weight_decay)
     choose(chosen, remark)
-    run(FINAL, [Point(**chosen, epochs=epochs) for epochs in space.epochs_final])
+    finals = product(space.epochs_final, range(space.seeds))
+    run(FINAL, [Point(**chosen, epochs=epochs, repeat=repeat) for epochs, repeat in finals])
 
 
 def planned_stages(space: SearchSpace) -> list[tuple[str, list[Point]]]:

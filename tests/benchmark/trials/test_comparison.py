@@ -27,3 +27,25 @@ def test_a_table_compares_with_what_is_published():
     ]
     assert lines[7].startswith("1. The numbers behind the curve of ViT-B from MAE")
     assert "box AP derived" in lines[8]
+
+
+def test_seeds_are_a_mean_with_its_deviation_and_how_many_they_are():
+    diverged = Outcome(None, None, "training diverged")
+    first, second, third = (Outcome(ap, None) for ap in (0.50, 0.52, 0.54))
+    mae = find("benchmark", "ViT-B", "mae", 50)
+    lines = markdown(
+        [
+            ComparedResult("three", first, mae, (second, third)),
+            ComparedResult("two", first, None, (diverged, third)),
+            ComparedResult("one", first, None, (diverged,)),
+            ComparedResult("none", diverged, None, (diverged,)),
+        ],
+        "epochs",
+    ).splitlines()
+    assert [line.split(" | ")[1] for line in lines[2:6]] == [
+        "52.0 ± 2.0 (n 3)",
+        "52.0 ± 2.8 (n 2, 1 diverged)",
+        "50.0 (n 1, 1 diverged)",
+        "diverged",
+    ]
+    assert lines[2].split(" | ")[3] == "+1.9"

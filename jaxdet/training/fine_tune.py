@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from jaxdet import parallel
 from jaxdet.config.keys import keys_with
 from jaxdet.config.roles import difference
 from jaxdet.errors import UserError
 from jaxdet.models.build import StatelessModel, Tree, build_detector
-from jaxdet.models.paths import path_name
+from jaxdet.models.paths import ABSOLUTE_POSITION, path_name
+from jaxdet.models.position import resize_embedding, resize_linear
 from jaxdet.training.checkpoint import digest, open_latest
 from jaxdet.training.experiment import Experiment
 from jaxdet.weights.classes import (
@@ -29,6 +33,12 @@ from jaxdet.weights.fit import check_fit
 
 STARTS = ("model.vit.absolute_position", "model.vit.relative_start")
 """Keys that say where a ViT's parameters start and not what it is."""
+
+OFFSETS = r"backbone\.blocks\.\d+\.attn\.rel_pos\.(height|width)$"
+"""Relative positions by rows and columns apart, a vector for each offset."""
+
+TABLES = {"rel_pos_global": "image_size", "rel_pos_window": "model.vit.window"}
+"""Shared relative positions, by the keys that their grids follow from."""
 
 HINT = "give the --workdir of a run, or a converted detector (.npz), as --init-from"
 
@@ -87,7 +97,7 @@ def start_from_detector(
     names = [category.name for category in experiment.val_set.categories]
     match = match_classes(trained.classes or (), names)
     counts = len(names), trained.num_classes
-    fitted = fit_arrays(trained.arrays, (params, stats), match, counts)
+    fitted = fit_arrays(trained, (params, stats), match, counts, experiment.config)
     if parallel.is_main():
         print(*_report(trained, match, fitted), sep="\n", flush=True)
     kinds = {kind: list(getattr(match, kind)) for kind in ("kept", "moved", "new", "dropped")}
@@ -96,19 +106,24 @@ def start_from_detector(
 
 
 def fit_arrays(
-    arrays: Mapping[str, np.ndarray],
+    trained: Trained,
     trees: tuple[Tree, ...],
     match: ClassMatch,
     counts: tuple[int, int],
+    config: ConfigDict,
 ) -> Fitted:
-    """Trees with the arrays of their names in place of theirs, where the shapes allow it.
+    """Trees with the arrays of their names in place of theirs: the backbone's whole, its positions
+    resized; the heads' and the pyramid's where the shapes allow it.
 
     Args:
-        arrays: of a trained detector, by path.
-        match: what became of its classes.
+        match: what became of the trained detector's classes.
         counts: number of classes now and then.
+        config: of the new detector.
+
+    Raises:
+        UserError: an array of the backbone has another shape and is none that can be resized.
     """
-    new, used = [], set()
+    arrays, new, used = trained.arrays, [], set()
 
     def replaced(path: Any, leaf: Any) -> Any:
         name = path_name(path)
@@ -117,8 +132,11 @@ def fit_arrays(
             value = None
         elif OUTPUTS.fullmatch(name):
             value = moved_outputs(name, old, parallel.to_host(leaf), match.pairs, counts)
+        elif old.shape == leaf.shape:
+            value = old
         else:
-            value = old if old.shape == leaf.shape else None
+            is_backbone = name.startswith("backbone.")
+            value = _resized(trained.name, name, old, leaf.shape, config) if is_backbone else None
         if value is None:
             new.append(name)
             return leaf
@@ -127,6 +145,29 @@ def fit_arrays(
 
     fitted = tuple(jax.tree_util.tree_map_with_path(replaced, tree) for tree in trees)
     return Fitted(fitted, len(used), new, sorted(arrays.keys() - used))
+
+
+def _resized(
+    source: str, name: str, old: np.ndarray, shape: tuple[int, ...], config: ConfigDict
+) -> np.ndarray:
+    """An array of the backbone for another size of its map."""
+    if old.shape[-1:] == shape[-1:] and old.ndim == len(shape):
+        if re.match(OFFSETS, name):
+            return resize_linear(old, shape[0])
+        if re.match(ABSOLUTE_POSITION, name):
+            vit = config.model.vit
+            rule = (vit.resize_offset, vit.resize)
+            return np.asarray(resize_embedding(jax.device_put(old), shape[:2], *rule))
+    key = TABLES.get(name.split(".")[1])
+    fix = "take the config of that detector"
+    if key is not None:
+        side = (math.isqrt(old.shape[0]) + 1) // 2
+        value = side * config.model.vit.patch if key == "image_size" else side
+        fix = f"give --config.{key}={value}, which it was trained with"
+    raise UserError(
+        f"{source}: {name} is {old.shape} and this config's detector has {shape}, which it cannot "
+        f"be resized to; {fix}"
+    )
 
 
 def _of_run(workdir: Path, experiment: Experiment) -> Trained:

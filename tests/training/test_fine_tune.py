@@ -11,8 +11,13 @@ from jaxdet.config.mask_rcnn import check
 from jaxdet.data.coco_annotations import Category
 from jaxdet.errors import UserError
 from jaxdet.training.experiment import Experiment
-from jaxdet.training.fine_tune import _check_same_vit, start_from_detector
-from jaxdet.weights.classes import COCO_CLASSES
+from jaxdet.training.fine_tune import (
+    Trained,
+    _check_same_vit,
+    fit_arrays,
+    start_from_detector,
+)
+from jaxdet.weights.classes import COCO_CLASSES, match_classes
 from tests.tiny import get_config
 from tests.weights.converted import save
 
@@ -78,6 +83,45 @@ def test_a_converted_detector_starts_a_training_on_other_classes(tmp_path, capsy
     said = capsys.readouterr().out
     assert "4 of 6 arrays taken" in said
     assert "arrays without a place: rpn.bias, rpn.gain" in said
+
+
+def fitted(old, new):
+    """The arrays of a backbone after those of a trained one were given to it."""
+    trained = Trained("runs/one", old, 1, ("a",), {})
+    trees = fit_arrays(trained, (nested(new),), match_classes("a", "a"), (1, 1), get_config())
+    return trees.trees[0]["backbone"], trees.new
+
+
+def test_trained_positions_are_resized_to_another_image_size(monkeypatch):
+    def cropped(embedding, grid, offset, rule):
+        assert (offset, rule) == (0.0, "bicubic")
+        return embedding[: grid[0], : grid[1]]
+
+    monkeypatch.setattr("jaxdet.training.fine_tune.resize_embedding", cropped)
+    path = "backbone.blocks.0.attn.rel_pos.height"
+    old = np.stack([np.arange(7.0), np.ones(7)], -1).astype(np.float32)
+    positions = np.arange(16, dtype=np.float32).reshape(2, 2, 4)
+    found, new = fitted(
+        {path: old, "backbone.pos_embed": positions},
+        {path: np.zeros((3, 2)), "backbone.pos_embed": np.zeros((1, 1, 4), np.float32)},
+    )
+    height = found["blocks"]["0"]["attn"]["rel_pos"]["height"]
+    np.testing.assert_allclose(height, [[2 / 3, 1], [3, 1], [16 / 3, 1]], rtol=1e-6)
+    np.testing.assert_array_equal(found["pos_embed"], positions[:1, :1])
+    assert new == []
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "fix"),
+    [
+        ("backbone.rel_pos_global.table", 7**2, r"--config\.image_size=64, which"),
+        ("backbone.rel_pos_window.table", 3**2, r"--config\.model\.vit\.window=2, which"),
+        ("backbone.registers", 4, "take the config of that detector"),
+    ],
+)
+def test_what_cannot_be_resized_is_rejected_not_forgotten(name, rows, fix):
+    with pytest.raises(UserError, match=rf"runs/one: {name} is .* cannot be resized to; .*{fix}"):
+        fitted({name: np.ones((rows, 2))}, {name: np.zeros((25, 2))})
 
 
 def test_classes_that_nothing_names_are_named_in_the_config(tmp_path, capsys):

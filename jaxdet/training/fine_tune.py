@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +29,7 @@ from jaxdet.weights.classes import (
     match_classes,
     moved_outputs,
 )
-from jaxdet.weights.file import read_weights
+from jaxdet.weights.file import Weights, read_weights
 from jaxdet.weights.fit import check_fit
 
 STARTS = ("model.vit.absolute_position", "model.vit.relative_start")
@@ -218,7 +219,7 @@ def _of_file(path: Path, experiment: Experiment) -> Trained:
             f"{path} must hold a whole detector for --init-from; give a pre-trained backbone "
             "as --init"
         )
-    check_fit(weights, experiment.config)
+    check_fit(_of_vit(weights), experiment.config)
     count = logits[0].shape[-1] - 1  # the last is the background
     given = tuple(experiment.config.init_classes)
     if given and len(given) != count:
@@ -230,6 +231,14 @@ def _of_file(path: Path, experiment: Experiment) -> Trained:
     source = (weights.report or {}).get("source") or {"file": path.name, "sha256": ""}
     source = {key: source[key] for key in ("file", "sha256")}
     return Trained(str(path), weights.arrays, count, classes, source)
+
+
+def _of_vit(weights: Weights) -> Weights:
+    """The file, its report without what it says of the pyramid and the heads."""
+    if weights.report is None:
+        return weights
+    held = {k: value for k, value in weights.report["config"].items() if k.startswith("model.vit.")}
+    return replace(weights, report={**weights.report, "config": held})
 
 
 def _by_name(*trees: Tree) -> dict[str, np.ndarray]:

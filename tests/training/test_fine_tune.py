@@ -19,7 +19,7 @@ from jaxdet.training.fine_tune import (
 )
 from jaxdet.weights.classes import COCO_CLASSES, match_classes
 from tests.tiny import get_config
-from tests.weights.converted import save
+from tests.weights.converted import report, save
 
 
 def arrays(classes, start=0):
@@ -161,6 +161,23 @@ def test_a_vit_whose_arrays_would_mean_something_else_is_rejected(tmp_path):
     theirs["model"]["detector"]["pixel_std"] = [1.0, 1.0, 1.0]
     with pytest.raises(UserError, match=r"config\.model\.detector\.pixel_std was"):
         _check_same_vit("runs/one", theirs, ours)
+
+
+def test_a_converted_detector_may_have_another_pyramid_and_other_heads(tmp_path):
+    path = tmp_path / "detector.npz"
+    given = experiment(path, ["a"])
+    pixels = {key: [*given.config.model.detector[key]] for key in ("pixel_mean", "pixel_std")}
+    says = {"model.pyramid.kind": "fpn", "model.heads.box_convs": 4, "model.vit.heads": 2}
+    save(path, arrays(1), report(config=says, **pixels))
+    params, _, origin = start_from_detector(given, nested(arrays(1, start=9)), {})
+    assert [*params["rpn"]["bias"]] == [0, 1, 2]
+    assert origin["source"] == {"file": "mae.pth", "sha256": "abc123"}
+    save(path, arrays(1), report(config=says | {"model.vit.heads": 4}, **pixels))
+    with pytest.raises(UserError, match=r"is made for model\.vit\.heads 4; the config says 2"):
+        start_from_detector(given, {}, {})
+    save(path, arrays(1), report(config=says, **pixels | {"pixel_std": [1.0, 1.0, 1.0]}))
+    with pytest.raises(UserError, match=r"trained with pixel_std \[1\.0"):
+        start_from_detector(given, {}, {})
 
 
 def test_weights_come_from_one_place(tmp_path):

@@ -182,13 +182,20 @@ def _of_run(workdir: Path, experiment: Experiment) -> Trained:
                 "give weights.npz as --init"
             )
         _check_same_vit(name, meta["config"], experiment.plain_config)
-        config = experiment.config.copy_and_resolve_references()
-        config.update(meta["config"])
+        config = _config_of_run(experiment.config, meta["config"])
         names = meta["categories"]
         stateless = StatelessModel(lambda rngs: build_detector(config, len(names), rngs))
         trees = checkpoints.restore_model(step, stateless, experiment.mesh)
     source = {"file": f"{workdir.name}, step {step}", "sha256": digest(*trees)}
     return Trained(name, _by_name(*jax.device_get(trees)), len(names), names, source)
+
+
+def _config_of_run(ours: ConfigDict, theirs: dict[str, Any]) -> ConfigDict:
+    """A run's config, for the shapes of its arrays alone, on whatever device there is now."""
+    config = ours.copy_and_resolve_references()
+    config.update(theirs)
+    config.model.vit.attention = "auto"
+    return config
 
 
 def _check_same_vit(name: str, theirs: dict[str, Any], ours: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from jaxdet.training.experiment import Experiment
 from jaxdet.training.fine_tune import (
     Trained,
     _check_same_vit,
+    _config_of_run,
     fit_arrays,
     start_from_detector,
 )
@@ -161,6 +162,14 @@ def test_a_vit_whose_arrays_would_mean_something_else_is_rejected(tmp_path):
     theirs["model"]["detector"]["pixel_std"] = [1.0, 1.0, 1.0]
     with pytest.raises(UserError, match=r"config\.model\.detector\.pixel_std was"):
         _check_same_vit("runs/one", theirs, ours)
+
+
+def test_a_run_trained_on_a_gpu_is_read_without_one(tmp_path):
+    theirs = Experiment(get_config(), tmp_path).plain_config
+    theirs["image_size"] = 96
+    theirs["model"]["vit"]["attention"] = "cudnn"
+    config = _config_of_run(get_config(), theirs)
+    assert (config.image_size, config.model.vit.attention) == (96, "auto")
 
 
 def test_a_converted_detector_may_have_another_pyramid_and_other_heads(tmp_path):

@@ -53,6 +53,7 @@ class Trained(NamedTuple):
         num_classes: how many its heads know.
         classes: their names; None where nothing says them.
         source: "file" and "sha256", as `init.json` has them.
+        class_agnostic: whether it predicts one box for all classes; False where nothing says it.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Trained(NamedTuple):
     num_classes: int
     classes: Sequence[str] | None
     source: dict[str, str]
+    class_agnostic: bool = False
 
 
 class Fitted(NamedTuple):
@@ -125,6 +127,7 @@ def fit_arrays(
         UserError: an array of the backbone has another shape and is none that can be resized.
     """
     arrays, new, used = trained.arrays, [], set()
+    agnostic = trained.class_agnostic or config.model.heads.class_agnostic_boxes
 
     def replaced(path: Any, leaf: Any) -> Any:
         name = path_name(path)
@@ -132,7 +135,9 @@ def fit_arrays(
         if old is None:
             value = None
         elif OUTPUTS.fullmatch(name):
-            value = moved_outputs(name, old, parallel.to_host(leaf), match.pairs, counts)
+            value = moved_outputs(
+                name, old, parallel.to_host(leaf), match.pairs, counts, class_agnostic=agnostic
+            )
         elif old.shape == leaf.shape:
             value = old
         else:
@@ -187,7 +192,8 @@ def _of_run(workdir: Path, experiment: Experiment) -> Trained:
         stateless = StatelessModel(lambda rngs: build_detector(config, len(names), rngs))
         trees = checkpoints.restore_model(step, stateless, experiment.mesh)
     source = {"file": f"{workdir.name}, step {step}", "sha256": digest(*trees)}
-    return Trained(name, _by_name(*jax.device_get(trees)), len(names), names, source)
+    agnostic = config.model.heads.class_agnostic_boxes
+    return Trained(name, _by_name(*jax.device_get(trees)), len(names), names, source, agnostic)
 
 
 def _config_of_run(ours: ConfigDict, theirs: dict[str, Any]) -> ConfigDict:
@@ -235,9 +241,11 @@ def _of_file(path: Path, experiment: Experiment) -> Trained:
             f"outputs, and names {len(given)}"
         )
     classes = given or (COCO_CLASSES if count == len(COCO_CLASSES) else None)
-    source = (weights.report or {}).get("source") or {"file": path.name, "sha256": ""}
+    report = weights.report or {}
+    source = report.get("source") or {"file": path.name, "sha256": ""}
     source = {key: source[key] for key in ("file", "sha256")}
-    return Trained(str(path), weights.arrays, count, classes, source)
+    agnostic = bool(report.get("config", {}).get("model.heads.class_agnostic_boxes"))
+    return Trained(str(path), weights.arrays, count, classes, source, agnostic)
 
 
 def _of_vit(weights: Weights) -> Weights:

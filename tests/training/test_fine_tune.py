@@ -164,6 +164,23 @@ def test_a_vit_whose_arrays_would_mean_something_else_is_rejected(tmp_path):
         _check_same_vit("runs/one", theirs, ours)
 
 
+def test_boxes_for_all_classes_are_taken_though_the_one_class_is_another(tmp_path):
+    path = tmp_path / "detector.npz"
+    given = experiment(path, ["b"])
+    given.config.init_classes = ("a",)
+    old, new = arrays(1), arrays(1, start=9)
+    says = {"model.heads.class_agnostic_boxes": True}
+    pixels = {key: [*given.config.model.detector[key]] for key in ("pixel_mean", "pixel_std")}
+    for config, expected in ((says, old), ({}, new)):
+        save(path, old, report(config=config, **pixels))
+        params, _, _ = start_from_detector(given, nested(new), {})
+        deltas = params["box_head"]["deltas"]["bias"]
+        np.testing.assert_array_equal(deltas, expected["box_head.deltas.bias"])
+    given.config.model.heads.class_agnostic_boxes = True
+    params, _, _ = start_from_detector(given, nested(new), {})
+    np.testing.assert_array_equal(params["box_head"]["deltas"]["bias"], old["box_head.deltas.bias"])
+
+
 def test_a_run_trained_on_a_gpu_is_read_without_one(tmp_path):
     theirs = Experiment(get_config(), tmp_path).plain_config
     theirs["image_size"] = 96

@@ -50,12 +50,17 @@ def read_run(workdir: Path) -> Source:
     size = sum(4 * tensor.size for tensor in state.values())
     sha256 = digest(detector.params, detector.stats)
     config = json.loads(detector.config.to_json())
-    report = _report(workdir, state, config, {"bytes": size, "sha256": sha256})
+    classes = [category.name for category in detector.categories]
+    report = _report(workdir, state, config, {"bytes": size, "sha256": sha256}, classes)
     return Source(workdir, size, sha256, state, [], report)
 
 
 def _report(
-    workdir: Path, state: State, config: dict[str, Any], source: dict[str, Any]
+    workdir: Path,
+    state: State,
+    config: dict[str, Any],
+    source: dict[str, Any],
+    classes: list[str],
 ) -> dict[str, Any]:
     model = config["model"]
     origin = _origin(workdir)
@@ -71,6 +76,7 @@ def _report(
         "layout": origin["layout"] if origin else "a ViT of jaxdet's",
         "chosen": "a run of jaxdet train",
         "kind": "detector",
+        "classes": classes,
         "vit": _size(model["vit"], state, origin),
         "config": {**held_keys(model["vit"]), **_detector_keys(model)},
         "recipe": advised_keys(model["vit"]),
@@ -143,7 +149,7 @@ def backbone_alone(source: Source) -> Source:
     config = {key: value for key, value in report["config"].items() if ".vit." in key}
     left_out = [{"name": path, "reason": "no part of the backbone"} for path in source.state]
     report = {
-        **report,
+        **{name: value for name, value in report.items() if name != "classes"},
         "kind": "backbone",
         "config": config,
         "used": _used(state),

@@ -234,18 +234,29 @@ def _of_file(path: Path, experiment: Experiment) -> Trained:
         )
     check_fit(_of_vit(weights), experiment.config)
     count = logits[0].shape[-1] - 1  # the last is the background
-    given = tuple(experiment.config.init_classes)
-    if given and len(given) != count:
-        raise UserError(
-            f"config.init_classes must name the {count} classes of {path} in the order of its "
-            f"outputs, and names {len(given)}"
-        )
-    classes = given or (COCO_CLASSES if count == len(COCO_CLASSES) else None)
     report = weights.report or {}
+    classes = _classes_of_file(path, report, count, experiment.config)
     source = report.get("source") or {"file": path.name, "sha256": ""}
     source = {key: source[key] for key in ("file", "sha256")}
     agnostic = bool(report.get("config", {}).get("model.heads.class_agnostic_boxes"))
     return Trained(str(path), weights.arrays, count, classes, source, agnostic)
+
+
+def _classes_of_file(
+    path: Path, report: Mapping[str, Any], count: int, config: ConfigDict
+) -> Sequence[str] | None:
+    """Their names by the config, else by the file's report, else COCO's where it has so many."""
+    if given := tuple(config.init_classes):
+        if len(given) != count:
+            raise UserError(
+                f"config.init_classes must name the {count} classes of {path} in the order of its "
+                f"outputs, and names {len(given)}"
+            )
+        return given
+    said = report.get("classes")
+    if isinstance(said, list) and len(said) == count and all(isinstance(n, str) for n in said):
+        return said
+    return COCO_CLASSES if count == len(COCO_CLASSES) else None
 
 
 def _of_vit(weights: Weights) -> Weights:

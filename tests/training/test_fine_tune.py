@@ -164,6 +164,20 @@ def test_a_vit_whose_arrays_would_mean_something_else_is_rejected(tmp_path):
         _check_same_vit("runs/one", theirs, ours)
 
 
+def test_a_converted_run_says_its_own_classes(tmp_path):
+    path = tmp_path / "detector.npz"
+    given = experiment(path, ["class 7"])
+    pixels = {key: [*given.config.model.detector[key]] for key in ("pixel_mean", "pixel_std")}
+    classes = [f"class {number}" for number in range(80)]  # as many as COCO's
+    save(path, arrays(80), report(config={}, classes=classes, **pixels))
+    params, _, origin = start_from_detector(given, nested(arrays(1, start=1000)), {})
+    assert [*params["box_head"]["logits"]["bias"]] == [7, 80]
+    assert origin["classes"]["moved"] == ["class 7"]
+    given.config.init_classes = COCO_CLASSES
+    _, _, origin = start_from_detector(given, nested(arrays(1, start=1000)), {})
+    assert origin["classes"]["new"] == ["class 7"]
+
+
 def test_boxes_for_all_classes_are_taken_though_the_one_class_is_another(tmp_path):
     path = tmp_path / "detector.npz"
     given = experiment(path, ["b"])

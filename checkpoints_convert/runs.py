@@ -63,13 +63,8 @@ def _report(
     classes: list[str],
 ) -> dict[str, Any]:
     model = config["model"]
-    origin = _origin(workdir)
-    started = (
-        f"it started from {origin['source']['file']} ({origin['layout']}), sha256 "
-        f"{origin['source']['sha256']}"
-        if origin
-        else "it started from no file of weights"
-    )
+    start = _start(workdir)
+    origin = start if is_report(start) else None
     return {
         "jaxdet": __version__,
         "source": {"file": workdir.name, **source},
@@ -86,7 +81,7 @@ def _report(
         "used": _used(state),
         "left_out": [],
         "unknown": [],
-        "notes": [started],
+        "notes": [_started(start)],
         "origin": origin["source"] if origin else None,
     }
 
@@ -103,16 +98,26 @@ def _detector_keys(model: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _origin(workdir: Path) -> dict[str, Any] | None:
-    """The report of the weights that a run started from, None where it did from none."""
+def _start(workdir: Path) -> Any:
+    """What a run wrote of its start: the report of its weights, or the source of a trained
+    detector's; None where it started from neither."""
     path = workdir / "init.json"
     if not path.is_file():
         return None
     try:
-        report = json.loads(read_file(path))
+        return json.loads(read_file(path))
     except ValueError as error:
         raise UserError(f"{path} cannot be read ({error}); remove it") from error
-    return report if is_report(report) else None
+
+
+def _started(start: Any) -> str:
+    """A note of what a run started from, by what it wrote of it."""
+    source = start.get("source") if isinstance(start, dict) else None
+    if not isinstance(source, dict) or "file" not in source:
+        return "it started from no file of weights"
+    layout = start["layout"] if is_report(start) else "a trained detector"
+    digest = f", sha256 {source['sha256']}" if source.get("sha256") else ""
+    return f"it started from {source['file']} ({layout}){digest}"
 
 
 def _size(vit: dict[str, Any], state: State, origin: dict[str, Any] | None) -> dict[str, Any]:

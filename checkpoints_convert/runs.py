@@ -50,27 +50,28 @@ def read_run(workdir: Path) -> Source:
     size = sum(4 * tensor.size for tensor in state.values())
     sha256 = digest(detector.params, detector.stats)
     config = json.loads(detector.config.to_json())
-    report = _report(workdir, state, config, {"bytes": size, "sha256": sha256})
+    classes = [category.name for category in detector.categories]
+    report = _report(workdir, state, config, {"bytes": size, "sha256": sha256}, classes)
     return Source(workdir, size, sha256, state, [], report)
 
 
 def _report(
-    workdir: Path, state: State, config: dict[str, Any], source: dict[str, Any]
+    workdir: Path,
+    state: State,
+    config: dict[str, Any],
+    source: dict[str, Any],
+    classes: list[str],
 ) -> dict[str, Any]:
     model = config["model"]
-    origin = _origin(workdir)
-    started = (
-        f"it started from {origin['source']['file']} ({origin['layout']}), sha256 "
-        f"{origin['source']['sha256']}"
-        if origin
-        else "it started from no file of weights"
-    )
+    start = _start(workdir)
+    origin = start if is_report(start) else None
     return {
         "jaxdet": __version__,
         "source": {"file": workdir.name, **source},
         "layout": origin["layout"] if origin else "a ViT of jaxdet's",
         "chosen": "a run of jaxdet train",
         "kind": "detector",
+        "classes": classes,
         "vit": _size(model["vit"], state, origin),
         "config": {**held_keys(model["vit"]), **_detector_keys(model)},
         "recipe": advised_keys(model["vit"]),
@@ -80,7 +81,7 @@ def _report(
         "used": _used(state),
         "left_out": [],
         "unknown": [],
-        "notes": [started],
+        "notes": [_started(start)],
         "origin": origin["source"] if origin else None,
     }
 
@@ -97,16 +98,26 @@ def _detector_keys(model: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _origin(workdir: Path) -> dict[str, Any] | None:
-    """The report of the weights that a run started from, None where it did from none."""
+def _start(workdir: Path) -> Any:
+    """What a run wrote of its start: the report of its weights, or the source of a trained
+    detector's; None where it started from neither."""
     path = workdir / "init.json"
     if not path.is_file():
         return None
     try:
-        report = json.loads(read_file(path))
+        return json.loads(read_file(path))
     except ValueError as error:
         raise UserError(f"{path} cannot be read ({error}); remove it") from error
-    return report if is_report(report) else None
+
+
+def _started(start: Any) -> str:
+    """A note of what a run started from, by what it wrote of it."""
+    source = start.get("source") if isinstance(start, dict) else None
+    if not isinstance(source, dict) or "file" not in source:
+        return "it started from no file of weights"
+    layout = start["layout"] if is_report(start) else "a trained detector"
+    digest = f", sha256 {source['sha256']}" if source.get("sha256") else ""
+    return f"it started from {source['file']} ({layout}){digest}"
 
 
 def _size(vit: dict[str, Any], state: State, origin: dict[str, Any] | None) -> dict[str, Any]:
@@ -143,7 +154,7 @@ def backbone_alone(source: Source) -> Source:
     config = {key: value for key, value in report["config"].items() if ".vit." in key}
     left_out = [{"name": path, "reason": "no part of the backbone"} for path in source.state]
     report = {
-        **report,
+        **{name: value for name, value in report.items() if name != "classes"},
         "kind": "backbone",
         "config": config,
         "used": _used(state),

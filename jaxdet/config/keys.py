@@ -717,7 +717,7 @@ class DetectorConfig:
     init_classes: tuple[str, ...] = key(
         (),
         "Names of the classes of a converted detector in `init_from`, in the order of its outputs; "
-        "empty: COCO's where it has 80.",
+        "empty: those its file names, else COCO's where it has 80.",
         roles=FILES,
     )
     weights: Weights = section(Weights, roles=FILES)

@@ -14,6 +14,8 @@ from jaxdet.config.values import schema_of
 def resumable_keys(config: ConfigDict) -> tuple[str, ...]:
     """The keys that a resumed run of this config may change, each with "config." before it."""
     names = keys_with("resume", schema_of(config))
+    if "early_stop" in config:
+        names = (*names, "early_stop")  # no role "resume": the report tells such runs apart
     if config.get("batch_statistics") == "batch":
         names = (*names, "accumulate")
     return tuple(f"config.{name}" for name in names)

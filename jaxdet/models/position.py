@@ -192,9 +192,10 @@ def _before(x: Array, count: int, *axes: int) -> Array:
 
 
 def resize_linear(
-    x: Float[Array, "length channels"], length: int
-) -> Float[Array, "new_length channels"]:
-    """Rows interpolated linearly, without smoothing, as torch's `interpolate` does."""
+    x: Float[Array | np.ndarray, "length channels"], length: int
+) -> Float[Array | np.ndarray, "new_length channels"]:
+    """Rows interpolated linearly, without smoothing, as torch's `interpolate` does; NumPy's stay
+    NumPy's."""
     old = x.shape[0]
     place = np.clip((np.arange(length) + 0.5) * old / length - 0.5, 0, old - 1)
     below = np.minimum(place.astype(int), old - 1)

@@ -192,6 +192,7 @@ class Checkpoints:
             except OSError as error:
                 raise UserError(f"{folder} cannot be renamed ({error}); remove it") from error
         parallel.gather([])  # the others wait for it
+        self._scores.pop(step, None)
         self._manager.close()
         self._manager = self._open()
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from jaxdet import parallel
 from jaxdet.config.keys import keys_with
 from jaxdet.config.roles import difference
 from jaxdet.errors import UserError
 from jaxdet.models.build import StatelessModel, Tree, build_detector
-from jaxdet.models.paths import path_name
+from jaxdet.models.paths import ABSOLUTE_POSITION, path_name
+from jaxdet.models.position import resize_embedding, resize_linear
 from jaxdet.training.checkpoint import digest, open_latest
 from jaxdet.training.experiment import Experiment
 from jaxdet.weights.classes import (
@@ -24,11 +29,17 @@ from jaxdet.weights.classes import (
     match_classes,
     moved_outputs,
 )
-from jaxdet.weights.file import read_weights
+from jaxdet.weights.file import Weights, read_weights
 from jaxdet.weights.fit import check_fit
 
 STARTS = ("model.vit.absolute_position", "model.vit.relative_start")
 """Keys that say where a ViT's parameters start and not what it is."""
+
+OFFSETS = r"backbone\.blocks\.\d+\.attn\.rel_pos\.(height|width)$"
+"""Relative positions by rows and columns apart, a vector for each offset."""
+
+TABLES = {"rel_pos_global": "image_size", "rel_pos_window": "model.vit.window"}
+"""Shared relative positions, by the keys that their grids follow from."""
 
 HINT = "give the --workdir of a run, or a converted detector (.npz), as --init-from"
 
@@ -42,6 +53,7 @@ class Trained(NamedTuple):
         num_classes: how many its heads know.
         classes: their names; None where nothing says them.
         source: "file" and "sha256", as `init.json` has them.
+        class_agnostic: whether it predicts one box for all classes; False where nothing says it.
     """
 
     name: str
@@ -49,6 +61,7 @@ class Trained(NamedTuple):
     num_classes: int
     classes: Sequence[str] | None
     source: dict[str, str]
+    class_agnostic: bool = False
 
 
 class Fitted(NamedTuple):
@@ -87,7 +100,7 @@ def start_from_detector(
     names = [category.name for category in experiment.val_set.categories]
     match = match_classes(trained.classes or (), names)
     counts = len(names), trained.num_classes
-    fitted = fit_arrays(trained.arrays, (params, stats), match, counts)
+    fitted = fit_arrays(trained, (params, stats), match, counts, experiment.config)
     if parallel.is_main():
         print(*_report(trained, match, fitted), sep="\n", flush=True)
     kinds = {kind: list(getattr(match, kind)) for kind in ("kept", "moved", "new", "dropped")}
@@ -96,19 +109,25 @@ def start_from_detector(
 
 
 def fit_arrays(
-    arrays: Mapping[str, np.ndarray],
+    trained: Trained,
     trees: tuple[Tree, ...],
     match: ClassMatch,
     counts: tuple[int, int],
+    config: ConfigDict,
 ) -> Fitted:
-    """Trees with the arrays of their names in place of theirs, where the shapes allow it.
+    """Trees with the arrays of their names in place of theirs: the backbone's whole, its positions
+    resized; the heads' and the pyramid's where the shapes allow it.
 
     Args:
-        arrays: of a trained detector, by path.
-        match: what became of its classes.
+        match: what became of the trained detector's classes.
         counts: number of classes now and then.
+        config: of the new detector.
+
+    Raises:
+        UserError: an array of the backbone has another shape and is none that can be resized.
     """
-    new, used = [], set()
+    arrays, new, used = trained.arrays, [], set()
+    agnostic = trained.class_agnostic or config.model.heads.class_agnostic_boxes
 
     def replaced(path: Any, leaf: Any) -> Any:
         name = path_name(path)
@@ -116,9 +135,14 @@ def fit_arrays(
         if old is None:
             value = None
         elif OUTPUTS.fullmatch(name):
-            value = moved_outputs(name, old, parallel.to_host(leaf), match.pairs, counts)
+            value = moved_outputs(
+                name, old, parallel.to_host(leaf), match.pairs, counts, class_agnostic=agnostic
+            )
+        elif old.shape == leaf.shape:
+            value = old
         else:
-            value = old if old.shape == leaf.shape else None
+            is_backbone = name.startswith("backbone.")
+            value = _resized(trained.name, name, old, leaf.shape, config) if is_backbone else None
         if value is None:
             new.append(name)
             return leaf
@@ -127,6 +151,29 @@ def fit_arrays(
 
     fitted = tuple(jax.tree_util.tree_map_with_path(replaced, tree) for tree in trees)
     return Fitted(fitted, len(used), new, sorted(arrays.keys() - used))
+
+
+def _resized(
+    source: str, name: str, old: np.ndarray, shape: tuple[int, ...], config: ConfigDict
+) -> np.ndarray:
+    """An array of the backbone for another size of its map."""
+    if old.shape[-1:] == shape[-1:] and old.ndim == len(shape):
+        if re.match(OFFSETS, name):
+            return resize_linear(old, shape[0])
+        if re.match(ABSOLUTE_POSITION, name):
+            vit = config.model.vit
+            rule = (vit.resize_offset, vit.resize)
+            return np.asarray(resize_embedding(jax.device_put(old), shape[:2], *rule))
+    key = TABLES.get(name.split(".")[1])
+    fix = "take the config of that detector"
+    if key is not None:
+        side = (math.isqrt(old.shape[0]) + 1) // 2
+        value = side * config.model.vit.patch if key == "image_size" else side
+        fix = f"give --config.{key}={value}, which it was trained with"
+    raise UserError(
+        f"{source}: {name} is {old.shape} and this config's detector has {shape}, which it cannot "
+        f"be resized to; {fix}"
+    )
 
 
 def _of_run(workdir: Path, experiment: Experiment) -> Trained:
@@ -140,13 +187,21 @@ def _of_run(workdir: Path, experiment: Experiment) -> Trained:
                 "give weights.npz as --init"
             )
         _check_same_vit(name, meta["config"], experiment.plain_config)
-        config = experiment.config.copy_and_resolve_references()
-        config.update(meta["config"])
+        config = _config_of_run(experiment.config, meta["config"])
         names = meta["categories"]
         stateless = StatelessModel(lambda rngs: build_detector(config, len(names), rngs))
         trees = checkpoints.restore_model(step, stateless, experiment.mesh)
     source = {"file": f"{workdir.name}, step {step}", "sha256": digest(*trees)}
-    return Trained(name, _by_name(*jax.device_get(trees)), len(names), names, source)
+    agnostic = config.model.heads.class_agnostic_boxes
+    return Trained(name, _by_name(*jax.device_get(trees)), len(names), names, source, agnostic)
+
+
+def _config_of_run(ours: ConfigDict, theirs: dict[str, Any]) -> ConfigDict:
+    """A run's config, for the shapes of its arrays alone, on whatever device there is now."""
+    config = ours.copy_and_resolve_references()
+    config.update(theirs)
+    config.model.vit.attention = "auto"
+    return config
 
 
 def _check_same_vit(name: str, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
@@ -177,18 +232,39 @@ def _of_file(path: Path, experiment: Experiment) -> Trained:
             f"{path} must hold a whole detector for --init-from; give a pre-trained backbone "
             "as --init"
         )
-    check_fit(weights, experiment.config)
+    check_fit(_of_vit(weights), experiment.config)
     count = logits[0].shape[-1] - 1  # the last is the background
-    given = tuple(experiment.config.init_classes)
-    if given and len(given) != count:
-        raise UserError(
-            f"config.init_classes must name the {count} classes of {path} in the order of its "
-            f"outputs, and names {len(given)}"
-        )
-    classes = given or (COCO_CLASSES if count == len(COCO_CLASSES) else None)
-    source = (weights.report or {}).get("source") or {"file": path.name, "sha256": ""}
+    report = weights.report or {}
+    classes = _classes_of_file(path, report, count, experiment.config)
+    source = report.get("source") or {"file": path.name, "sha256": ""}
     source = {key: source[key] for key in ("file", "sha256")}
-    return Trained(str(path), weights.arrays, count, classes, source)
+    agnostic = bool(report.get("config", {}).get("model.heads.class_agnostic_boxes"))
+    return Trained(str(path), weights.arrays, count, classes, source, agnostic)
+
+
+def _classes_of_file(
+    path: Path, report: Mapping[str, Any], count: int, config: ConfigDict
+) -> Sequence[str] | None:
+    """Their names by the config, else by the file's report, else COCO's where it has so many."""
+    if given := tuple(config.init_classes):
+        if len(given) != count:
+            raise UserError(
+                f"config.init_classes must name the {count} classes of {path} in the order of its "
+                f"outputs, and names {len(given)}"
+            )
+        return given
+    said = report.get("classes")
+    if isinstance(said, list) and len(said) == count and all(isinstance(n, str) for n in said):
+        return said
+    return COCO_CLASSES if count == len(COCO_CLASSES) else None
+
+
+def _of_vit(weights: Weights) -> Weights:
+    """The file, its report without what it says of the pyramid and the heads."""
+    if weights.report is None:
+        return weights
+    held = {k: value for k, value in weights.report["config"].items() if k.startswith("model.vit.")}
+    return replace(weights, report={**weights.report, "config": held})
 
 
 def _by_name(*trees: Tree) -> dict[str, np.ndarray]:

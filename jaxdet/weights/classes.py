@@ -109,6 +109,8 @@ def moved_outputs(
     new: np.ndarray,
     pairs: Collection[tuple[int, int]],
     counts: tuple[int, int],
+    *,
+    class_agnostic: bool = False,
 ) -> np.ndarray | None:
     """An output layer's array with what is known of its classes in the place that they have now.
 
@@ -118,6 +120,8 @@ def moved_outputs(
             logits followed by the background, in box deltas four numbers each. Not changed.
         pairs: places of the same class among the new outputs and among the old.
         counts: number of classes now and then.
+        class_agnostic: whether box deltas are for all classes alike, where their shape does not
+            tell, as each detector knows one class.
 
     Returns:
         The new array; None where the two do not fit.
@@ -127,7 +131,8 @@ def moved_outputs(
     by_class = 4 if output["name"] == "deltas" else 1
     if old.shape[:-1] != new.shape[:-1]:
         return None
-    if by_class == 4 and counts != (1, 1) and old.shape[-1] == new.shape[-1] == by_class:
+    is_shared = class_agnostic or counts != (1, 1)
+    if by_class == 4 and is_shared and old.shape[-1] == new.shape[-1] == by_class:
         return old  # one box for all classes
     rows = [(count + has_background) * by_class for count in counts]
     if [new.shape[-1], old.shape[-1]] != rows:

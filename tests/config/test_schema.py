@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from jaxdet.benchmark.reporting.recipe_keys import result_part
 from jaxdet.config.keys import DetectorConfig, PretrainingConfig, keys_with
 from jaxdet.config.mask_rcnn import benchmark
 from jaxdet.config.roles import resumable_keys
@@ -113,3 +114,10 @@ def test_only_microbatches_without_statistics_of_their_own_may_change():
     assert "config.accumulate" not in resumable_keys(config)
     assert {"config.checkpoint_every", "config.eval_every"} <= {*resumable_keys(config)}
     assert "config.checkpoint_every" in resumable_keys(pretraining())
+
+
+def test_early_stop_may_change_and_stays_in_the_report():
+    config = build(DetectorConfig)
+    assert "config.early_stop" in resumable_keys(config)
+    assert "config.early_stop" not in resumable_keys(pretraining())
+    assert "early_stop" in result_part(config.to_dict())

@@ -228,13 +228,16 @@ def test_split_arrays_are_checked_however_they_come_back(tmp_path, replicated):
 
 def test_a_damaged_checkpoint_gives_way_to_an_older_one(tmp_path, replicated):
     saved(tmp_path, (2, 0.9), (4, None))
+    (tmp_path / "4" / "metrics").mkdir()
+    (tmp_path / "4" / "metrics" / "metrics").write_text('{"score": 1.0}')
     flip(next(path for path in (tmp_path / "4" / "params" / "d").iterdir()))
     target = abstract({"params": state_of(4)["params"]}, replicated)
     with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.best == 4
         with pytest.raises(DamagedCheckpointError, match=r"4 is damaged .* falls back to .* 2$"):
             checkpoints.restore(4, target)
         checkpoints.set_aside(4)
-        assert checkpoints.latest == 2
+        assert (checkpoints.latest, checkpoints.best) == (2, 2)
         assert_same(checkpoints.restore(2, target)["params"], state_of(2)["params"])
         checkpoints.save(state_of(4), 4, CONFIG)
     assert kept(tmp_path) == {"2", "4", "4.damaged"}

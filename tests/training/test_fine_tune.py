@@ -11,10 +11,16 @@ from jaxdet.config.mask_rcnn import check
 from jaxdet.data.coco_annotations import Category
 from jaxdet.errors import UserError
 from jaxdet.training.experiment import Experiment
-from jaxdet.training.fine_tune import _check_same_vit, start_from_detector
-from jaxdet.weights.classes import COCO_CLASSES
+from jaxdet.training.fine_tune import (
+    Trained,
+    _check_same_vit,
+    _config_of_run,
+    fit_arrays,
+    start_from_detector,
+)
+from jaxdet.weights.classes import COCO_CLASSES, match_classes
 from tests.tiny import get_config
-from tests.weights.converted import save
+from tests.weights.converted import report, save
 
 
 def arrays(classes, start=0):
@@ -80,6 +86,45 @@ def test_a_converted_detector_starts_a_training_on_other_classes(tmp_path, capsy
     assert "arrays without a place: rpn.bias, rpn.gain" in said
 
 
+def fitted(old, new):
+    """The arrays of a backbone after those of a trained one were given to it."""
+    trained = Trained("runs/one", old, 1, ("a",), {})
+    trees = fit_arrays(trained, (nested(new),), match_classes("a", "a"), (1, 1), get_config())
+    return trees.trees[0]["backbone"], trees.new
+
+
+def test_trained_positions_are_resized_to_another_image_size(monkeypatch):
+    def cropped(embedding, grid, offset, rule):
+        assert (offset, rule) == (0.0, "bicubic")
+        return embedding[: grid[0], : grid[1]]
+
+    monkeypatch.setattr("jaxdet.training.fine_tune.resize_embedding", cropped)
+    path = "backbone.blocks.0.attn.rel_pos.height"
+    old = np.stack([np.arange(7.0), np.ones(7)], -1).astype(np.float32)
+    positions = np.arange(16, dtype=np.float32).reshape(2, 2, 4)
+    found, new = fitted(
+        {path: old, "backbone.pos_embed": positions},
+        {path: np.zeros((3, 2)), "backbone.pos_embed": np.zeros((1, 1, 4), np.float32)},
+    )
+    height = found["blocks"]["0"]["attn"]["rel_pos"]["height"]
+    np.testing.assert_allclose(height, [[2 / 3, 1], [3, 1], [16 / 3, 1]], rtol=1e-6)
+    np.testing.assert_array_equal(found["pos_embed"], positions[:1, :1])
+    assert new == []
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "fix"),
+    [
+        ("backbone.rel_pos_global.table", 7**2, r"--config\.image_size=64, which"),
+        ("backbone.rel_pos_window.table", 3**2, r"--config\.model\.vit\.window=2, which"),
+        ("backbone.registers", 4, "take the config of that detector"),
+    ],
+)
+def test_what_cannot_be_resized_is_rejected_not_forgotten(name, rows, fix):
+    with pytest.raises(UserError, match=rf"runs/one: {name} is .* cannot be resized to; .*{fix}"):
+        fitted({name: np.ones((rows, 2))}, {name: np.zeros((25, 2))})
+
+
 def test_classes_that_nothing_names_are_named_in_the_config(tmp_path, capsys):
     path = tmp_path / "detector.npz"
     old, new = arrays(3), arrays(2, start=1000)
@@ -117,6 +162,62 @@ def test_a_vit_whose_arrays_would_mean_something_else_is_rejected(tmp_path):
     theirs["model"]["detector"]["pixel_std"] = [1.0, 1.0, 1.0]
     with pytest.raises(UserError, match=r"config\.model\.detector\.pixel_std was"):
         _check_same_vit("runs/one", theirs, ours)
+
+
+def test_a_converted_run_says_its_own_classes(tmp_path):
+    path = tmp_path / "detector.npz"
+    given = experiment(path, ["class 7"])
+    pixels = {key: [*given.config.model.detector[key]] for key in ("pixel_mean", "pixel_std")}
+    classes = [f"class {number}" for number in range(80)]  # as many as COCO's
+    save(path, arrays(80), report(config={}, classes=classes, **pixels))
+    params, _, origin = start_from_detector(given, nested(arrays(1, start=1000)), {})
+    assert [*params["box_head"]["logits"]["bias"]] == [7, 80]
+    assert origin["classes"]["moved"] == ["class 7"]
+    given.config.init_classes = COCO_CLASSES
+    _, _, origin = start_from_detector(given, nested(arrays(1, start=1000)), {})
+    assert origin["classes"]["new"] == ["class 7"]
+
+
+def test_boxes_for_all_classes_are_taken_though_the_one_class_is_another(tmp_path):
+    path = tmp_path / "detector.npz"
+    given = experiment(path, ["b"])
+    given.config.init_classes = ("a",)
+    old, new = arrays(1), arrays(1, start=9)
+    says = {"model.heads.class_agnostic_boxes": True}
+    pixels = {key: [*given.config.model.detector[key]] for key in ("pixel_mean", "pixel_std")}
+    for config, expected in ((says, old), ({}, new)):
+        save(path, old, report(config=config, **pixels))
+        params, _, _ = start_from_detector(given, nested(new), {})
+        deltas = params["box_head"]["deltas"]["bias"]
+        np.testing.assert_array_equal(deltas, expected["box_head.deltas.bias"])
+    given.config.model.heads.class_agnostic_boxes = True
+    params, _, _ = start_from_detector(given, nested(new), {})
+    np.testing.assert_array_equal(params["box_head"]["deltas"]["bias"], old["box_head.deltas.bias"])
+
+
+def test_a_run_trained_on_a_gpu_is_read_without_one(tmp_path):
+    theirs = Experiment(get_config(), tmp_path).plain_config
+    theirs["image_size"] = 96
+    theirs["model"]["vit"]["attention"] = "cudnn"
+    config = _config_of_run(get_config(), theirs)
+    assert (config.image_size, config.model.vit.attention) == (96, "auto")
+
+
+def test_a_converted_detector_may_have_another_pyramid_and_other_heads(tmp_path):
+    path = tmp_path / "detector.npz"
+    given = experiment(path, ["a"])
+    pixels = {key: [*given.config.model.detector[key]] for key in ("pixel_mean", "pixel_std")}
+    says = {"model.pyramid.kind": "fpn", "model.heads.box_convs": 4, "model.vit.heads": 2}
+    save(path, arrays(1), report(config=says, **pixels))
+    params, _, origin = start_from_detector(given, nested(arrays(1, start=9)), {})
+    assert [*params["rpn"]["bias"]] == [0, 1, 2]
+    assert origin["source"] == {"file": "mae.pth", "sha256": "abc123"}
+    save(path, arrays(1), report(config=says | {"model.vit.heads": 4}, **pixels))
+    with pytest.raises(UserError, match=r"is made for model\.vit\.heads 4; the config says 2"):
+        start_from_detector(given, {}, {})
+    save(path, arrays(1), report(config=says, **pixels | {"pixel_std": [1.0, 1.0, 1.0]}))
+    with pytest.raises(UserError, match=r"trained with pixel_std \[1\.0"):
+        start_from_detector(given, {}, {})
 
 
 def test_weights_come_from_one_place(tmp_path):

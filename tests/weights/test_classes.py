@@ -77,6 +77,8 @@ def test_one_box_for_all_classes_is_taken_as_it_is():
     # Of one class alone, the box is that class's.
     moved = moved_outputs("box_head.deltas.kernel", old, new, (), (1, 1))
     np.testing.assert_array_equal(moved, new)
+    moved = moved_outputs("box_head.deltas.kernel", old, new, (), (1, 1), class_agnostic=True)
+    np.testing.assert_array_equal(moved, old)
 
 
 def test_outputs_of_another_width_do_not_fit():

@@ -27,8 +27,10 @@ from jaxdet.training.experiment import Experiment
 from jaxdet.training.run import versions
 from jaxdet.visualize import contact_sheet
 
+DRAWINGS = "detections.png"
+
 SAMPLES = 8
-"""Validation images on detections.png."""
+"""Validation images on it."""
 
 
 class Evaluation(NamedTuple):
@@ -140,10 +142,10 @@ def report(
     if is_ours:
         detections = workdir / "detections.json"
         write_json(detections, evaluation.results)
-    draw_samples(experiment, evaluation.results, workdir / "detections.png")
+    draw_samples(experiment, evaluation.results, workdir / DRAWINGS)
 
     print(f"result      {workdir / 'result.json'}")
-    print(f"detections  {detections}, images in {workdir / 'detections.png'}")
+    print(f"detections  {detections}, images in {workdir / DRAWINGS}")
     if model.kind == "checkpoint":
         curves = experiment.workdir
         print(f"curves      {curves / 'metrics.jsonl'}, or: tensorboard --logdir {curves}")

@@ -148,7 +148,9 @@ def report(
     print(f"detections  {detections}, images in {workdir / DRAWINGS}")
     if model.kind == "checkpoint":
         curves = experiment.workdir
-        print(f"curves      {curves / 'metrics.jsonl'}, or: tensorboard --logdir {curves}")
+        has_events = "tensorboard" in experiment.config.trackers
+        shown = f", or: tensorboard --logdir {curves}" if has_events else ""
+        print(f"curves      {curves / 'metrics.jsonl'}{shown}")
     if is_ours:
         print(f"{model.kind:11} {model.path}")
 

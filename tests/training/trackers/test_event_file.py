@@ -2,32 +2,14 @@
 
 from __future__ import annotations
 
-import struct
-
 import pytest
-from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.event_pb2 import SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
-from tensorboardX.record_writer import masked_crc32c
 from tensorboardX.summary import scalar, text
 
 from jaxdet.training.trackers import event_file
 from jaxdet.training.trackers.event_file import EventFile
-
-
-def read_events(folder):
-    """The events of all files in the order of their time, each checked by its checksums."""
-    events = []
-    for path in folder.glob("events.out.tfevents.*"):
-        content, offset = path.read_bytes(), 0
-        while offset < len(content):
-            head, crc = content[offset : offset + 8], content[offset + 8 : offset + 12]
-            end = offset + 12 + struct.unpack("<Q", head)[0]
-            body = content[offset + 12 : end]
-            assert crc == struct.pack("<I", masked_crc32c(head))
-            assert content[end : end + 4] == struct.pack("<I", masked_crc32c(body))
-            events.append(Event.FromString(body))
-            offset = end + 4
-    return sorted(events, key=lambda event: event.wall_time)
+from tests.events import read_events
 
 
 @pytest.mark.parametrize("step", [0, 1, 127, 128, 300_000, 2**40])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,14 +16,16 @@ from jaxdet.data.loader import Batch, train_batches
 from jaxdet.data.source import augmentation_of, loader_settings
 from jaxdet.errors import UserError
 from jaxdet.evaluation.evaluate import Evaluator
-from jaxdet.evaluation.result_files import Evaluation, evaluated_checkpoint, report
+from jaxdet.evaluation.result_files import DRAWINGS, Evaluation, evaluated_checkpoint, report
 from jaxdet.evaluation.table import KINDS, few_shot_summary
+from jaxdet.evaluation.tracked import metric_table, per_category_table
 from jaxdet.files import write_json
 from jaxdet.models.build import Tree
 from jaxdet.training.experiment import Experiment
 from jaxdet.training.fine_tune import start_from_detector
 from jaxdet.training.loop import Evaluated, Task, fit
 from jaxdet.training.step import State
+from jaxdet.training.trackers.tracking import Trackers
 from jaxdet.training.transfer import start_from_base_run
 from jaxdet.weights.load import initialise
 
@@ -55,23 +58,33 @@ def train(experiment: Experiment) -> dict[str, Any]:
         metrics, ap = evaluation.metrics, evaluation.metrics["bbox"]["AP"]
         return Evaluated(None if math.isnan(ap) else ap, _flat(metrics), _summary(metrics))
 
-    state = fit(
-        Task(
-            experiment,
-            batches=partial(training_batches, experiment),
-            load_weights=partial(_load_weights, experiment),
-            eval_steps=experiment.steps_every(config.eval_every),
-            evaluate=evaluate,
+    with Trackers(config.trackers) as trackers:
+        state = fit(
+            Task(
+                experiment,
+                batches=partial(training_batches, experiment),
+                load_weights=partial(_load_weights, experiment),
+                eval_steps=experiment.steps_every(config.eval_every),
+                evaluate=evaluate,
+                trackers=trackers,
+            )
         )
-    )
-    params, stats = state["params"], state["stats"]
-    # A run that had reached its end is only evaluated.
-    evaluation = evaluation or evaluator(params, stats)
-    record = experiment.record(int(state["step"]))
-    model = evaluated_checkpoint(experiment, record, params, stats)
-    if parallel.is_main():
-        report(experiment, model, evaluation)
+        params, stats = state["params"], state["stats"]
+        # A run that had reached its end is only evaluated.
+        evaluation = evaluation or evaluator(params, stats)
+        record = experiment.record(int(state["step"]))
+        model = evaluated_checkpoint(experiment, record, params, stats)
+        if parallel.is_main():
+            report(experiment, model, evaluation)
+            _track(trackers, model.step, evaluation.metrics, experiment.workdir / DRAWINGS)
     return evaluation.metrics
+
+
+def _track(trackers: Trackers, step: int, metrics: dict[str, Any], drawings: Path) -> None:
+    """Gives the trackers what was found at the end."""
+    trackers.picture(step, drawings.stem, drawings)
+    trackers.table(step, "metrics", metric_table(metrics))
+    trackers.table(step, "per_category", per_category_table(metrics))
 
 
 def training_batches(experiment: Experiment, start_step: int = 0) -> Iterator[Batch]:

@@ -26,6 +26,7 @@ from jaxdet.training.checkpoint import digest
 from jaxdet.training.experiment import Experiment
 from jaxdet.training.step import abstract_state, make_train_step
 from jaxdet.weights.load import initialise
+from tests.events import read_events
 from tests.runs import break_step
 from tests.tiny import get_config as small_config
 
@@ -54,7 +55,9 @@ def test_a_run_leaves_its_metrics_config_and_images(finished):
     assert result["evaluation"]["images_per_second"] == 9 / seconds["detect"]
     assert (workdir / "detections.png").read_bytes().startswith(b"\x89PNG")
     assert isinstance(json.loads((workdir / "detections.json").read_text()), list)
-    assert list(workdir.glob("events.out.tfevents.*"))
+    drawn = {(e.step, each.tag) for e in read_events(workdir) for each in e.summary.value}
+    assert {(0, "config"), (1, "loss"), (4, "loss"), (2, "val/bbox/AP")} <= drawn
+    assert {(4, "detections"), (4, "metrics"), (4, "per_category")} <= drawn
     steps = [line["step"] for line in lines(workdir) if "loss" in line]
     assert steps == [1, 2, 3, 4]
     evaluated = [line for line in lines(workdir) if "val/bbox/AP" in line]

@@ -54,7 +54,7 @@ _on_nonfinite = partial(
 _log_every_steps = partial(
     key,
     20,
-    "From one line of metrics.jsonl and TensorBoard to the next.",
+    "From one line of metrics.jsonl and point of a tracker's curves to the next.",
     least=1,
     unit="steps",
     roles=("resume",),
@@ -65,6 +65,13 @@ _log_every_seconds = partial(
     "From one line on the terminal to the next.",
     least=0,
     unit="seconds",
+    roles=("resume",),
+)
+_trackers = partial(
+    key,
+    ("tensorboard",),
+    "Where config, curves, pictures and tables go besides the workdir's own files.",
+    choices=("tensorboard", "wandb", "mlflow"),
     roles=("resume",),
 )
 _profile_steps = partial(
@@ -777,6 +784,7 @@ class DetectorConfig:
     log_every_steps: int = _log_every_steps()
     log_every_seconds: float = _log_every_seconds()
     profile_steps: tuple[int, ...] = _profile_steps()
+    trackers: tuple[str, ...] = _trackers()
 
 
 @dataclass(frozen=True)
@@ -886,6 +894,7 @@ class PretrainingConfig:
     log_every_steps: int = _log_every_steps()
     log_every_seconds: float = _log_every_seconds()
     profile_steps: tuple[int, ...] = _profile_steps()
+    trackers: tuple[str, ...] = _trackers()
 
 
 def keys_with(role: str, schema: type = DetectorConfig) -> tuple[str, ...]:

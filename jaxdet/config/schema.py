@@ -91,7 +91,7 @@ class Key:
         if self.type is bool:
             said = "true or false"
         elif self.choices:
-            said = f"one of {', '.join(self.choices)}"
+            said = f"{'one' if self.length is None else 'some'} of {', '.join(self.choices)}"
         elif self.length is None:
             said = " ".join(filter(None, (TYPE_NAMES[self.type][0], self._bounds)))
         else:

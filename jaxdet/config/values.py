@@ -135,7 +135,7 @@ def override(config: ConfigDict, name: str, text: str) -> None:
         config: a whole config.
         name: dotted, without the leading "config."; an old name is noted.
         text: a number, true or false, a text as it is, none where there may be none, or a tuple
-            such as "(0.9,1.1)", "0.9,1.1" or "0.9".
+            such as "(0.9,1.1)", "0.9,1.1" or "0.9"; of texts, "one,two" where these are choices.
 
     Raises:
         UserError: there is no such key, or the text is not of its type.
@@ -173,7 +173,10 @@ def parse(key: Key, text: str) -> Any:
     if key.optional and text.lower() == "none":
         return None
     if key.length is not None:
-        return _parse_texts(text) if key.type is str else _parse_numbers(key.type, text)
+        if key.type is not str:
+            return _parse_numbers(key.type, text)
+        plain = tuple(text.split(","))
+        return plain if {*plain} <= {*key.choices} else _parse_texts(text)
     if key.type is bool:
         if text.lower() not in TRUTH:
             raise ValueError(text)

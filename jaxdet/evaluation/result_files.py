@@ -27,8 +27,10 @@ from jaxdet.training.experiment import Experiment
 from jaxdet.training.run import versions
 from jaxdet.visualize import contact_sheet
 
+DRAWINGS = "detections.png"
+
 SAMPLES = 8
-"""Validation images on detections.png."""
+"""Validation images on it."""
 
 
 class Evaluation(NamedTuple):
@@ -140,13 +142,15 @@ def report(
     if is_ours:
         detections = workdir / "detections.json"
         write_json(detections, evaluation.results)
-    draw_samples(experiment, evaluation.results, workdir / "detections.png")
+    draw_samples(experiment, evaluation.results, workdir / DRAWINGS)
 
     print(f"result      {workdir / 'result.json'}")
-    print(f"detections  {detections}, images in {workdir / 'detections.png'}")
+    print(f"detections  {detections}, images in {workdir / DRAWINGS}")
     if model.kind == "checkpoint":
         curves = experiment.workdir
-        print(f"curves      {curves / 'metrics.jsonl'}, or: tensorboard --logdir {curves}")
+        has_events = "tensorboard" in experiment.config.trackers
+        shown = f", or: tensorboard --logdir {curves}" if has_events else ""
+        print(f"curves      {curves / 'metrics.jsonl'}{shown}")
     if is_ours:
         print(f"{model.kind:11} {model.path}")
 

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -25,6 +25,7 @@ from jaxdet.training.monitor import Monitor
 from jaxdet.training.profile import Profile
 from jaxdet.training.run import Run
 from jaxdet.training.step import Metrics, State, abstract_state, initial_state, make_train_step
+from jaxdet.training.trackers.tracking import Trackers
 from jaxdet.training.workdir_lock import lone_run
 
 HostBatch = dict[str, np.ndarray]
@@ -56,6 +57,8 @@ class Task:
             ones; None to start from these.
         eval_steps: the steps after which `evaluate` is called.
         evaluate: called with the state in every process.
+        trackers: started in the main process; closing them is left to the task, which may have
+            more for them at its end.
     """
 
     run: Run
@@ -63,6 +66,7 @@ class Task:
     load_weights: Callable[[Tree, Tree], tuple[Tree, Tree]] | None = None
     eval_steps: Collection[int] = ()
     evaluate: Callable[[State], Evaluated] | None = None
+    trackers: Trackers = field(default_factory=Trackers)
 
 
 def fit(task: Task) -> State:
@@ -87,7 +91,7 @@ def fit(task: Task) -> State:
         checkpoints = stack.enter_context(Checkpoints(run.checkpoint_folder))
         preemption = stack.enter_context(parallel.Preemption())
         state, start_step = _start(task, checkpoints)
-        monitor = _monitor(run, checkpoints, start_step, stack)
+        monitor = _monitor(task, checkpoints, start_step, stack)
         if start_step in task.eval_steps and not checkpoints.is_evaluated(start_step):
             _evaluate(task, state, start_step, checkpoints, monitor)
         profile = stack.enter_context(Profile(run.workdir / "profile", config.profile_steps))
@@ -252,12 +256,14 @@ def _write_config(run: Run) -> None:
         write_json(run.workdir / "config.json", run.plain_config, indent=2)
 
 
-def _monitor(run: Run, checkpoints: Checkpoints, start_step: int, stack: ExitStack) -> Monitor:
+def _monitor(task: Task, checkpoints: Checkpoints, start_step: int, stack: ExitStack) -> Monitor:
     """Follows the steps; in the main process it writes and prints, after an introduction."""
-    config, writer, progress = run.config, None, None
+    run, writer, progress = task.run, None, None
+    config = run.config
     if parallel.is_main():
         _introduce(run, start_step)
-        writer = stack.enter_context(MetricWriter(run.workdir, start_step))
+        task.trackers.start(run.workdir, start_step, run.plain_config)
+        writer = stack.enter_context(MetricWriter(run.workdir, start_step, task.trackers))
         progress = stack.enter_context(
             Progress(
                 run.total_steps,

@@ -12,44 +12,36 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, SupportsFloat, TextIO
 
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.proto.summary_pb2 import Summary
-from tensorboardX.summary import scalar
 from tqdm import tqdm
 
 from jaxdet.errors import UserError
 from jaxdet.files import atomic_write, read_file
+from jaxdet.training.trackers.tracking import Trackers
 
 Scalars = Mapping[str, SupportsFloat]
 
 PACE_SECONDS = 300.0
 """How far back the time to go looks: of what is this old, a third counts."""
 
-FLUSH_SECONDS = 30.0
-"""How long TensorBoard's events may wait in memory."""
-
 
 class MetricWriter(AbstractContextManager):
-    """Writes scalars to `workdir/metrics.jsonl` and to TensorBoard event files in `workdir`.
+    """Writes scalars to `workdir/metrics.jsonl` and to the run's trackers.
 
     A line is {"step": ..., "time": seconds since 1970, name: value, ...}; a value that is not
     finite is written as null, which JSON has. A run resumed at `start_step` takes back what was
     written after that step, so that no step is there twice; at 0 it starts a new file.
+
+    Args:
+        trackers: those that were started, if any; closing them is left to who did.
     """
 
-    def __init__(self, workdir: Path, start_step: int = 0):
+    def __init__(self, workdir: Path, start_step: int = 0, trackers: Trackers | None = None):
+        self._trackers = trackers or Trackers()
         self._path = workdir / "metrics.jsonl"
         with self._writing():
             workdir.mkdir(parents=True, exist_ok=True)
             _drop_lines_after(self._path, start_step)
             self._lines = self._path.open("a", encoding="utf-8")
-            # Written here, not in a thread: one that died of a full disk would stop the training.
-            self._events = EventsWriter(str(workdir / "events"))
-            purged = start_step + 1 if start_step else 0
-            restart = SessionLog(status=SessionLog.START)
-            self._events.write_event(Event(step=purged, wall_time=time.time(), session_log=restart))
-        self._flushed = -math.inf
 
     def write(self, step: int, scalars: Scalars) -> None:
         """Records named scalars at a step; arrays on a device are waited for.
@@ -58,26 +50,20 @@ class MetricWriter(AbstractContextManager):
             UserError: they cannot be written, as on a full disk.
         """
         values = {name: float(value) for name, value in scalars.items()}
-        now = time.time()
-        line: dict[str, Any] = {"step": step, "time": round(now, 3)}
+        line: dict[str, Any] = {"step": step, "time": round(time.time(), 3)}
         line |= {name: value if math.isfinite(value) else None for name, value in values.items()}
-        shown = [each for name, value in values.items() for each in scalar(name, value).value]
         with self._writing():
             self._lines.write(json.dumps(line) + "\n")
             self._lines.flush()
-            self._events.write_event(Event(step=step, wall_time=now, summary=Summary(value=shown)))
-            if now - self._flushed > FLUSH_SECONDS:
-                self._events.flush()
-                self._flushed = now
+        self._trackers.scalars(step, values)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        for file in (self._lines, self._events):
-            try:
-                with self._writing():
-                    file.close()
-            except UserError:
-                if kind is None:  # else there is an error under way, which says more
-                    raise
+        try:
+            with self._writing():
+                self._lines.close()
+        except UserError:
+            if kind is None:  # else there is an error under way, which says more
+                raise
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -85,8 +71,8 @@ class MetricWriter(AbstractContextManager):
             yield
         except OSError as error:
             raise UserError(
-                f"{self._path} and the event files beside it cannot be written "
-                f"({error.strerror}); free space or rights there and give the same command again"
+                f"{self._path} cannot be written ({error.strerror}); free space or rights there "
+                "and give the same command again"
             ) from error
 
 

@@ -29,6 +29,7 @@ from jaxdet.training.loop import Task, fit
 from jaxdet.training.optim import adamw
 from jaxdet.training.pretrained_weights import detector_arrays, weights_report
 from jaxdet.training.run import Run
+from jaxdet.training.trackers.tracking import Trackers
 from jaxdet.visualize import contact_sheet
 from jaxdet.weights.file import write_weights
 
@@ -149,16 +150,18 @@ def pretrain(config: ConfigDict, workdir: Path) -> Path:
         PreemptedError: the process was asked to stop by SIGTERM, and has saved its state.
     """
     run = Pretraining(config, workdir)
-    state = fit(Task(run, batches=run.batches))
-    params = jax.tree.map(parallel.to_host, state["params"])
-    path = workdir / "weights.npz"
-    if parallel.is_main():
-        key = jax.random.key(config.seed)
-        sheet = reconstructions(run.stateless, params, run.next_crops(), key)
-        report = weights_report(run.plain_config, run.summary[0], params)
-        write_weights(path, detector_arrays(params).items(), report)
-        with atomic_write(workdir / "reconstructions.png") as unfinished:
-            Image.fromarray(sheet).save(unfinished, "PNG")
+    path, picture = workdir / "weights.npz", workdir / "reconstructions.png"
+    with Trackers(config.trackers) as trackers:
+        state = fit(Task(run, batches=run.batches, trackers=trackers))
+        params = jax.tree.map(parallel.to_host, state["params"])
+        if parallel.is_main():
+            key = jax.random.key(config.seed)
+            sheet = reconstructions(run.stateless, params, run.next_crops(), key)
+            report = weights_report(run.plain_config, run.summary[0], params)
+            write_weights(path, detector_arrays(params).items(), report)
+            with atomic_write(picture) as unfinished:
+                Image.fromarray(sheet).save(unfinished, "PNG")
+            trackers.picture(int(state["step"]), picture.stem, picture)
     return path
 
 

@@ -10,7 +10,6 @@ import resource
 
 import numpy as np
 import pytest
-from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from jaxdet.errors import UserError
 from jaxdet.training.metric_writer import MetricWriter, Progress
@@ -20,20 +19,19 @@ def read_lines(workdir):
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
-def read_events(workdir):
-    """The events of all files, in the order they were written."""
-    events = []
-    for path in workdir.glob("events.out.tfevents.*"):
-        content, offset = path.read_bytes(), 0
-        while offset < len(content):
-            length = int.from_bytes(content[offset : offset + 8], "little")
-            events.append(Event.FromString(content[offset + 12 : offset + 12 + length]))
-            offset += 12 + length + 4
-    return sorted(events, key=lambda event: event.wall_time)
+class Points:
+    """In place of trackers."""
+
+    def __init__(self):
+        self.added = []
+
+    def scalars(self, step, values):
+        self.added.append((step, values))
 
 
-def test_scalars_reach_both_files(tmp_path):
-    with MetricWriter(tmp_path / "new" / "run") as writer:
+def test_scalars_reach_the_file_and_the_trackers(tmp_path):
+    points = Points()
+    with MetricWriter(tmp_path / "new" / "run", trackers=points) as writer:
         writer.write(1, {"loss": np.float32(0.5), "lr": 1e-4})
         assert read_lines(tmp_path / "new" / "run")[0]["loss"] == 0.5
         writer.write(20, {"loss": 0.25})
@@ -41,12 +39,7 @@ def test_scalars_reach_both_files(tmp_path):
     assert [line["step"] for line in lines] == [1, 20]
     assert lines[0]["lr"] == 1e-4
     assert lines[0]["time"] <= lines[1]["time"]
-    scalars = {
-        (event.step, value.tag): value.simple_value
-        for event in read_events(tmp_path / "new" / "run")
-        for value in event.summary.value
-    }
-    assert scalars == {(1, "loss"): 0.5, (1, "lr"): pytest.approx(1e-4), (20, "loss"): 0.25}
+    assert points.added == [(1, {"loss": 0.5, "lr": 1e-4}), (20, {"loss": 0.25})]
 
 
 def test_what_is_not_finite_is_null(tmp_path):
@@ -68,8 +61,6 @@ def test_a_resumed_run_takes_back_later_steps(tmp_path):
     lines = read_lines(tmp_path)
     assert [line["step"] for line in lines] == list(range(1, 10))
     assert [line["loss"] for line in lines] == [1, 2, 3, 4, 5, 6.5, 7.5, 8.5, 9.5]
-    starts = [e for e in read_events(tmp_path) if e.session_log.status == SessionLog.START]
-    assert starts[-1].step == 6  # TensorBoard drops earlier events from this step on
     assert [path.name for path in tmp_path.glob("*.tmp")] == []
 
 
@@ -98,9 +89,7 @@ def test_lines_that_are_no_metrics_are_left_out_with_a_note(tmp_path, capsys, li
 
 def test_a_file_that_cannot_be_used_is_named(tmp_path):
     os.mkfifo(tmp_path / "metrics.jsonl")
-    with pytest.raises(
-        UserError, match=r"metrics\.jsonl .* cannot be written \(it is a named pipe"
-    ):
+    with pytest.raises(UserError, match=r"metrics\.jsonl cannot be written \(it is a named pipe"):
         MetricWriter(tmp_path, 3)
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"cannot be written \(File exists\)"):

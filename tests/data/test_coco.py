@@ -266,6 +266,15 @@ def test_links_may_stay_inside_but_not_lead_out(tmp_path):
         CocoDataset(file, images)
 
 
+@pytest.mark.parametrize("target", ["1.png", "nowhere.png"])
+def test_a_link_that_leads_nowhere_is_a_missing_image(tmp_path, target):
+    file, images = write(tmp_path, document())
+    (images / "1.png").unlink()
+    (images / "1.png").symlink_to(target)
+    with pytest.raises(UserError, match=r"1 of 2 images .* are not in .*first: 1\.png"):
+        CocoDataset(file, images)
+
+
 def test_linked_folder_that_leads_out(tmp_path):
     outside = tmp_path / "outside"
     outside.mkdir()

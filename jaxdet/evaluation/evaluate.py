@@ -21,6 +21,7 @@ from jaxdet.config.roles import difference
 from jaxdet.data.source import loader_settings
 from jaxdet.errors import UserError
 from jaxdet.evaluation.inputs import EvalInputs, GroundTruth
+from jaxdet.evaluation.lvis import check_lvis
 from jaxdet.evaluation.metric_names import IOU_TYPES
 from jaxdet.evaluation.result_files import (
     EvaluatedModel,
@@ -52,6 +53,8 @@ class Evaluator:
             {category.name for category in experiment.val_set.categories},
             experiment.config.few_shot.novel,
         )
+        if experiment.config.data.metric == "lvis":  # before a training that ends in it
+            check_lvis(experiment.val_set.ground_truth())
         self._detect = detect_function(experiment.config, experiment.stateless, experiment.mesh)
         self._experiment = experiment
         self._is_compiled = False

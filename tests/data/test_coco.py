@@ -223,6 +223,7 @@ def without(key: str) -> dict:
         (changed("categories", 0, id=7), r"categories\[1\] has id 7 a second time"),
         (changed("categories", 0, id=None), r"categories\[0\] has id None"),
         (changed("categories", 0, name=3), r"categories\[0\] has name 3"),
+        (changed("categories", 0, name="\ud800"), r"categories\[0\] has name '\\ud800'"),
         (document(annotation(1), 5), r"annotations\[1\] is not a JSON object"),
         (changed("annotations", 1, id=1), r"annotations\[1\] has id 1 a second time"),
         (changed("annotations", 1, id="x"), r"annotations\[1\] has id 'x'"),

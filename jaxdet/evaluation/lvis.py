@@ -86,7 +86,8 @@ def frequency_groups(categories: Sequence[dict[str, Any]]) -> dict[str, list[int
         if category.get("frequency") not in tuple(groups):
             raise UserError(
                 f"category {category['name']!r} must have a frequency of 'r', 'c' or 'f' for "
-                "LVIS's metric; name LVIS's annotations, or set config.data.metric='coco'"
+                "LVIS's metric; name LVIS's annotations as the validation data, or set "
+                "config.data.metric='coco'"
             )
         groups[category["frequency"]].append(position)
     return groups
@@ -125,7 +126,7 @@ def _listed(image: dict[str, Any], key: str) -> set[int]:
     if not isinstance(ids, list) or not all(isinstance(each, int) for each in ids):
         raise UserError(
             f"image {image['id']} must have a list {key!r} of category ids for LVIS's metric; name "
-            "LVIS's annotations, or set config.data.metric='coco'"
+            "LVIS's annotations as the validation data, or set config.data.metric='coco'"
         )
     return set(ids)
 

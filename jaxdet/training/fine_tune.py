@@ -170,7 +170,8 @@ def _of_file(path: Path, experiment: Experiment) -> Trained:
     logits = [
         array
         for name, array in weights.arrays.items()
-        if array.ndim > 0
+        if array.size > 0
+        and array.ndim > 0
         and (found := OUTPUTS.fullmatch(name))
         and (found["part"], found["name"]) == ("box_head", "logits")
     ]

@@ -8,7 +8,7 @@ import math
 import pytest
 
 from jaxdet.errors import UserError
-from jaxdet.evaluation.evaluate import Evaluator
+from jaxdet.evaluation.evaluate import Evaluator, evaluate_detections
 from jaxdet.evaluation.inputs import EvalInputs, GroundTruth
 from jaxdet.evaluation.lvis import check_lvis, evaluate_lvis
 from jaxdet.evaluation.scoring import score
@@ -150,6 +150,10 @@ def test_an_evaluator_of_lvis_needs_its_annotations(tmp_path):
     config.data.metric = "lvis"
     with pytest.raises(UserError, match="must have a frequency of 'r', 'c' or 'f'"):
         Evaluator(Experiment(config, tmp_path))
+    file = tmp_path / "detections.json"
+    file.write_text("[]")
+    with pytest.raises(UserError, match=r"^category .* must have a frequency"):  # not the file's
+        evaluate_detections(Experiment(config, tmp_path), file)
 
 
 def test_scores_of_lvis_have_no_errors_of_tide():

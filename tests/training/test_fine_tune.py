@@ -105,9 +105,10 @@ def test_what_is_no_detector_is_rejected_with_what_to_give(tmp_path):
         start_from_detector(experiment(tmp_path, ["a"]), {}, {})
 
 
-def test_an_output_without_an_axis_makes_no_detector(tmp_path):
+@pytest.mark.parametrize("logits", [np.float32(0), np.zeros(0, np.float32)])
+def test_an_output_of_no_classes_makes_no_detector(tmp_path, logits):
     path = tmp_path / "weights.npz"
-    save(path, arrays(3) | {"box_head.logits.bias": np.float32(0)})
+    save(path, arrays(3) | {"box_head.logits.bias": logits})
     with pytest.raises(UserError, match="must hold a whole detector for --init-from"):
         start_from_detector(experiment(path, ["a"]), {}, {})
 

@@ -30,7 +30,7 @@ from checkpoints_convert.conversion_plan import Options
 from checkpoints_convert.hub import download, is_address
 from checkpoints_convert.imted import to_published
 from checkpoints_convert.layout import PIXELS, Pixels
-from checkpoints_convert.reading import Source, read
+from checkpoints_convert.reading import Source, fitting, read
 from checkpoints_convert.report import text
 from checkpoints_convert.runs import backbone_alone, is_run, read_run
 from checkpoints_convert.tensors import State
@@ -133,19 +133,13 @@ def _run(options: argparse.Namespace) -> None:
     out = _out_path(options.out, Path(options.source), _suffixes(source, options))
     if os.path.realpath(out) == os.path.realpath(source.path):
         raise UserError(f"{out} is the source itself; give another path")
-    if options.to == "torch":
-        if not _is_converted(source):
-            raise UserError(f"{source.path} must be a converted .npz or a run for --to=torch")
-        written = _back(source, options)
-    elif _is_converted(source):
-        written = _again(source, options, out)
-    else:
-        written = _converted(source, options)
-    total = sum(4 * array.size for array in written.arrays.values())
-    with tqdm(
-        total=total, unit="B", unit_scale=True, desc=out.name, disable=total < LARGE
-    ) as progress:
-        write(out, written.arrays, written.report, progress.update, written.key)
+    with fitting(source.path):
+        written = _written(source, options, out)
+        total = sum(4 * array.size for array in written.arrays.values())
+        with tqdm(
+            total=total, unit="B", unit_scale=True, desc=out.name, disable=total < LARGE
+        ) as progress:
+            write(out, written.arrays, written.report, progress.update, written.key)
     print(written.summary)
     print(f"written   {out}")
 
@@ -157,6 +151,16 @@ class _Written(NamedTuple):
     report: dict[str, Any]
     summary: str
     key: str = "model"
+
+
+def _written(source: Source, options: argparse.Namespace, out: Path) -> _Written:
+    if options.to == "torch":
+        if not _is_converted(source):
+            raise UserError(f"{source.path} must be a converted .npz or a run for --to=torch")
+        return _back(source, options)
+    if _is_converted(source):
+        return _again(source, options, out)
+    return _converted(source, options)
 
 
 def _opened(source: str | Path) -> Source:

@@ -41,6 +41,8 @@ def read_onnx(path: Path) -> tuple[State, list[str]]:
     if any(tensor.external_data for tensor in graph.initializer):
         raise UserError(f"{path} keeps its weights in another file; export it as one file")
     stored = {tensor.name: tensor for tensor in graph.initializer}
+    if len(stored) < len(graph.initializer):
+        raise ValueError("it holds two tensors of one name")
     state = {
         name: of_array(numpy_helper.to_array(tensor))
         for name, tensor in stored.items()

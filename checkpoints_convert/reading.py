@@ -172,6 +172,18 @@ def _readable(path: Path) -> Iterator[None]:
         raise UserError(f"{path} cannot be read ({reason}); download it again") from error
 
 
+@contextmanager
+def fitting(path: Path) -> Iterator[None]:
+    """What a conversion meets in tensors of shapes that no model gives them, as one sentence."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, ArithmeticError) as error:
+        raise UserError(
+            f"{path} holds tensors whose shapes do not fit together ({str(error)[:200]}); it is "
+            "damaged or no checkpoint of its layout: download it again"
+        ) from error
+
+
 def _read_npz(path: Path) -> Content:
     arrays, report = open_archive(path)
     state = {}

@@ -71,7 +71,15 @@ def zeros(*shape: int) -> Tensor:
 
 
 def concatenate(tensors: Sequence[Tensor]) -> Tensor:
-    """Joined along the first axis."""
+    """Joined along the first axis.
+
+    Raises:
+        ValueError: they are of different lengths along another.
+    """
+    if not all(tensor.shape and tensor.shape[1:] == tensors[0].shape[1:] for tensor in tensors):
+        raise ValueError(
+            f"{' and '.join(str(tensor.shape) for tensor in tensors)} cannot be joined"
+        )
     shape = (sum(tensor.shape[0] for tensor in tensors), *tensors[0].shape[1:])
     return _combine(tensors, shape, np.concatenate)
 

@@ -73,7 +73,9 @@ DINOV2 = Layout(
 def has_sincos_position(state: State) -> bool:
     """Whether the position embedding is MAE's: sines and cosines, zero for the class token."""
     position = state.get("pos_embed")
-    if position is None or len(position.shape) != 3 or "blocks.0.attn.qkv.weight" not in state:
+    if position is None or len(position.shape) != 3 or not position.size:
+        return False
+    if "blocks.0.attn.qkv.weight" not in state:
         return False
     values = position.read()[0]
     sines, cosines = np.split(values[1:, : values.shape[1] // 4 * 2], 2, axis=1)

@@ -585,7 +585,7 @@ class Detector:
         roles=("test",),
     )
     nms_sigma: float = key(
-        0.5, "soft_gaussian: width of its decay.", above=0, most=1e6, roles=("test",)
+        0.5, "soft_gaussian: width of its decay.", least=1e-6, most=1e6, roles=("test",)
     )
     nms_min_score: float = key(
         0.001, "Soft NMS: decayed boxes below this score are dropped.", **SHARE, roles=("test",)

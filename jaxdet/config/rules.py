@@ -16,6 +16,9 @@ from jaxdet.config.keys import INITIALISATIONS, NAME
 
 Rule = tuple[str, bool, str]
 
+MOST_STAGES = 8
+"""Of a cascade beyond the first: each is a box head of its own."""
+
 SINCOS = "be a multiple of 4 for an embedding of sines and cosines"
 
 
@@ -154,6 +157,12 @@ def _heads(config: ConfigDict) -> Iterator[Rule]:
         f"divide config.model.decoder.width={decoder.width}",
     )
     yield "model.decoder.width", heads.box != "decoder" or decoder.width % 4 == 0, SINCOS
+    stages = len(heads.cascade_thresholds)
+    yield (
+        "model.heads.cascade_thresholds",
+        stages <= MOST_STAGES,
+        f"have at most {MOST_STAGES} IoUs, one for each further stage",
+    )
     yield (
         "model.heads.class_agnostic_boxes",
         heads.class_agnostic_boxes or not heads.cascade_thresholds,
@@ -164,7 +173,6 @@ def _heads(config: ConfigDict) -> Iterator[Rule]:
         heads.box == "convs" or not heads.class_agnostic_boxes,
         "be 'convs' where config.model.heads.class_agnostic_boxes is true",
     )
-    stages = len(heads.cascade_thresholds)
     yield (
         "model.heads.cascade_factors",
         len(heads.cascade_factors) == stages,
@@ -211,6 +219,7 @@ def _augmented(config: ConfigDict) -> Iterator[Rule]:
         all(size % coarsest == 0 for size in sizes),
         f"be multiples of {coarsest} (2 * config.model.vit.patch)",
     )
+    yield "model.detector.tta_sizes", len({*sizes}) == len(sizes), "name each side once"
     yield (
         "model.detector.tta_sizes",
         config.model.vit.relative_position != "shared" or not {*sizes} - {config.image_size},

@@ -324,7 +324,7 @@ def _category_problem(category: Any) -> str | None:
         return NOT_AN_OBJECT
     if not _is_id(category.get("id")):
         return _id_problem(category, "id")
-    if not isinstance(category.get("name"), str):
+    if not isinstance(category.get("name"), str) or not _is_unicode(category["name"]):
         return f"has name {category.get('name')!r}; give a text"
     return None
 
@@ -362,6 +362,11 @@ def _file_name(image: dict[str, Any]) -> Any:
     if image.get("file_name") is None and isinstance(address, str):
         return "/".join(address.split("/")[-2:])
     return image.get("file_name")
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether it can be written at all; half of a pair of surrogates cannot."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _is_file_name(value: Any) -> bool:

@@ -146,6 +146,8 @@ def _missing_and_outside(root: Path, file_names: list[str]) -> tuple[list[int], 
                 missing.append(position)
             elif is_link[name] and not _is_inside(root / folder / name, real_root):
                 outside.append(position)
+            elif is_link[name] and not os.path.exists(root / folder / name):
+                missing.append(position)
     return missing, outside
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from jaxdet.data.coco import CocoDataset
 from jaxdet.data.doubts import EXAMPLES, Doubt
+from jaxdet.files import read_file
 
 
 def duplicates(train: CocoDataset, val: CocoDataset) -> list[Doubt]:
@@ -46,9 +47,9 @@ def _by_size(dataset: CocoDataset) -> dict[int, list[Path]]:
 
 
 def _digest(path: Path) -> bytes | None:
-    """Of the file's content; None where it cannot be read."""
+    """Of the file's content; None where it cannot be read, or is a pipe, a device or a folder."""
     try:
-        return hashlib.blake2b(path.read_bytes(), digest_size=16).digest()
+        return hashlib.blake2b(read_file(path), digest_size=16).digest()
     except OSError:
         return None
 

@@ -14,6 +14,7 @@ from the images, their classes and --seed alone, not from the order in the file.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +27,7 @@ from jaxdet.data.coco_files import find_coco
 from jaxdet.data.duplicates import copies
 from jaxdet.data.fewshot import write_root
 from jaxdet.errors import UserError
-from jaxdet.flags import Parser, count, local_path, run_main, share
+from jaxdet.flags import Parser, brief, count, local_path, run_main, share
 
 Document = dict[str, Any]
 """A COCO instances file's content."""
@@ -126,11 +127,23 @@ def _run(arguments: list[str] | None) -> None:
     if together:
         doubled = sum(map(len, together)) - len(together)
         print(f"{doubled} image(s) are copies of others, byte by byte; they stay with them")
+    if (options.folds or 0) > len(document["images"]):
+        raise UserError(
+            f"--folds={options.folds} must be at most {len(document['images'])}, the number of "
+            f"images of {options.root}"
+        )
     val = 0.2 if options.val is None else options.val
     shares = [1 / options.folds] * options.folds if options.folds else [val, 1 - val]
     parts = split_images(document, shares, options.seed, together)
+    if not all(parts):
+        raise UserError(
+            f"{len(document['images'])} images cannot be split so that either side has one; "
+            "give another --val, or fewer --folds"
+        )
     name = "folds" if options.folds else "split"
     out = options.out or options.root.parent / f"{options.root.resolve().name}_{name}"
+    if Path(os.path.realpath(out)).is_relative_to(os.path.realpath(options.root)):
+        raise UserError(f"--out={out} must lie outside of {options.root}, which is not changed")
     for fold, ids in enumerate(parts if options.folds else parts[:1]):
         folder = out / f"fold{fold}" if options.folds else out
         _write(folder, document, ids, images)
@@ -167,11 +180,6 @@ def _only_set(root: Path) -> tuple[Path, Path]:
 def _write(folder: Path, document: Document, val_ids: set[int], images: Path) -> None:
     """Writes one split, and says how its classes are spread."""
     train_ids = {image["id"] for image in document["images"]} - val_ids
-    if not val_ids or not train_ids:
-        raise UserError(
-            f"{len(document['images'])} images cannot be split so that either side has one; "
-            "give another --val, or fewer --folds"
-        )
     train, val = (of_images(document, ids) for ids in (train_ids, val_ids))
     write_root(folder, train, val, (images, images))
     print(f"{folder}: {len(train_ids)} training and {len(val_ids)} validation images")
@@ -180,7 +188,7 @@ def _write(folder: Path, document: Document, val_ids: set[int], images: Path) ->
         names = [c["name"] for c in document["categories"] if c["id"] in missing]
         if names:
             more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-            print(f"  without {what} images: {', '.join(names[:8])}{more}")
+            print(brief(f"  without {what} images: {', '.join(names[:8])}{more}"))
 
 
 if __name__ == "__main__":

@@ -53,8 +53,7 @@ class Evaluator:
             {category.name for category in experiment.val_set.categories},
             experiment.config.few_shot.novel,
         )
-        if experiment.config.data.metric == "lvis":
-            check_lvis(experiment.val_set.ground_truth())
+        _check_metric(experiment)  # before a training that ends in it
         self._detect = detect_function(experiment.config, experiment.stateless, experiment.mesh)
         self._experiment = experiment
         self._is_compiled = False
@@ -134,6 +133,12 @@ class Evaluator:
         )
         for host, inputs in inputs_of(config, self._experiment.val_set, settings):
             yield host, parallel.shard_batch(inputs, self._experiment.mesh)
+
+
+def _check_metric(experiment: Experiment) -> None:
+    """Raises UserError where the validation data lack what config.data.metric needs."""
+    if experiment.config.data.metric == "lvis":
+        check_lvis(experiment.val_set.ground_truth())
 
 
 def _score(experiment: Experiment, truth: GroundTruth, results: Results) -> Metrics:
@@ -224,6 +229,7 @@ def evaluate_detections(experiment: Experiment, path: Path, out: Path | None = N
             f"{folder} holds a run, whose result.json would be lost; give another --workdir or "
             "--out for the result of --detections"
         )
+    _check_metric(experiment)
     results, iou_types, sha256 = read_detections(path)
     print(*experiment.val_summary, sep="\n")
     started = time.monotonic()

@@ -31,7 +31,6 @@ class GroundTruth:
         iou_types: as given.
         image_sizes: (height, width) by image id.
         categories: as in the document, in the order of their ids.
-        listed: the document's "images" and "categories".
         indexed: by IoU type the annotations as pycocotools reads them.
 
     Raises:
@@ -47,7 +46,7 @@ class GroundTruth:
             image["id"]: (image["height"], image["width"]) for image in document["images"]
         }
         self.categories = sorted(document["categories"], key=lambda category: category["id"])
-        self.listed = {name: document[name] for name in ("images", "categories")}
+        self._listed = {name: document[name] for name in ("images", "categories")}
         self.indexed = {
             iou_type: self.index(self._annotations(document["annotations"], iou_type))
             for iou_type in self.iou_types
@@ -56,7 +55,7 @@ class GroundTruth:
     def index(self, entries: list[dict[str, Any]]) -> COCO:
         """Annotations or detections of these images as pycocotools reads them."""
         coco = COCO()
-        coco.dataset = {**self.listed, "annotations": entries}
+        coco.dataset = {**self._listed, "annotations": entries}
         with contextlib.redirect_stdout(io.StringIO()):
             coco.createIndex()
         return coco

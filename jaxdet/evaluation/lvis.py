@@ -7,7 +7,7 @@ its negative ones, which it shows none of. A detection of any other category cou
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,6 +23,8 @@ IOUS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0.0, 1.0, 101)
 AREAS = np.array([[0, 1e5**2], [0, 32**2], [32**2, 96**2], [96**2, 1e5**2]])
 """All, small, medium and large, in pixels; both bounds are inclusive."""
+LISTS = ("neg_category_ids", "not_exhaustive_category_ids")
+"""What each image says beside its objects."""
 
 
 class _Verdict(NamedTuple):
@@ -61,8 +63,7 @@ def evaluate_lvis(inputs: EvalInputs, *, max_detections: int = 300) -> dict[str,
     """
     if max_detections < 1:
         raise UserError(f"max_detections={max_detections} must be at least 1")
-    check_lvis(inputs.truth.listed)
-    groups = frequency_groups(inputs.truth)
+    groups = frequency_groups(inputs.truth.categories)
     return {
         iou_type: _summary(
             *_curves(_judge(inputs, iou_type, max_detections), inputs.truth),
@@ -74,25 +75,30 @@ def evaluate_lvis(inputs: EvalInputs, *, max_detections: int = 300) -> dict[str,
     }
 
 
-def check_lvis(document: dict[str, Any]) -> None:
-    """Raises UserError unless a document in COCO's layout says all that LVIS's metric needs."""
-    for category in document["categories"]:
-        if category.get("frequency") not in FREQUENCIES:
+def frequency_groups(categories: Sequence[dict[str, Any]]) -> dict[str, list[int]]:
+    """Positions of the rare ("r"), common ("c") and frequent ("f") categories.
+
+    Raises:
+        UserError: the ground truth is not LVIS's.
+    """
+    groups: dict[str, list[int]] = {frequency: [] for frequency in FREQUENCIES}
+    for position, category in enumerate(categories):
+        if category.get("frequency") not in tuple(groups):
             raise UserError(
                 f"category {category['name']!r} must have a frequency of 'r', 'c' or 'f' for "
-                "LVIS's metric; name LVIS's annotations, or set config.data.metric='coco'"
+                "LVIS's metric; name LVIS's annotations as the validation data, or set "
+                "config.data.metric='coco'"
             )
-    for image in document["images"]:
-        _listed(image, "neg_category_ids")
-        _listed(image, "not_exhaustive_category_ids")
-
-
-def frequency_groups(truth: GroundTruth) -> dict[str, list[int]]:
-    """Positions of the rare ("r"), common ("c") and frequent ("f") categories."""
-    groups: dict[str, list[int]] = {frequency: [] for frequency in FREQUENCIES}
-    for position, category in enumerate(truth.categories):
         groups[category["frequency"]].append(position)
     return groups
+
+
+def check_lvis(document: dict[str, Any]) -> None:
+    """Raises UserError where annotations lack what LVIS's metric needs; takes a moment."""
+    frequency_groups(document["categories"])
+    for image in document["images"]:
+        for key in LISTS:
+            _listed(image, key)
 
 
 def _judge(inputs: EvalInputs, iou_type: str, max_detections: int) -> dict[int, list[_Verdict]]:
@@ -100,9 +106,7 @@ def _judge(inputs: EvalInputs, iou_type: str, max_detections: int) -> dict[int, 
     indexed, results_of = inputs.truth.indexed[iou_type], inputs.detections.imgToAnns
     verdicts: dict[int, list[_Verdict]] = defaultdict(list)
     for image in sorted(indexed.dataset["images"], key=lambda image: image["id"]):
-        negative, unsure = (
-            _listed(image, key) for key in ("neg_category_ids", "not_exhaustive_category_ids")
-        )
+        negative, unsure = (_listed(image, key) for key in LISTS)
         truths = _by_category(indexed.imgToAnns.get(image["id"], ()))
         results = sorted(results_of.get(image["id"], ()), key=lambda result: -result["score"])
         known = negative | truths.keys()
@@ -118,12 +122,13 @@ def _judge(inputs: EvalInputs, iou_type: str, max_detections: int) -> dict[int, 
 
 
 def _listed(image: dict[str, Any], key: str) -> set[int]:
-    if not isinstance(image.get(key), list):
+    ids = image.get(key)
+    if not isinstance(ids, list) or not all(isinstance(each, int) for each in ids):
         raise UserError(
-            f"image {image['id']} must have a list {key!r} for LVIS's metric; name LVIS's "
-            "annotations, or set config.data.metric='coco'"
+            f"image {image['id']} must have a list {key!r} of category ids for LVIS's metric; name "
+            "LVIS's annotations as the validation data, or set config.data.metric='coco'"
         )
-    return set(image[key])
+    return set(ids)
 
 
 def _by_category(entries: Iterable[dict[str, Any]]) -> dict[int, list[dict[str, Any]]]:

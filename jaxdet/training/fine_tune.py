@@ -17,6 +17,7 @@ from jaxdet import parallel
 from jaxdet.config.keys import keys_with
 from jaxdet.config.roles import difference
 from jaxdet.errors import UserError
+from jaxdet.flags import brief
 from jaxdet.models.build import StatelessModel, Tree, build_detector
 from jaxdet.models.paths import ABSOLUTE_POSITION, path_name
 from jaxdet.models.position import resize_embedding, resize_linear
@@ -102,7 +103,7 @@ def start_from_detector(
     counts = len(names), trained.num_classes
     fitted = fit_arrays(trained, (params, stats), match, counts, experiment.config)
     if parallel.is_main():
-        print(*_report(trained, match, fitted), sep="\n", flush=True)
+        print(*map(brief, _report(trained, match, fitted)), sep="\n", flush=True)
     kinds = {kind: list(getattr(match, kind)) for kind in ("kept", "moved", "new", "dropped")}
     origin = {"source": trained.source, "classes": kinds, "new_arrays": fitted.new}
     return *fitted.trees, origin
@@ -224,7 +225,9 @@ def _of_file(path: Path, experiment: Experiment) -> Trained:
     logits = [
         array
         for name, array in weights.arrays.items()
-        if (found := OUTPUTS.fullmatch(name))
+        if array.size > 0
+        and array.ndim > 0
+        and (found := OUTPUTS.fullmatch(name))
         and (found["part"], found["name"]) == ("box_head", "logits")
     ]
     if not weights.is_detector or not logits:

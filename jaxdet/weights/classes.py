@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -100,7 +101,8 @@ def _plain(name: str) -> str:
 
 def _unique(names: Sequence[str]) -> dict[str, int]:
     """Places of the names that are there once."""
-    return {name: place for place, name in enumerate(names) if names.count(name) == 1}
+    counts = Counter(names)
+    return {name: place for place, name in enumerate(names) if counts[name] == 1}
 
 
 def moved_outputs(
@@ -129,7 +131,7 @@ def moved_outputs(
     output = OUTPUTS.fullmatch(name)
     has_background = output["part"] == "box_head" and output["name"] == "logits"
     by_class = 4 if output["name"] == "deltas" else 1
-    if old.shape[:-1] != new.shape[:-1]:
+    if old.ndim != new.ndim or old.shape[:-1] != new.shape[:-1]:
         return None
     is_shared = class_agnostic or counts != (1, 1)
     if by_class == 4 and is_shared and old.shape[-1] == new.shape[-1] == by_class:

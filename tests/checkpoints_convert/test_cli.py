@@ -52,6 +52,41 @@ def test_out_may_be_a_folder(timm_state, save_torch, tmp_path):
     assert (tmp_path / "vit-b-300ep.npz").is_file()
 
 
+def separate(state):
+    """The state of a timm ViT with queries, keys and values apart, as transformers has them."""
+    apart = dict(state)
+    for name in state:
+        if "attn.qkv" in name:
+            parts = np.split(apart.pop(name), 3)
+            apart |= {
+                name.replace("qkv", part): rows for part, rows in zip("qkv", parts, strict=True)
+            }
+    return apart
+
+
+@pytest.mark.parametrize(
+    ("name", "index"),
+    [
+        ("pos_embed", np.s_[:0]),
+        ("pos_embed", np.s_[:, :0]),
+        ("patch_embed.proj.weight", np.s_[0, 0, 0, 0]),
+        ("blocks.0.attn.q.bias", np.s_[0]),
+        ("blocks.0.attn.k.weight", np.s_[:, :0]),
+        ("blocks.0.attn.v.weight", np.s_[:, :-1]),
+        ("blocks.0.mlp.fc1.weight", np.s_[:0]),
+    ],
+)
+def test_tensors_of_other_shapes_are_one_sentence(
+    timm_state, save_torch, tmp_path, capsys, name, index
+):
+    state = timm_state()
+    state = separate(state) if name not in state else state
+    state[name] = state[name][index]
+    message = failure(capsys, save_torch(state), tmp_path / "out.npz", PIXELS)
+    assert "source.pth" in message or name.rpartition(".")[0] in message
+    assert not (tmp_path / "out.npz").exists()
+
+
 def test_nothing_is_written_after_an_error(timm_state, save_torch, tmp_path, capsys):
     state = timm_state()
     state["blocks.3.mlp.fc2.bias"][0] = np.nan  # met only after most of the file is written

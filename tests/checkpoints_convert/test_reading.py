@@ -347,6 +347,15 @@ def test_an_onnx_file_has_its_modules_names_again(onnx_file, timm_state, save_to
         np.testing.assert_array_equal(found.arrays[path].read(), tensor.read(), err_msg=path)
 
 
+def test_an_onnx_file_of_two_tensors_of_a_name_is_rejected(onnx_file):
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(onnx_file)
+    model.graph.initializer.append(model.graph.initializer[0])
+    onnx.save(model, onnx_file)
+    with pytest.raises(UserError, match="two tensors of one name"):
+        read(onnx_file)
+
+
 def test_a_damaged_onnx_file_is_one_sentence(onnx_file):
     content = onnx_file.read_bytes()
     onnx_file.write_bytes(content[: len(content) // 2])

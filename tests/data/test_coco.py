@@ -223,6 +223,7 @@ def without(key: str) -> dict:
         (changed("categories", 0, id=7), r"categories\[1\] has id 7 a second time"),
         (changed("categories", 0, id=None), r"categories\[0\] has id None"),
         (changed("categories", 0, name=3), r"categories\[0\] has name 3"),
+        (changed("categories", 0, name="\ud800"), r"categories\[0\] has name '\\ud800'"),
         (document(annotation(1), 5), r"annotations\[1\] is not a JSON object"),
         (changed("annotations", 1, id=1), r"annotations\[1\] has id 1 a second time"),
         (changed("annotations", 1, id="x"), r"annotations\[1\] has id 'x'"),
@@ -263,6 +264,15 @@ def test_links_may_stay_inside_but_not_lead_out(tmp_path):
     (images / "1.png").unlink()
     (images / "1.png").symlink_to(tmp_path / "outside.png")
     with pytest.raises(UserError, match=r"'1.png', which leads out of"):
+        CocoDataset(file, images)
+
+
+@pytest.mark.parametrize("target", ["1.png", "nowhere.png"])
+def test_a_link_that_leads_nowhere_is_a_missing_image(tmp_path, target):
+    file, images = write(tmp_path, document())
+    (images / "1.png").unlink()
+    (images / "1.png").symlink_to(target)
+    with pytest.raises(UserError, match=r"1 of 2 images .* are not in .*first: 1\.png"):
         CocoDataset(file, images)
 
 

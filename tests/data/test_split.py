@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -122,11 +123,39 @@ def test_a_folder_is_split_and_stays_as_it_was(root, capsys):
         (["--val=0.01"], "8 images cannot be split so that either side has one"),
         (["--seed=-1"], "--seed=-1 must be at least 0"),
         (["--val=0.2", "--folds=3"], "not allowed with"),
+        (["--folds=99999999999999999999"], "must be at most 8, the number of images of"),
+        (["--folds=9"], "--folds=9 must be at most 8"),
     ],
 )
 def test_what_cannot_be_split_is_one_sentence(root, capsys, flags, said):
     assert main([str(root), *flags]) == 2
     assert said in capsys.readouterr().err
+    assert not (root.parent / "flat_folds").exists()
+
+
+def test_nothing_is_written_before_all_parts_are_known_to_have_images(root, capsys):
+    first, *others = sorted((root / "images").iterdir())
+    for other in others:
+        shutil.copy(first, other)
+    assert main([str(root), "--folds=2"]) == 2
+    assert "8 images cannot be split" in capsys.readouterr().err
+    assert not (root.parent / "flat_folds").exists()
+
+
+@pytest.mark.parametrize("place", [".", "inside", "images", "../link/inside"])
+def test_the_data_set_is_not_written_into(root, capsys, place):
+    (root.parent / "link").symlink_to(root)
+    before = sorted(root.rglob("*"))
+    assert main([str(root), f"--out={root / place}"]) == 2
+    assert "must lie outside of" in capsys.readouterr().err
+    assert sorted(root.rglob("*")) == before
+
+
+def test_pipes_among_the_images_are_not_read(root):
+    for image in sorted((root / "images").iterdir())[:2]:
+        image.unlink()
+        os.mkfifo(image)
+    assert main([str(root)]) == 0
 
 
 def test_what_is_split_already_is_left_alone(root, capsys):

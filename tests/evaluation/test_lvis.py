@@ -8,9 +8,12 @@ import math
 import pytest
 
 from jaxdet.errors import UserError
+from jaxdet.evaluation.evaluate import Evaluator, evaluate_detections
 from jaxdet.evaluation.inputs import EvalInputs, GroundTruth
-from jaxdet.evaluation.lvis import evaluate_lvis
+from jaxdet.evaluation.lvis import check_lvis, evaluate_lvis
 from jaxdet.evaluation.scoring import score
+from jaxdet.training.experiment import Experiment
+from tests import tiny
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +124,36 @@ def test_other_annotations_are_refused():
         numbers(truth)
     with pytest.raises(UserError, match="max_detections=0 must be at least 1"):
         numbers(document(), max_detections=0)
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "value", "said"),
+    [
+        ("images", "neg_category_ids", None, "image 7 must have a list 'neg_category_ids'"),
+        ("images", "neg_category_ids", [[1]], "a list 'neg_category_ids' of category ids"),
+        ("images", "not_exhaustive_category_ids", "1", "'not_exhaustive_category_ids' of category"),
+        ("images", "not_exhaustive_category_ids", [{}], "'not_exhaustive_category_ids' of cat"),
+        ("categories", "frequency", ["r"], "category 'a' must have a frequency of 'r', 'c' or 'f'"),
+        ("categories", "frequency", "rare", "category 'a' must have a frequency"),
+    ],
+)
+def test_what_lvis_lacks_is_said_before_anything_is_trained(part, key, value, said):
+    truth = document()
+    check_lvis(truth)
+    truth[part][0][key] = value
+    with pytest.raises(UserError, match=said):
+        check_lvis(truth)
+
+
+def test_an_evaluator_of_lvis_needs_its_annotations(tmp_path):
+    config = tiny.get_config()
+    config.data.metric = "lvis"
+    with pytest.raises(UserError, match="must have a frequency of 'r', 'c' or 'f'"):
+        Evaluator(Experiment(config, tmp_path))
+    file = tmp_path / "detections.json"
+    file.write_text("[]")
+    with pytest.raises(UserError, match=r"^category .* must have a frequency"):  # not the file's
+        evaluate_detections(Experiment(config, tmp_path), file)
 
 
 def test_scores_of_lvis_have_no_errors_of_tide():

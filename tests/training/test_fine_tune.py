@@ -150,6 +150,25 @@ def test_what_is_no_detector_is_rejected_with_what_to_give(tmp_path):
         start_from_detector(experiment(tmp_path, ["a"]), {}, {})
 
 
+@pytest.mark.parametrize("logits", [np.float32(0), np.zeros(0, np.float32)])
+def test_an_output_of_no_classes_makes_no_detector(tmp_path, logits):
+    path = tmp_path / "weights.npz"
+    save(path, arrays(3) | {"box_head.logits.bias": logits})
+    with pytest.raises(UserError, match="must hold a whole detector for --init-from"):
+        start_from_detector(experiment(path, ["a"]), {}, {})
+
+
+def test_names_of_classes_cannot_forge_lines(tmp_path, capsys):
+    path = tmp_path / "detector.npz"
+    save(path, arrays(1))
+    given = experiment(path, ["a\nerror: \x1b[31mforged", "b" * 5000])
+    start_from_detector(given, nested(arrays(2)), {})
+    lines = capsys.readouterr().out.splitlines()
+    assert not any(line.startswith("error") for line in lines)
+    assert "\x1b" not in "".join(lines)
+    assert max(map(len, lines)) < 500
+
+
 def test_a_vit_whose_arrays_would_mean_something_else_is_rejected(tmp_path):
     ours, theirs = (Experiment(get_config(), tmp_path).plain_config for _ in range(2))
     _check_same_vit("runs/one", theirs, ours)

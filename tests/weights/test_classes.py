@@ -87,6 +87,17 @@ def test_outputs_of_another_width_do_not_fit():
         assert moved_outputs("box_head.logits.kernel", old, new, (), (4, 3)) is None
 
 
+def test_outputs_without_an_axis_do_not_fit():
+    new = numbered(4)
+    for name in ("box_head.logits.bias", "box_head.deltas.bias", "mask_head.logits.bias"):
+        assert moved_outputs(name, numbered(), new, (), (1, 1)) is None
+
+
+def test_thirty_thousand_classes_are_matched_in_a_moment():
+    names = [f"class {i}" for i in range(30_000)]
+    assert match_classes(names, names).kept == tuple(names)
+
+
 def test_the_classes_of_published_detectors_are_coco_s():
     assert len(COCO_CLASSES) == len(set(COCO_CLASSES)) == 80
     assert (COCO_CLASSES[0], COCO_CLASSES[-1]) == ("person", "toothbrush")

@@ -1,6 +1,6 @@
 """Runs that the version before began are resumed, evaluated, loaded and reported.
 
-tests/reference/old_runs.tar.xz holds them, with the losses and the AP to which they came there.
+tests/reference/old_runs.tar.xz holds them, with the losses and the AP to which they come.
 """
 
 from __future__ import annotations

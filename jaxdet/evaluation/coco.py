@@ -158,19 +158,32 @@ def _accumulate(
             curves.recall_at[position, :, category] = hits / objects[0]
     listed = rank < max_detections
     for area in np.flatnonzero(objects):
-        hits = np.cumsum(right[area][:, listed], axis=1).astype(float)
-        misses = np.cumsum(wrong[area][:, listed], axis=1).astype(float)
-        recall, precision = hits / objects[area], hits / (misses + hits + np.spacing(1))
-        # The greatest precision at this recall or any beyond.
-        precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-        curves.recall[:, category, area] = recall[:, -1] if listed.any() else 0
-        for threshold in range(len(IOU_THRESHOLDS)):
-            reached = np.searchsorted(recall[threshold], RECALLS, side="left")
-            reached = reached[reached < recall.shape[1]]
-            curves.precision[threshold, :, category, area] = 0
-            curves.precision[threshold, : len(reached), category, area] = precision[
-                threshold, reached
-            ]
+        precision, recall = precision_and_recall(
+            right[area][:, listed], wrong[area][:, listed], objects[area]
+        )
+        curves.precision[:, :, category, area] = precision
+        curves.recall[:, category, area] = recall
+
+
+def precision_and_recall(
+    right: Bool[np.ndarray, "thresholds detections"],
+    wrong: Bool[np.ndarray, "thresholds detections"],
+    objects: int,
+) -> tuple[Float[np.ndarray, "thresholds recalls"], Float[np.ndarray, " thresholds"]]:
+    """Precision at RECALLS and the greatest recall of detections, best first.
+
+    Args:
+        right, wrong: which found an object, and which count as false.
+        objects: how many are to be found, at least one.
+    """
+    hits, misses = (np.cumsum(each, axis=1).astype(float) for each in (right, wrong))
+    recall, precision = hits / objects, hits / (misses + hits + np.spacing(1))
+    # The greatest precision at this recall or any beyond, and none beyond the last.
+    precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+    precision = np.pad(precision, ((0, 0), (0, 1)))
+    reached = [np.searchsorted(each, RECALLS, side="left") for each in recall]
+    greatest = recall[:, -1] if recall.shape[1] else np.zeros(len(recall))
+    return np.take_along_axis(precision, np.stack(reached), axis=1), greatest
 
 
 def _numbers(curves: _Curves, names: list[str]) -> dict[str, Any]:

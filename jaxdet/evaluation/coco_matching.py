@@ -22,6 +22,11 @@ AREAS = np.array([(0, 1e5**2), (0, 32**2), (32**2, 96**2), (96**2, 1e5**2)])
 GROUPS_AT_ONCE = 4096
 
 
+def is_outside(areas: Float[np.ndarray, " entries"]) -> Bool[np.ndarray, "areas entries"]:
+    """Whether an area is outside of each of AREAS."""
+    return (areas < AREAS[:, :1]) | (areas > AREAS[:, 1:])
+
+
 class Entries(NamedTuple):
     """Annotations or detections sorted by group: by category, in it by image.
 
@@ -78,7 +83,7 @@ def sort_entries(
     order = order[group[order] >= 0]
     chosen = [entries[position] for position in order.tolist()]
     area = np.array([entry["area"] for entry in chosen], float)
-    return Entries(chosen, group[order], (area < AREAS[:, :1]) | (area > AREAS[:, 1:]))
+    return Entries(chosen, group[order], is_outside(area))
 
 
 def match(

@@ -15,14 +15,11 @@ from jaxtyping import Bool, Float, Int
 from pycocotools import mask as mask_api
 
 from jaxdet.errors import UserError
-from jaxdet.evaluation.coco import mean_defined
+from jaxdet.evaluation.coco import RECALLS, mean_defined, precision_and_recall
+from jaxdet.evaluation.coco_matching import AREAS, IOU_THRESHOLDS, is_outside
 from jaxdet.evaluation.inputs import EvalInputs, GroundTruth
 from jaxdet.evaluation.metric_names import FREQUENCIES
 
-IOUS = np.linspace(0.5, 0.95, 10)
-RECALLS = np.linspace(0.0, 1.0, 101)
-AREAS = np.array([[0, 1e5**2], [0, 32**2], [32**2, 96**2], [96**2, 1e5**2]])
-"""All, small, medium and large, in pixels; both bounds are inclusive."""
 LISTS = ("neg_category_ids", "not_exhaustive_category_ids")
 """What each image says beside its objects."""
 
@@ -153,8 +150,8 @@ def _judge_category(
     """
     key = "segmentation" if iou_type == "segm" else "bbox"
     shapes = [result[key] for result in results]
-    is_outside = _outside([truth["area"] for truth in truths])
-    matched, ignored = _match(shapes, [truth[key] for truth in truths], is_outside)
+    outside = is_outside(np.array([truth["area"] for truth in truths], float))
+    matched, ignored = _match(shapes, [truth[key] for truth in truths], outside)
     if is_unsure:
         ignored |= ~matched
     elif results:
@@ -163,14 +160,9 @@ def _judge_category(
             if iou_type == "segm"
             else [s[2] * s[3] for s in shapes]
         )
-        ignored |= ~matched & _outside(areas)[:, None]
+        ignored |= ~matched & is_outside(np.array(areas, float))[:, None]
     scores = np.array([result["score"] for result in results], float)
-    return _Verdict(scores, matched, ignored, (~is_outside).sum(1))
-
-
-def _outside(areas: Iterable[float]) -> Bool[np.ndarray, "areas n"]:
-    areas = np.asarray(areas, float)
-    return (areas < AREAS[:, :1]) | (areas > AREAS[:, 1:])
+    return _Verdict(scores, matched, ignored, (~outside).sum(1))
 
 
 def _match(
@@ -181,7 +173,7 @@ def _match(
     Each takes, best score first, the object of highest IoU that is left, the later one of equals;
     one to ignore only where no other is left above the threshold.
     """
-    matched = np.zeros((len(AREAS), len(IOUS), len(shapes)), bool)
+    matched = np.zeros((len(AREAS), len(IOU_THRESHOLDS), len(shapes)), bool)
     ignored = np.zeros_like(matched)
     if not shapes or not truths:
         return matched, ignored
@@ -189,8 +181,8 @@ def _match(
     count = len(truths)
     rank = np.argsort(np.argsort(overlaps, axis=1, kind="stable"), axis=1)
     preference = rank[:, None, None] + count * ~is_ignored[None, :, None]
-    is_near = overlaps[:, None] >= np.minimum(IOUS, 1 - 1e-10)[:, None]
-    free = np.ones((len(AREAS), len(IOUS), count), bool)
+    is_near = overlaps[:, None] >= np.minimum(IOU_THRESHOLDS, 1 - 1e-10)[:, None]
+    free = np.ones((len(AREAS), len(IOU_THRESHOLDS), count), bool)
     for number in np.flatnonzero(is_near.any((1, 2))):
         choice = np.where(free & is_near[number], preference[number], -1)
         best = choice.argmax(-1)
@@ -212,8 +204,8 @@ def _curves(
     Axes are in the order of the package lvis, so that means round as its do.
     """
     shape = (len(truth.categories), len(AREAS))
-    precision = np.full((len(IOUS), len(RECALLS), *shape), -1.0)
-    recall = np.full((len(IOUS), *shape), -1.0)
+    precision = np.full((len(IOU_THRESHOLDS), len(RECALLS), *shape), -1.0)
+    recall = np.full((len(IOU_THRESHOLDS), *shape), -1.0)
     for number, category in enumerate(truth.categories):
         if category["id"] not in verdicts:
             continue
@@ -222,19 +214,11 @@ def _curves(
         objects = objects.reshape(-1, len(AREAS)).sum(0)
         order = np.argsort(-scores, kind="stable")
         matched, ignored = matched[..., order], ignored[..., order]
-        true, false = (
-            np.cumsum(counted, -1).astype(float)
-            for counted in (matched & ~ignored, ~matched & ~ignored)
-        )
+        right, wrong = matched & ~ignored, ~matched & ~ignored
         for area in np.flatnonzero(objects):
-            recalls = true[area] / objects[area]
-            recall[:, number, area] = recalls[:, -1] if len(scores) else 0.0
-            precisions = true[area] / (false[area] + true[area] + np.spacing(1))
-            precisions = np.maximum.accumulate(precisions[:, ::-1], -1)[:, ::-1]
-            precisions = np.pad(precisions, ((0, 0), (0, 1)))  # beyond the final recall
-            for iou, reached in enumerate(recalls):
-                at = np.searchsorted(reached, RECALLS, side="left")
-                precision[iou, :, number, area] = precisions[iou, at]
+            precision[:, :, number, area], recall[:, number, area] = precision_and_recall(
+                right[area], wrong[area], objects[area]
+            )
     return precision, recall
 
 

@@ -246,8 +246,7 @@ def _like(source: Source, options: argparse.Namespace) -> _Written:
     layout = NAMES[options.layout] if options.layout else None
     arrays, unplaced = to_original(source.state, source.report, original, layout)
     if unplaced:
-        more = f" and {len(unplaced) - 3} more" if len(unplaced) > 3 else ""
-        print(f"the original has no place for {', '.join(unplaced[:3])}{more}: they are left out")
+        print(f"the original has no place for {flags.listed(unplaced, 3)}: they are left out")
     return _Written(arrays, source.report, f"{len(arrays)} tensors under the original's names")
 
 

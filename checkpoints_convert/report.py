@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from jaxdet.flags import listed
+
 
 def text(report: dict[str, Any]) -> str:
     """The report of a conversion as a page of text."""
@@ -39,8 +41,7 @@ def _key(key: str, value: Any) -> str:
 
 def _some(names: list[str]) -> str:
     """A list of names, cut where it gets long; the stored report has them all."""
-    shown = ", ".join(names[:4])
-    return shown if len(names) <= 4 else f"{shown} and {len(names) - 4} more"
+    return listed(names, 4)
 
 
 def _numbers(values: list[float]) -> str:

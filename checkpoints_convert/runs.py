@@ -35,17 +35,14 @@ def read_run(workdir: Path) -> Source:
     """
     if (workdir / PRETRAINED).is_file():
         return read(workdir / PRETRAINED)
-    import jax
-
     from jaxdet.inference.detector import load
-    from jaxdet.models.paths import path_name
+    from jaxdet.models.paths import leaves_by_name
     from jaxdet.training.checkpoint import digest
 
     detector = load(workdir)
     state = {
-        path_name(path): of_array(np.array(leaf))
-        for tree in (detector.params, detector.stats)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        name: of_array(np.array(leaf))
+        for name, leaf in leaves_by_name(detector.params, detector.stats).items()
     }
     size = sum(4 * tensor.size for tensor in state.values())
     sha256 = digest(detector.params, detector.stats)

@@ -127,6 +127,12 @@ def brief(message: str) -> str:
     return f"{line[:kept]} ... {line[-kept + 1 :]}"
 
 
+def listed(names: Sequence[str], shown: int) -> str:
+    """The first so many of some names, and how many more there are."""
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more
+
+
 def add_distributed(parser: Parser) -> None:
     """Adds --distributed, for one of several processes of a run."""
     parser.add_argument(

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 
 from jaxdet import parallel
+from jaxdet.config.mask_rcnn import has_start
 from jaxdet.config.published_weights import how_to_get
 from jaxdet.data.loader import Batch, train_batches
 from jaxdet.data.source import augmentation_of, loader_settings
@@ -42,9 +43,7 @@ def train(experiment: Experiment) -> dict[str, Any]:
         PreemptedError: the process was asked to stop by SIGTERM, and has saved its state.
     """
     config = experiment.config
-    starts = (config.init, config.init_from, config.few_shot.base_run)
-    has_start = any(start is not None for start in starts)
-    if config.initialisation != "random" and not has_start:
+    if config.initialisation != "random" and not has_start(config):
         raise UserError(
             f"this config fine-tunes {config.initialisation} weights and config.init is not set: "
             f"{how_to_get(config)}"

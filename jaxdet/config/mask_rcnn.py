@@ -127,6 +127,12 @@ def quarter_ends(depth: int) -> tuple[int, ...]:
     return tuple(depth * quarter // 4 - 1 for quarter in (1, 2, 3, 4))
 
 
+def has_start(config: ConfigDict) -> bool:
+    """Whether training starts from weights of any kind."""
+    starts = (config.init, config.init_from, config.few_shot.base_run)
+    return any(start is not None for start in starts)
+
+
 def check(config: ConfigDict) -> None:
     """Raises UserError with what a key must be, for the first whose value is not."""
     check_keys(config, DetectorConfig)

@@ -20,7 +20,10 @@ def duplicates(train: CocoDataset, val: CocoDataset) -> list[Doubt]:
     """
     by_size = [_by_size(dataset) for dataset in (train, val)]
     shared_sizes = by_size[0].keys() & by_size[1].keys()
-    candidates = [[path for size in shared_sizes for path in sizes[size]] for sizes in by_size]
+    candidates = [
+        [dataset.file(index)[0] for size in shared_sizes for index in sizes[size]]
+        for dataset, sizes in zip((train, val), by_size, strict=True)
+    ]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         digests = [list(pool.map(_digest, paths)) for paths in candidates]
     trained = dict(zip(digests[0], candidates[0], strict=True))
@@ -36,14 +39,13 @@ def duplicates(train: CocoDataset, val: CocoDataset) -> list[Doubt]:
     return [Doubt(claim, fix, tuple(found[:EXAMPLES]))]
 
 
-def _by_size(dataset: CocoDataset) -> dict[int, list[Path]]:
-    """The usable image files of a set by their size in bytes."""
-    paths = defaultdict(list)
+def _by_size(dataset: CocoDataset) -> dict[int, list[int]]:
+    """Positions of the usable images of a set by the size of their files in bytes."""
+    found = defaultdict(list)
     for index in range(len(dataset)):
         if index not in dataset.unusable:
-            path, _ = dataset.file(index)
-            paths[path.stat().st_size].append(path)
-    return paths
+            found[dataset.file(index)[0].stat().st_size].append(index)
+    return found
 
 
 def _digest(path: Path) -> bytes | None:
@@ -59,11 +61,8 @@ def copies(dataset: CocoDataset) -> list[tuple[int, ...]]:
 
     Only files of a size that occurs twice are read.
     """
-    by_size = defaultdict(list)
-    for index in range(len(dataset)):
-        if index not in dataset.unusable:
-            by_size[dataset.file(index)[0].stat().st_size].append(index)
-    candidates = [index for same in by_size.values() if len(same) > 1 for index in same]
+    by_size = _by_size(dataset).values()
+    candidates = [index for same in by_size if len(same) > 1 for index in same]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         digests = pool.map(_digest, [dataset.file(index)[0] for index in candidates])
         by_digest = defaultdict(list)

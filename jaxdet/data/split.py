@@ -27,7 +27,7 @@ from jaxdet.data.coco_files import find_coco
 from jaxdet.data.duplicates import copies
 from jaxdet.data.fewshot import write_root
 from jaxdet.errors import UserError
-from jaxdet.flags import Parser, brief, count, local_path, run_main, share
+from jaxdet.flags import Parser, brief, count, listed, local_path, run_main, share
 
 Document = dict[str, Any]
 """A COCO instances file's content."""
@@ -187,8 +187,7 @@ def _write(folder: Path, document: Document, val_ids: set[int], images: Path) ->
     for what, missing in (("training", there - here), ("validation", here - there)):
         names = [c["name"] for c in document["categories"] if c["id"] in missing]
         if names:
-            more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-            print(brief(f"  without {what} images: {', '.join(names[:8])}{more}"))
+            print(brief(f"  without {what} images: {listed(names, 8)}"))
 
 
 if __name__ == "__main__":

@@ -23,25 +23,26 @@ class Detections(NamedTuple):
     masks: Float[Array, "n detections size size"] | None
 
 
+Selected = tuple[
+    Float[Array, "detections 4"],
+    Float[Array, " detections"],
+    Int[Array, " detections"],
+    Bool[Array, " detections"],
+]
+"""Box, score, label and validity of each detection of an image, best first."""
+
+
 def select(
     settings: Settings,
     boxes: Float[Array, "rois boxes 4"],
     scores: Float[Array, "rois classes"],
     valid: Bool[Array, " rois"],
-) -> tuple[
-    Float[Array, "detections 4"],
-    Float[Array, " detections"],
-    Int[Array, " detections"],
-    Bool[Array, " detections"],
-]:
+) -> Selected:
     """Final boxes of one image from every (RoI, class) pair above the score threshold.
 
     Args:
         boxes: of each RoI one a class, or one for all classes.
         valid: which RoIs are no padding.
-
-    Returns:
-        Box, score, label and validity of each detection, best first.
     """
     s = settings
     eligible = valid[:, None] & (scores > s.score_threshold) & jnp.isfinite(boxes).all(-1)
@@ -57,12 +58,7 @@ def suppress(
     boxes: Float[Array, "candidates 4"],
     ranked: Float[Array, " candidates"],
     labels: Int[Array, " candidates"],
-) -> tuple[
-    Float[Array, "detections 4"],
-    Float[Array, " detections"],
-    Int[Array, " detections"],
-    Bool[Array, " detections"],
-]:
+) -> Selected:
     """What NMS per class leaves of the candidates of one image, see `select`.
 
     Args:

@@ -20,3 +20,12 @@ DECODER = r"box_head\.(norm|embed|pos_embed|blocks)\b"
 def path_name(path: Sequence[Any]) -> str:
     """A parameter's path in dotted form, such as "backbone.blocks.0.attn.qkv.kernel"."""
     return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
+def leaves_by_name(*trees: Any) -> dict[str, Any]:
+    """The leaves of trees by their dotted paths."""
+    return {
+        path_name(path): leaf
+        for tree in trees
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }

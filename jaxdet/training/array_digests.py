@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxdet import parallel
 from jaxdet.models.build import Tree
-from jaxdet.models.paths import path_name
+from jaxdet.models.paths import leaves_by_name
 
 Digests = dict[str, dict[str, Any]]
 """By an array's name {"dtype": ..., "shape": [...], "checksums": {part: checksum}}, as JSON values.
@@ -29,7 +29,7 @@ BLOCK = 8 * 1024
 
 def digests_of(trees: Mapping[str, Tree]) -> Digests:
     """Of all arrays of some trees; every process must ask for them."""
-    arrays = _by_name(trees)
+    arrays = leaves_by_name(dict(trees))
     for array in arrays.values():
         if isinstance(array, jax.Array):
             array.copy_to_host_async()
@@ -51,7 +51,7 @@ def misfit(digests: Digests, target: Mapping[str, Tree]) -> str | None:
     Args:
         target: arrays or their shapes; of the stored trees, those that it lacks do not count.
     """
-    wanted = _by_name(target)
+    wanted = leaves_by_name(dict(target))
     stored = {name for name in digests if name.partition(".")[0] in target}
     for name in sorted(stored | wanted.keys()):
         if name not in wanted:
@@ -69,7 +69,7 @@ def damaged_arrays(digests: Digests, trees: Mapping[str, Tree]) -> list[str]:
     kind = "crc32" if any("crc32" in digest for digest in digests.values()) else "checksums"
     compared = [
         (name, digests[name][kind].get(box), part)
-        for name, array in _by_name(trees).items()
+        for name, array in leaves_by_name(dict(trees)).items()
         if str(array.dtype) == digests[name]["dtype"]  # else it was converted on the way
         for box, part in _stored_parts(array, digests[name][kind])
     ]
@@ -85,12 +85,6 @@ def damaged_arrays(digests: Digests, trees: Mapping[str, Tree]) -> list[str]:
             )
         )
     )
-
-
-def _by_name(trees: Mapping[str, Tree]) -> dict[str, Any]:
-    return {
-        path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(dict(trees))
-    }
 
 
 def _own_parts(array: jax.Array | np.ndarray) -> list[tuple[str, np.ndarray]]:

@@ -24,7 +24,7 @@ from jaxdet.config.values import completed
 from jaxdet.errors import UserError
 from jaxdet.files import read_file, write_json
 from jaxdet.models.build import StatelessModel, Tree
-from jaxdet.models.paths import path_name
+from jaxdet.models.paths import leaves_by_name
 from jaxdet.training.array_digests import damaged_arrays, digests_of, misfit
 from jaxdet.training.storage_noise import silence
 
@@ -393,11 +393,7 @@ def digest(*trees: Any) -> str:
 
     It does not depend on how the arrays are spread over devices; every process must ask for it.
     """
-    arrays = {
-        path_name(path): leaf
-        for tree in trees
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
+    arrays = leaves_by_name(*trees)
     found = hashlib.sha256()
     for name in sorted(arrays):
         array = parallel.to_host(arrays[name])

@@ -17,9 +17,9 @@ from jaxdet import parallel
 from jaxdet.config.keys import keys_with
 from jaxdet.config.roles import difference
 from jaxdet.errors import UserError
-from jaxdet.flags import brief
+from jaxdet.flags import brief, listed
 from jaxdet.models.build import StatelessModel, Tree, build_detector
-from jaxdet.models.paths import ABSOLUTE_POSITION, path_name
+from jaxdet.models.paths import ABSOLUTE_POSITION, leaves_by_name, path_name
 from jaxdet.models.position import resize_embedding, resize_linear
 from jaxdet.training.checkpoint import digest, open_latest
 from jaxdet.training.experiment import Experiment
@@ -194,7 +194,9 @@ def _of_run(workdir: Path, experiment: Experiment) -> Trained:
         trees = checkpoints.restore_model(step, stateless, experiment.mesh)
     source = {"file": f"{workdir.name}, step {step}", "sha256": digest(*trees)}
     agnostic = config.model.heads.class_agnostic_boxes
-    return Trained(name, _by_name(*jax.device_get(trees)), len(names), names, source, agnostic)
+    return Trained(
+        name, leaves_by_name(*jax.device_get(trees)), len(names), names, source, agnostic
+    )
 
 
 def _config_of_run(ours: ConfigDict, theirs: dict[str, Any]) -> ConfigDict:
@@ -270,14 +272,6 @@ def _of_vit(weights: Weights) -> Weights:
     return replace(weights, report={**weights.report, "config": held})
 
 
-def _by_name(*trees: Tree) -> dict[str, np.ndarray]:
-    return {
-        path_name(path): leaf
-        for tree in trees
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
-
-
 def _report(trained: Trained, match: ClassMatch, fitted: Fitted) -> list[str]:
     """What was taken, class by class and array by array."""
     total = fitted.taken + len(fitted.new)
@@ -290,6 +284,5 @@ def _report(trained: Trained, match: ClassMatch, fitted: Fitted) -> list[str]:
         )
     for what, names in (("new arrays", fitted.new), ("arrays without a place", fitted.unused)):
         if names:
-            more = f" and {len(names) - 4} more" if len(names) > 4 else ""
-            lines.append(f"  {what}: {', '.join(names[:4])}{more}")
+            lines.append(f"  {what}: {listed(names, 4)}")
     return lines

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from jaxdet.flags import listed
+
 OUTPUTS = re.compile(
     r"(?P<part>box_head|mask_head)\.(?:\d+\.)?(?P<name>logits|deltas)\.(?:kernel|bias)"
 )
@@ -55,15 +57,10 @@ class ClassMatch:
             ("dropped", self.dropped, "not among the classes of the data"),
         )
         return [
-            f"  {kind:<8}{len(names):>5}  {_listed(names, shown) if names else '-'}"
+            f"  {kind:<8}{len(names):>5}  {listed(names, shown) if names else '-'}"
             + (f"  ({meaning})" if names else "")
             for kind, names, meaning in rows
         ]
-
-
-def _listed(names: Sequence[str], shown: int) -> str:
-    more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(names[:shown]) + more
 
 
 def match_classes(old: Sequence[str], new: Sequence[str]) -> ClassMatch:

@@ -11,6 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxdet.errors import UserError
+from jaxdet.flags import listed
 from jaxdet.models.build import Tree
 from jaxdet.models.paths import ABSOLUTE_POSITION, DECODER, RELATIVE_POSITION, path_name
 from jaxdet.weights.classes import OUTPUTS
@@ -74,8 +75,7 @@ def _loaded(
     """The file's arrays, but for those left aside, in the place of what they replace."""
     check_fit(weights, config)
     if left:
-        more = f" and {len(left) - 2} more" if len(left) > 2 else ""
-        print(f"{weights.path}: {', '.join(left[:2])}{more} not taken, as config.model says")
+        print(f"{weights.path}: {listed(left, 2)} not taken, as config.model says")
     arrays = {name: value for name, value in weights.arrays.items() if name not in left}
     params, stats = load_params(weights.path, arrays, params, stats)
     _validate_complete(weights, config, params, stats)

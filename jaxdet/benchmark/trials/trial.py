@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from jaxdet.config.mask_rcnn import check
+from jaxdet.config.mask_rcnn import check, has_start
 from jaxdet.config.published_weights import how_to_get
 from jaxdet.config.values import unknown_key, validate
 from jaxdet.errors import UserError
@@ -85,11 +85,9 @@ def check_trial(trial: Trial, needs_weights: bool) -> None:
         needs_weights: whether the initial weights must be there already.
     """
     config = trial.config.copy_and_resolve_references()
-    starts = (config.init, config.init_from, config.few_shot.base_run)
-    has_start = any(start is not None for start in starts)
     if not needs_weights:
         config.init = None
-    elif config.initialisation != "random" and not has_start:
+    elif config.initialisation != "random" and not has_start(config):
         raise UserError(
             f"the weights to start {config.initialisation} from are not given: "
             f"{how_to_get(config)} (or --weights)"

@@ -124,6 +124,15 @@ def roofline(program: Program, device: Accelerator, devices: int) -> Roofline:
     return found
 
 
+def parts_of(program: Program) -> dict[str, str]:
+    """The part of the detector that each instruction of a program belongs to, by its name."""
+    return {
+        one.name: _part(one, computation, program)
+        for computation in program.computations.values()
+        for one in computation
+    }
+
+
 def trip_count(loop: Instruction, program: Program) -> int | None:
     """How often a loop runs, if it is known: as the compiler noted, or as its condition says."""
     noted = loop.backend_config.get("known_trip_count", {}).get("n")

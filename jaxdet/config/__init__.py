@@ -6,7 +6,11 @@ from jaxdet.config.lvis import LVIS_CLASSES, make_lvis
 from jaxdet.config.mae import check_pretraining, mae
 from jaxdet.config.mask_rcnn import VIT_SIZES, benchmark, check, make_cascade, vitdet
 from jaxdet.config.shapes import (
+    FINE_SIZE,
+    LADDER,
     SHAPES_DETECTOR,
+    ladder_base,
+    ladder_few,
     mini,
     pretraining,
     shapes_detector,
@@ -17,7 +21,9 @@ from jaxdet.config.values import completed, config_digest, override, variant
 
 __all__ = [
     "DECODERS",
+    "FINE_SIZE",
     "INITIALISATIONS",
+    "LADDER",
     "LVIS_CLASSES",
     "NAME",
     "SHAPES_DETECTOR",
@@ -32,6 +38,8 @@ __all__ = [
     "few_shot_base",
     "imted",
     "keys_with",
+    "ladder_base",
+    "ladder_few",
     "mae",
     "make_cascade",
     "make_lvis",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from ml_collections import ConfigDict
 
+from jaxdet.config.imted import few_shot, few_shot_base
 from jaxdet.config.mae import mae
 from jaxdet.config.mask_rcnn import benchmark
 
@@ -15,6 +16,22 @@ GRID = 8
 """Patches along a side of an image, the pre-training's too."""
 
 ENCODER = {"width": 128, "depth": 4, "heads": 4, "patch": 8}
+
+FINE_SIZE, FINE_GRID = 128, 16
+"""Of images from which imTED's RoIs are pooled: a shape covers 3 to 8 cells of the map of a side,
+as COCO's medium and large objects do, where on images of 64 it covers 1.6 to 4."""
+
+LADDER = {
+    "convs": "baseline",
+    "pyramid_random": "pyramid",
+    "pyramid": "pyramid",
+    "encoder": "encoder",
+    "modulated_random": "modulated",
+    "modulated": "modulated",
+    "scratch": "modulated",
+}
+"""imTED's parts at each step of the miniature's ladder; `_random` is a decoder of random weights,
+`scratch` an encoder of such too."""
 
 SHAPES_DETECTOR = {
     "strides": (2, 4, 8, 16, 32),
@@ -94,30 +111,74 @@ def mini(initialisation: str) -> ConfigDict:
     return config
 
 
-def start_from_pretraining(config: ConfigDict) -> None:
-    """Makes imTED on shapes start from the encoder and decoder of `pretraining`."""
+def start_from_pretraining(config: ConfigDict, name: str = "pretrain") -> None:
+    """Makes imTED on shapes start from the encoder and decoder of a pre-training.
+
+    Args:
+        name: of its config in configs/mini.
+    """
     config.initialisation = "mae"
     config.model.vit.absolute_position = "pretrained"
-    config.model.decoder.update(start="pretrained", pretrain_grid=GRID)
-    _name_weights(config)
+    config.model.decoder.update(start="pretrained", pretrain_grid=config.model.vit.pretrain_grid)
+    _name_weights(config, name)
 
 
-def _name_weights(config: ConfigDict) -> None:
-    config.init = "runs/mini/pretrain/weights.npz"
-    config.weights.update(
-        {name: None for name, value in config.weights.items() if value is not None}
-    )
+def _name_weights(config: ConfigDict, name: str = "pretrain") -> None:
+    config.init = f"runs/mini/{name}/weights.npz"
+    config.weights.update({key: None for key, value in config.weights.items() if value is not None})
     config.weights.source = (
-        "python -m jaxdet.pretrain --config=configs/mini/pretrain.py --workdir=runs/mini/pretrain"
+        f"python -m jaxdet.pretrain --config=configs/mini/{name}.py --workdir=runs/mini/{name}"
     )
 
 
-def pretraining() -> ConfigDict:
-    """MAE for the detectors of `mini`, with the decoder of `jaxdet.config.imted`'s on shapes."""
+def ladder_base(step: str) -> ConfigDict:
+    """imTED on the base classes of larger shapes, from `pretraining(FINE_SIZE)`.
+
+    Args:
+        step: one of LADDER.
+    """
+    config = few_shot_base("s", drop_path=0.0, parts=LADDER[step])
+    _make_ladder(config, step)
+    config.epochs = config.eval_every = config.checkpoint_every = 12.0
+    config.optim.lr = 1e-3
+    return config
+
+
+def ladder_few(step: str) -> ConfigDict:
+    """Fine-tuning of a detector of `ladder_base` on a few objects of every class."""
+    config = few_shot("s", shots=10, drop_path=0.0, parts=LADDER[step])
+    _make_ladder(config, step)
+    config.init = None  # the base run gives all weights
+    config.epochs = config.eval_every = config.checkpoint_every = 240.0
+    config.optim.update(lr=1e-3, layer_decay=1.0, warmup_epochs=20.0)
+    return config
+
+
+def _make_ladder(config: ConfigDict, step: str) -> None:
+    shrink_for_shapes(config)
+    config.image_size = FINE_SIZE
+    config.batch_size = 16
+    config.model.vit.pretrain_grid = config.model.decoder.pretrain_grid = FINE_GRID
+    sizes = SHAPES_DETECTOR["anchor_sizes"]
+    config.model.detector.anchor_sizes = tuple(2 * size for size in sizes)
+    config.optim.layer_decay = 0.75
+    if step == "scratch":
+        return
+    start_from_pretraining(config, "pretrain_fine")
+    if step.endswith("_random"):
+        config.model.decoder.start = "random"
+
+
+def pretraining(image_size: int = 64) -> ConfigDict:
+    """MAE for the detectors of `mini`, with the decoder of `jaxdet.config.imted`'s on shapes.
+
+    Args:
+        image_size: 64, or FINE_SIZE for the detectors of `ladder_base`.
+    """
     config = mae("s", epochs=16.0)
-    config.image_size = 64
+    config.image_size = image_size
     config.batch_size = 64
-    config.data.shapes.update(images=10_000, image_size=96)
+    config.data.shapes.update(images=10_000, image_size=max(96, image_size))
     config.data.threads = 1
     config.model.dtype = "float32"
     config.model.vit.update(ENCODER)

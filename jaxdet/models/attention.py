@@ -54,7 +54,39 @@ def attend(
         bias = position(query)
     elif bias is not None:
         bias = bias[None]
-    return jax.nn.dot_product_attention(query, key, value, bias, implementation=implementation)
+    return _attend_by_jax(query, key, value, bias, implementation=implementation)
+
+
+def _attend_by_jax(
+    query: Float[Array, "n tokens heads channels"],
+    key: Float[Array, "n tokens heads channels"],
+    value: Float[Array, "n tokens heads channels"],
+    bias: Float[Array, "copies heads tokens tokens"] | None = None,
+    *,
+    scale: float | None = None,
+    implementation: str,
+) -> Float[Array, "n tokens heads channels"]:
+    """JAX's attention, which trains by "cudnn" on even numbers of tokens only, bias or none.
+
+    An odd one, without a bias, is given a token more there, which no other one sees.
+    """
+    tokens = query.shape[1]
+    unseen = tokens % 2 if implementation == "cudnn" else 0
+
+    def padded(x: Array) -> Array:
+        return jnp.pad(x, ((0, 0), (0, unseen), (0, 0), (0, 0)))
+
+    seen = jnp.full(query.shape[0], tokens, jnp.int32) if unseen else None
+    y = jax.nn.dot_product_attention(
+        padded(query),
+        padded(key),
+        padded(value),
+        bias,
+        scale=scale,
+        key_value_seq_lengths=seen,
+        implementation=implementation,
+    )
+    return y[:, :tokens]
 
 
 def attention_weights(
@@ -97,7 +129,7 @@ def attend_with_position_channels(
     def padded(x: Array) -> Array:
         return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, width - x.shape[-1])))
 
-    y = jax.nn.dot_product_attention(
+    y = _attend_by_jax(
         padded(query), padded(key), padded(value), scale=1.0, implementation=implementation
     )
     return y[..., :channels]

@@ -127,7 +127,8 @@ def run(options: argparse.Namespace, lock: str, name: str, **arguments: Any) -> 
         "JAXDET_GPU_LOCK": lock,
     }
     if name == "profile":  # as parts of a graph, kernels lose the names of what they compute
-        environment["XLA_FLAGS"] = "--xla_gpu_enable_command_buffer="
+        flags = [os.environ.get("XLA_FLAGS", ""), "--xla_gpu_enable_command_buffer="]
+        environment["XLA_FLAGS"] = " ".join(flags)
     started = time.perf_counter()
     try:
         done = subprocess.run(

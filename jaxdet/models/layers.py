@@ -126,7 +126,8 @@ class BatchNorm(nnx.Module):
         unbiased = var * divisor / jnp.maximum(count - 1.0, 1.0)
         keep = jnp.where(count > 0, self.momentum, 1.0)
         for running, batch in ((self.mean, mean), (self.var, unbiased)):
-            running[...] = keep * running[...] + (1.0 - keep) * jax.lax.stop_gradient(batch)
+            # Not by `running[...] =`, which asks tracers for their shardings: slow, see `build`.
+            running.set_value(keep * running[...] + (1.0 - keep) * jax.lax.stop_gradient(batch))
         return mean, var
 
 

@@ -17,7 +17,7 @@ from jaxdet.models.rope import rotation
 from jaxdet.models.settings import VitSettings
 from jaxdet.models.vit import ViT
 from jaxdet.models.windows import partition_windows
-from tests.models.test_vit import HEADS, WIDTH, array, randomise, rng
+from tests.models.test_vit import HEADS, WIDTH, array, compiled, randomise, rng
 
 __all__ = ["rng"]
 
@@ -41,41 +41,51 @@ SETTINGS = VitSettings(
 
 
 def test_every_window_has_a_copy_and_the_copies_mean_goes_on(rng):
-    block = Block(
-        SETTINGS, depth_index=1, window=WINDOW, prefix=PREFIX, dtype=jnp.float32, rngs=nnx.Rngs(0)
+    part = {"prefix": PREFIX, "dtype": jnp.float32}
+    block = nnx.eval_shape(
+        lambda: Block(SETTINGS, depth_index=1, window=WINDOW, rngs=nnx.Rngs(0), **part)
     )
-    block = randomise(block, rng)
+    randomise(block, rng)
     prefix, patches = array(rng, 1, PREFIX, WIDTH), array(rng, 1, *GRID, WIDTH)
-    windows = partition_windows(block.norm1(patches), WINDOW)
-    attended = [
-        block.attn(jnp.concatenate([block.norm1(prefix), window[None]], 1)) for window in windows
-    ]
-    copies = jnp.stack([each[:, :PREFIX] for each in attended])
-    assert copies.std(0).max() > 1e-3
-    expected = prefix + copies.mean(0)
-    expected += block.mlp(block.norm2(expected))
-    found = block(join_prefix(prefix, patches), grid=GRID)
-    found_prefix, found_patches = split_prefix(found, PREFIX, GRID)
-    np.testing.assert_allclose(found_prefix, expected, atol=1e-5)
 
-    corner = patches[0, 3, 4] + attended[3][0, PREFIX + 1]  # first row, second column there
-    corner += block.mlp(block.norm2(corner))
+    def compute(block, prefix, patches):
+        windows = partition_windows(block.norm1(patches), WINDOW)
+        attended = [
+            block.attn(jnp.concatenate([block.norm1(prefix), window[None]], 1))
+            for window in windows
+        ]
+        copies = jnp.stack([each[:, :PREFIX] for each in attended])
+        expected = prefix + copies.mean(0)
+        expected += block.mlp(block.norm2(expected))
+        corner = patches[0, 3, 4] + attended[3][0, PREFIX + 1]  # first row, second column there
+        corner += block.mlp(block.norm2(corner))
+        found = block(join_prefix(prefix, patches), grid=GRID)
+        return copies, expected, corner, *split_prefix(found, PREFIX, GRID)
+
+    copies, expected, corner, found_prefix, found_patches = compiled(
+        compute, block, prefix, patches
+    )
+    assert copies.std(0).max() > 1e-3
+    np.testing.assert_allclose(found_prefix, expected, atol=1e-5)
     np.testing.assert_allclose(found_patches[0, 3, 4], corner, atol=1e-5)
 
 
 def test_dropped_tokens_pass_by_the_windowed_block(rng):
     """They come into the global block as they were, and the patches as without them."""
     dropping = dataclasses.replace(SETTINGS, prefix_in_windows="drop")
-    model = randomise(ViT(dropping, dtype=jnp.float32, rngs=nnx.Rngs(0)), rng)
-    windowed, everywhere = model.blocks
-    image = array(rng, 1, 10, 10, 3)
-    x = model.embed(image)
-    prefix, patches = split_prefix(x, PREFIX, (5, 5))
-    patches = windowed(patches)
-    found = model(image)
-    np.testing.assert_allclose(found[0], patches, atol=1e-6)
-    _, expected = split_prefix(everywhere(join_prefix(prefix, patches)), PREFIX, (5, 5))
-    np.testing.assert_allclose(found[1], expected, atol=1e-6)
+    model = nnx.eval_shape(lambda: ViT(dropping, dtype=jnp.float32, rngs=nnx.Rngs(0)))
+    randomise(model, rng)
+
+    def compute(model, image):
+        windowed, everywhere = model.blocks
+        prefix, patches = split_prefix(model.embed(image), PREFIX, (5, 5))
+        patches = windowed(patches)
+        _, expected = split_prefix(everywhere(join_prefix(prefix, patches)), PREFIX, (5, 5))
+        return model(image), (patches, expected)
+
+    found, expected = compiled(compute, model, array(rng, 1, 10, 10, 3))
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
 
 
 @pytest.mark.parametrize("rule", ["dinov3", "eva02", "pe"])
@@ -111,25 +121,34 @@ def test_relative_positions_leave_the_other_tokens_out(rng):
     assert not bias[:, :PREFIX].any()
     assert not bias[:, :, :PREFIX].any()
     position = randomise(DecomposedRelativePosition((2, 3), 4, PREFIX), rng)
+
+    def compute(position, q, k, v):
+        alone = DecomposedRelativePosition((2, 3), 4)
+        alone.height[...], alone.width[...] = position.height[...], position.width[...]
+        attended = (
+            attend_with_position_channels(q, k, v, position, "xla"),
+            attend(q, k, v, None, position, "xla"),
+        )
+        return position(q), alone(q[:, PREFIX:]), attended
+
     q, k, v = (array(rng, 1, PREFIX + 6, HEADS, 4) for _ in range(3))
-    bias = position(q)
+    bias, alone, attended = compiled(compute, position, q, k, v)
     assert not bias[:, :, :PREFIX].any()
     assert not bias[:, :, :, :PREFIX].any()
-    alone = DecomposedRelativePosition((2, 3), 4)
-    alone.height[...], alone.width[...] = position.height[...], position.width[...]
-    np.testing.assert_array_equal(bias[:, :, PREFIX:, PREFIX:], alone(q[:, PREFIX:]))
-    np.testing.assert_allclose(
-        attend_with_position_channels(q, k, v, position, "xla"),
-        attend(q, k, v, None, position, "xla"),
-        atol=1e-5,
-    )
+    np.testing.assert_array_equal(bias[:, :, PREFIX:, PREFIX:], alone)
+    np.testing.assert_allclose(*attended, atol=1e-5)
 
 
 def test_norms_behind_the_branches(rng):
     settings = dataclasses.replace(SETTINGS, post_norm=True, layer_scale=0.5)
-    block = Block(settings, depth_index=1, dtype=jnp.float32, rngs=nnx.Rngs(0))
-    block, x = randomise(block, rng), array(rng, 1, 2, 3, WIDTH)
-    attended = block.attn(x.reshape(1, 6, WIDTH)).reshape(x.shape)
-    expected = x + block.gamma1[...] * block.norm1(attended)
-    expected += block.gamma2[...] * block.norm2(block.mlp(expected))
-    np.testing.assert_allclose(block(x), expected, atol=1e-5)
+    block = nnx.eval_shape(
+        lambda: Block(settings, depth_index=1, dtype=jnp.float32, rngs=nnx.Rngs(0))
+    )
+    randomise(block, rng)
+
+    def compute(block, x):
+        attended = block.attn(x.reshape(1, 6, WIDTH)).reshape(x.shape)
+        expected = x + block.gamma1[...] * block.norm1(attended)
+        return block(x), expected + block.gamma2[...] * block.norm2(block.mlp(expected))
+
+    np.testing.assert_allclose(*compiled(compute, block, array(rng, 1, 2, 3, WIDTH)), atol=1e-5)

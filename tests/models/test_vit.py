@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -37,11 +39,27 @@ def array(rng: np.random.Generator, *shape: int) -> jax.Array:
 
 
 def randomise(module: nnx.Module, rng: np.random.Generator) -> nnx.Module:
-    """Gives every parameter other values than its initialiser's, zeros and ones among them."""
+    """Gives every parameter other values than its initialiser's, zeros and ones among them.
+
+    Args:
+        module: may be one of `nnx.eval_shape`, whose initialisers are not compiled.
+    """
     for _, parameter in nnx.iter_graph(module):
         if isinstance(parameter, nnx.Param):
-            parameter[...] = 0.3 * array(rng, *parameter[...].shape)
+            values = 0.3 * rng.normal(size=parameter.get_value().shape)
+            parameter.set_value(jnp.asarray(values, jnp.float32))
     return module
+
+
+def compiled(function: Callable[..., Any], module: nnx.Module, *arrays: Any) -> Any:
+    """function(module, *arrays) as one program; each operation by itself would be one too."""
+    graph, state = nnx.split(module)
+
+    @jax.jit
+    def compute(state, *arrays):
+        return function(nnx.merge(graph, state), *arrays)
+
+    return compute(state, *arrays)
 
 
 @pytest.mark.parametrize(
@@ -81,6 +99,9 @@ def test_relative_position_bias_equals_a_loop_over_pairs(rng):
             np.testing.assert_array_equal(found[:, query, key], table[row])
 
 
+resize = jax.jit(resize_embedding, static_argnums=(1, 2))
+
+
 @pytest.mark.parametrize("grid", [(64, 64), (6, 10), (7, 7), (20, 5), (14, 14)])
 def test_resize_embedding_equals_pytorch(rng, grid):
     torch = pytest.importorskip("torch")
@@ -92,9 +113,7 @@ def test_resize_embedding_equals_pytorch(rng, grid):
         align_corners=False,
     )
     expected = expected[0].numpy().transpose(1, 2, 0)
-    np.testing.assert_allclose(
-        resize_embedding(jnp.asarray(embedding), grid), expected, atol=1e-5, rtol=1e-5
-    )
+    np.testing.assert_allclose(resize(embedding, grid), expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("grid", [(84, 84), (6, 10), (7, 7)])
@@ -110,9 +129,9 @@ def test_resize_embedding_at_an_offset_equals_pytorch_s_scale_factor(rng, grid):
     )
     expected = expected[0].numpy().transpose(1, 2, 0)
     assert expected.shape == (*grid, 3)
-    found = resize_embedding(jnp.asarray(embedding), grid, 0.1)
+    found = resize(embedding, grid, 0.1)
     np.testing.assert_allclose(found, expected, atol=1e-5, rtol=1e-5)
-    assert np.abs(found - resize_embedding(jnp.asarray(embedding), grid)).max() > 1e-3
+    assert np.abs(found - resize(embedding, grid)).max() > 1e-3
 
 
 def softmax_attention(x, kernel, qkv_bias, proj_kernel, proj_bias, bias):
@@ -129,16 +148,16 @@ def softmax_attention(x, kernel, qkv_bias, proj_kernel, proj_bias, bias):
 
 @pytest.mark.parametrize("qkv_bias", ["qkv", "qv", "none"])
 def test_attention_equals_the_formula(rng, qkv_bias):
-    attention = randomise(
-        Attention(
+    attention = nnx.eval_shape(
+        lambda: Attention(
             BlockSettings(width=WIDTH, heads=HEADS, qkv_bias=qkv_bias),
             decomposed_grid=None,
             out_std=0.02,
             dtype=jnp.float32,
             rngs=nnx.Rngs(0),
-        ),
-        rng,
+        )
     )
+    randomise(attention, rng)
     if qkv_bias == "qkv":
         expected_bias = np.asarray(attention.qkv.bias[...])
     else:
@@ -148,7 +167,13 @@ def test_attention_equals_the_formula(rng, qkv_bias):
         expected_bias[:WIDTH] = attention.q_bias[...]
         expected_bias[2 * WIDTH :] = attention.v_bias[...]
     x, bias = array(rng, 2, 5, WIDTH), array(rng, HEADS, 5, 5)
-    found = attention(x, bias)
+    found, without, with_zeros = compiled(
+        lambda attention, *biases: tuple(attention(x, bias) for bias in biases),
+        attention,
+        bias,
+        None,
+        jnp.zeros_like(bias),
+    )
     for i in range(2):
         expected = softmax_attention(
             np.asarray(x[i], np.float64),
@@ -159,8 +184,8 @@ def test_attention_equals_the_formula(rng, qkv_bias):
             np.asarray(bias),
         )
         np.testing.assert_allclose(found[i], expected, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(attention(x), attention(x, jnp.zeros_like(bias)), atol=1e-6)
-    assert abs(attention(x) - found).max() > 1e-3
+    np.testing.assert_allclose(without, with_zeros, atol=1e-6)
+    assert abs(without - found).max() > 1e-3
 
 
 def new_block(window=None, decomposed_grid=None, depth_index=1, **changes) -> Block:
@@ -173,6 +198,15 @@ def new_block(window=None, decomposed_grid=None, depth_index=1, **changes) -> Bl
         dtype=jnp.float32,
         rngs=nnx.Rngs(0),
     )
+
+
+def random_block(rng, **options) -> Block:
+    return randomise(nnx.eval_shape(lambda: new_block(**options)), rng)
+
+
+@nnx.jit
+def run(block: Block, x: jax.Array) -> jax.Array:
+    return block(x)
 
 
 def recorded_weights(module: Block | ViT, attention: Attention, x, *inputs) -> jax.Array:
@@ -188,8 +222,8 @@ def test_a_windowed_block_sees_its_window_and_a_global_one_everything(rng):
     x = array(rng, 1, 7, 7, WIDTH)
     moved = x.at[0, 4, 1].add(array(rng, WIDTH))  # second row of windows, first column
     for window in (3, None):
-        block = randomise(new_block(window=window), rng)
-        change = np.asarray(abs(block(moved, None, None) - block(x, None, None)).max(-1)[0])
+        block = random_block(rng, window=window)
+        change = np.asarray(abs(run(block, moved) - run(block, x)).max(-1)[0])
         seen = np.ones((7, 7), bool)
         if window:
             seen[:] = False
@@ -207,52 +241,63 @@ def test_attention_weights_are_those_that_the_values_are_weighed_with(
     """Times the values and projected, they are what the block's attention gives."""
     side = window or 5
     grid = (side, side) if position == "decomposed" else None
-    block = new_block(window=window, qkv_bias=qkv_bias, decomposed_grid=grid)
-    block = randomise(block, rng)
+    block = random_block(rng, window=window, qkv_bias=qkv_bias, decomposed_grid=grid)
     block.attn.qkv.kernel[...] *= 4  # else all weights would be nearly the same
     bias = array(rng, HEADS, side**2, side**2) if position == "shared" else None
     x = array(rng, 2, 5, 5, WIDTH)
-    tokens = block.norm1(x)
-    tokens = tokens.reshape(2, 25, WIDTH) if window is None else partition_windows(tokens, window)
-    weights = recorded_weights(block, block.attn, x, bias)
+
+    def compute(block, x, bias):
+        tokens = block.norm1(x)
+        tokens = (
+            tokens.reshape(2, 25, WIDTH) if window is None else partition_windows(tokens, window)
+        )
+        weights = recorded_weights(block, block.attn, x, bias)
+        attention = block.attn
+        values = attention.qkv(tokens)[..., 2 * WIDTH :]
+        if qkv_bias == "qv":
+            values += attention.v_bias[...]
+        values = values.reshape(*tokens.shape[:2], HEADS, -1)
+        weighed = jnp.einsum("nhqk,nkhc->nqhc", weights, values).reshape(tokens.shape)
+        return weights, attention.proj(weighed), attention(tokens, bias)
+
+    weights, weighed, attended = compiled(compute, block, x, bias)
     np.testing.assert_allclose(weights.sum(-1), 1, atol=1e-5)
     assert weights.std() > 0.3 * weights.mean()
-
-    attention = block.attn
-    values = attention.qkv(tokens)[..., 2 * WIDTH :]
-    if qkv_bias == "qv":
-        values += attention.v_bias[...]
-    values = values.reshape(*tokens.shape[:2], HEADS, -1)
-    weighed = jnp.einsum("nhqk,nkhc->nqhc", weights, values).reshape(tokens.shape)
-    np.testing.assert_allclose(attention.proj(weighed), attention(tokens, bias), atol=1e-5)
+    np.testing.assert_allclose(weighed, attended, atol=1e-5)
 
 
 def test_padding_of_a_window_takes_part_in_attention(rng):
     """As in ViTDet: zeros put in after the norm, whose keys are not masked."""
-    block = randomise(new_block(window=3), rng)
+    block = random_block(rng, window=3)
     x = array(rng, 1, 4, 4, WIDTH)
-    corner = x[0, 3, 3]  # alone in its window with eight tokens of padding
-    window = jnp.zeros((1, 9, WIDTH)).at[0, 0].set(block.norm1(corner))
-    attended = corner + block.attn(window)[0, 0]
-    expected = attended + block.mlp(block.norm2(attended))
-    np.testing.assert_allclose(block(x, None, None)[0, 3, 3], expected, atol=1e-5)
+
+    def alone(block, x):
+        """The corner's token, by itself in its window with eight tokens of padding."""
+        corner = x[0, 3, 3]
+        window = jnp.zeros((1, 9, WIDTH)).at[0, 0].set(block.norm1(corner))
+        attended = corner + block.attn(window)[0, 0]
+        return attended + block.mlp(block.norm2(attended))
+
+    np.testing.assert_allclose(run(block, x)[0, 3, 3], compiled(alone, block, x), atol=1e-5)
 
 
 def test_layer_scale_scales_each_branch(rng):
-    block = randomise(new_block(layer_scale=0.1), rng)
+    block = random_block(rng, layer_scale=0.1)
     x = array(rng, 1, 2, 3, WIDTH)
     block.gamma2[...] = jnp.zeros(WIDTH)
     gamma = np.linspace(-1.0, 2.0, WIDTH, dtype=np.float32)
     block.gamma1[...] = jnp.ones(WIDTH)
-    attended = block(x, None, None) - x
+    attended = run(block, x) - x
     block.gamma1[...] = jnp.asarray(gamma)
-    np.testing.assert_allclose(block(x, None, None) - x, attended * gamma, atol=1e-5)
+    np.testing.assert_allclose(run(block, x) - x, attended * gamma, atol=1e-5)
 
     block.gamma1[...] = jnp.zeros(WIDTH)
-    np.testing.assert_array_equal(block(x, None, None), x)
+    np.testing.assert_array_equal(run(block, x), x)
     block.gamma2[...] = jnp.asarray(gamma)
     np.testing.assert_allclose(
-        block(x, None, None) - x, block.mlp(block.norm2(x)) * gamma, atol=1e-5
+        run(block, x) - x,
+        compiled(lambda block: block.mlp(block.norm2(x)), block) * gamma,
+        atol=1e-5,
     )
 
 
@@ -501,15 +546,15 @@ def test_sincos_embedding_is_the_formula():
 @pytest.mark.parametrize("activation", ["gelu", "gelu_tanh", "quick_gelu", "swiglu"])
 def test_mlp_activations_equal_pytorch(rng, activation):
     torch = pytest.importorskip("torch")
-    mlp = randomise(
-        Mlp(
+    mlp = nnx.eval_shape(
+        lambda: Mlp(
             BlockSettings(width=WIDTH, heads=HEADS, activation=activation),
             out_std=0.02,
             dtype=jnp.float32,
             rngs=nnx.Rngs(0),
-        ),
-        rng,
+        )
     )
+    randomise(mlp, rng)
     x = array(rng, 5, WIDTH)
     tensors = {
         "fc1": torch.tensor(np.asarray(x @ mlp.fc1.kernel[...] + mlp.fc1.bias[...])),
@@ -528,7 +573,7 @@ def test_mlp_activations_equal_pytorch(rng, activation):
         kind = "tanh" if activation == "gelu_tanh" else "none"
         hidden = functions.gelu(hidden, approximate=kind)
     expected = (hidden @ tensors["kernel"] + tensors["bias"]).numpy()
-    np.testing.assert_allclose(mlp(x), expected, atol=1e-5)
+    np.testing.assert_allclose(compiled(Mlp.__call__, mlp, x), expected, atol=1e-5)
 
 
 def test_a_norm_before_the_blocks_normalises_what_enters_them(rng):

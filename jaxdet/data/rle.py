@@ -6,16 +6,17 @@ and takes all memory for a polygon with a corner at infinity.
 
 from __future__ import annotations
 
-import re
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool, Int
 from pycocotools import mask as mask_api
 
 from jaxdet.data.dataset import RLE
 
-# Numbers of at most seven digits, as 32 bits need; digits but the last carry the "more" bit.
-_WELL_FORMED = re.compile(rb"([P-o]{0,6}[0-O])+")
+_CHARACTERS_AT_ONCE = 2**20
+_MAX_DIGITS = 7  # of a number of 32 bits
 _MAX_OVERHANG = 8  # how many image sides a polygon may reach beyond the image
 
 
@@ -42,46 +43,116 @@ def compressed_rle(segmentation: Any, height: int, width: int) -> RLE | None:
     return mask_api.merge(mask_api.frPyObjects(polygons, height, width))
 
 
+def compressed_rles(
+    segmentations: Sequence[Any], sizes: Sequence[tuple[int, int]]
+) -> list[RLE | None]:
+    """`compressed_rle` of many masks, several times as fast: their codes are checked together.
+
+    Args:
+        sizes: height and width of each one's image.
+    """
+    counts = [_text(*each) for each in zip(segmentations, sizes, strict=True)]
+    coded = [position for position, text in enumerate(counts) if text is not None]
+    pixels = np.array([sizes[position][0] * sizes[position][1] for position in coded], np.int64)
+    sound = np.zeros(len(counts), bool)
+    for part in _parts([len(counts[position]) for position in coded]):
+        codes = [counts[position] for position in coded[part]]
+        sound[coded[part]] = _are_sound(codes, pixels[part])
+    codes = []
+    for position, (segmentation, size) in enumerate(zip(segmentations, sizes, strict=True)):
+        if counts[position] is None:
+            codes.append(compressed_rle(segmentation, *size))
+        else:
+            code = {"size": [*size], "counts": counts[position]}
+            codes.append(code if sound[position] else None)
+    return codes
+
+
 def _from_runs(code: dict[str, Any], height: int, width: int) -> RLE | None:
-    size, counts = code.get("size"), code.get("counts")
-    if not isinstance(size, list | tuple) or list(size) != [height, width]:
+    text = _text(code, (height, width))
+    if text is not None:
+        is_sound = _are_sound([text], np.array([height * width]))[0]
+        return {"size": [height, width], "counts": text} if is_sound else None
+    counts = code.get("counts")
+    if not isinstance(counts, list) or not _is_of_size(code, (height, width)):
         return None
-    if isinstance(counts, list):
-        if not all(type(run) is int and 0 <= run <= height * width for run in counts):
-            return None
-        if sum(counts) != height * width:
-            return None
-        return mask_api.frPyObjects({"size": [height, width], "counts": counts}, height, width)
+    if not all(type(run) is int and 0 <= run <= height * width for run in counts):
+        return None
+    if sum(counts) != height * width:
+        return None
+    return mask_api.frPyObjects({"size": [height, width], "counts": counts}, height, width)
+
+
+def _is_of_size(code: dict[str, Any], size: tuple[int, int]) -> bool:
+    given = code.get("size")
+    return isinstance(given, list | tuple) and tuple(given) == size
+
+
+def _text(segmentation: Any, size: tuple[int, int]) -> bytes | None:
+    """The text of a compressed code of the image's size, sound or not; None where it has none."""
+    if not isinstance(segmentation, dict) or not _is_of_size(segmentation, size):
+        return None
+    counts = segmentation.get("counts")
     if isinstance(counts, str):
         counts = counts.encode("utf-8", "replace")
-    if not isinstance(counts, bytes):
-        return None
-    if not _WELL_FORMED.fullmatch(counts):
-        return None
-    runs = _decode_runs(counts)
-    if runs.min() < 0 or runs.sum() != height * width:
-        return None
-    return {"size": [height, width], "counts": counts}
+    return counts if isinstance(counts, bytes) and counts else None
 
 
-def _decode_runs(counts: bytes) -> np.ndarray:
-    """The run lengths of a well-formed compressed code.
+def _parts(lengths: Sequence[int]) -> Iterator[slice]:
+    """Slices of as many texts as may be looked at together."""
+    start = characters = 0
+    for position, length in enumerate(lengths):
+        if characters + length > _CHARACTERS_AT_ONCE and position > start:
+            yield slice(start, position)
+            start, characters = position, 0
+        characters += length
+    if start < len(lengths):
+        yield slice(start, len(lengths))
+
+
+def _are_sound(
+    codes: Sequence[bytes], pixels: Int[np.ndarray, " codes"]
+) -> Bool[np.ndarray, " codes"]:
+    """Whether compressed codes are well formed, and their runs add up to their images' pixels.
 
     A number is written in base 32, lowest digit first, one character (from "0" on) a digit; bit 5
     says that more digits follow, and bit 4 of the last digit is the sign. From the fourth run on it
     is the difference to the run two before.
+
+    Args:
+        codes: none of them empty.
     """
-    characters = np.frombuffer(counts, np.uint8).astype(np.int64) - ord("0")
-    ends = np.flatnonzero(characters < 32)
-    starts = np.zeros_like(ends)
-    starts[1:] = ends[:-1] + 1
+    bounds = np.cumsum([0, *map(len, codes)])
+    characters = np.frombuffer(b"".join(codes), np.uint8) - np.uint8(ord("0"))
+    sound = np.maximum.reduceat(characters, bounds[:-1]) < 64
+    is_last = characters < 32
+    sound &= is_last[bounds[1:] - 1]
+    is_last[bounds[1:] - 1] = True  # no number goes on in the next code, not even an endless one
+    ends = np.flatnonzero(is_last)
+    starts = np.concatenate([[0], ends[:-1] + 1])
     lengths = ends - starts + 1
-    place = np.arange(characters.size) - np.repeat(starts, lengths)
-    runs = np.add.reduceat((characters & 31) << (5 * place), starts)
-    runs -= (characters[ends] >> 4) << (5 * lengths)
-    runs[1::2] = runs[1::2].cumsum()
-    runs[2::2] = runs[2::2].cumsum()
-    return runs
+    code = np.repeat(np.arange(len(codes)), np.add.reduceat(is_last, bounds[:-1], dtype=np.int64))
+    sound[code[lengths > _MAX_DIGITS]] = False
+    place = np.minimum(np.arange(len(characters)) - np.repeat(starts, lengths), _MAX_DIGITS)
+    digits = characters.astype(np.int64)
+    runs = np.add.reduceat((digits & 31) << (5 * place), starts)
+    runs -= ((digits[ends] >> 4) & 1) << (5 * np.minimum(lengths, _MAX_DIGITS))
+    first = np.flatnonzero(np.diff(code, prepend=-1))
+    number = np.arange(len(runs)) - first[code]
+    for chain in (number % 2 == 1, (number % 2 == 0) & (number > 0)):
+        runs[chain] = _sums_within(runs[chain], code[chain])
+    sound &= (np.minimum.reduceat(runs, first) >= 0) & (np.maximum.reduceat(runs, first) <= pixels)
+    return sound & (np.add.reduceat(runs, first) == pixels)
+
+
+def _sums_within(
+    values: Int[np.ndarray, " values"], group: Int[np.ndarray, " values"]
+) -> Int[np.ndarray, " values"]:
+    """Cumulative sums that start anew where the group changes."""
+    sums = values.cumsum()
+    first = np.flatnonzero(np.diff(group, prepend=-1))
+    before = sums[first] - values[first]
+    return sums - np.repeat(before, np.diff(first, append=len(values)))
 
 
 def _is_polygon(polygon: Any, side: int) -> bool:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from pycocotools import mask as mask_api
 
-from jaxdet.data.rle import compressed_rle
+from jaxdet.data import rle
+from jaxdet.data.rle import compressed_rle, compressed_rles
 
 HEIGHT, WIDTH = 48, 64
 SIZE = [HEIGHT, WIDTH]
@@ -87,12 +88,36 @@ def test_damaged_codes_that_pass_decode_to_whole_masks():
     rng = np.random.default_rng(0)
     mask = np.asfortranarray(rng.random(SIZE) < 0.1, dtype=np.uint8)
     whole = mask_api.encode(mask)["counts"]
-    passed = 0
+    damaged = []
     for _ in range(5000):
         counts = bytearray(whole)
         counts[rng.integers(len(counts))] = rng.integers(256)
-        code = compressed_rle({"size": SIZE, "counts": bytes(counts)}, HEIGHT, WIDTH)
-        if code is not None:
-            passed += 1
-            assert mask_api.decode(code).sum() == mask_api.area(code)
-    assert 0 < passed < 250
+        damaged.append({"size": SIZE, "counts": bytes(counts)})
+    codes = compressed_rles(damaged, [(HEIGHT, WIDTH)] * len(damaged))
+    passed = [code for code in codes if code is not None]
+    assert 0 < len(passed) < 250
+    for code in passed:
+        assert mask_api.decode(code).sum() == mask_api.area(code)
+
+
+def test_many_masks_together_are_as_each_alone(monkeypatch):
+    """Also where a damaged one lies between others, and where they are looked at in parts."""
+    rng = np.random.default_rng(0)
+    masks, sizes = [], []
+    for number in range(600):
+        size = (HEIGHT, WIDTH) if number % 3 else (30, 20)
+        mask = np.asfortranarray(rng.random(size) < rng.choice([0, 0.02, 0.5]), dtype=np.uint8)
+        counts = bytearray(mask_api.encode(mask)["counts"])
+        if number % 2:
+            counts[rng.integers(len(counts))] = rng.integers(256)
+        masks.append({"size": list(size), "counts": bytes(counts)})
+        sizes.append(size)
+    square = [[2, 3, 12, 3, 12, 23, 2, 23]]
+    masks += [None, square, {"size": SIZE, "counts": [HEIGHT * WIDTH]}, {"size": SIZE}, [[1, 2]]]
+    sizes += [(HEIGHT, WIDTH)] * 5
+    alone = [compressed_rle(mask, *size) for mask, size in zip(masks, sizes, strict=True)]
+    assert 300 < sum(code is not None for code in alone) < 400
+    assert compressed_rles(masks, sizes) == alone
+    monkeypatch.setattr(rle, "_CHARACTERS_AT_ONCE", 500)
+    assert compressed_rles(masks, sizes) == alone
+    assert compressed_rles([], []) == []

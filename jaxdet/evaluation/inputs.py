@@ -6,6 +6,7 @@ import contextlib
 import io
 import sys
 from collections.abc import Sequence
+from functools import partial
 from numbers import Integral, Real
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 from pycocotools import mask as mask_api
 from pycocotools.coco import COCO
 
-from jaxdet.data.rle import compressed_rle
+from jaxdet.data.rles import compressed_rles
 from jaxdet.errors import UserError
 from jaxdet.evaluation.metric_names import IOU_TYPES
 
@@ -67,19 +68,22 @@ class GroundTruth:
 
         They are numbered from 1: to pycocotools a match with an annotation 0 is none.
         """
+        listed = [each for each in annotations if each["image_id"] in self.image_sizes]
+        has_masks = iou_type == "segm"
+        codes = compressed_rles(
+            (each.get("segmentation"), *self.image_sizes[each["image_id"]])
+            for each in (listed if has_masks else ())
+        )
         kept: list[dict[str, Any]] = []
-        for annotation in annotations:
-            image_id = annotation["image_id"]
-            if image_id not in self.image_sizes:
-                continue
+        for number, annotation in enumerate(listed):
             entry = {
                 "id": len(kept) + 1,
-                "image_id": image_id,
+                "image_id": annotation["image_id"],
                 "category_id": annotation["category_id"],
                 "iscrowd": annotation.get("iscrowd", 0),
             }
-            if iou_type == "segm":
-                rle = compressed_rle(annotation.get("segmentation"), *self.image_sizes[image_id])
+            if has_masks:
+                rle = codes[number]
                 if rle is None:
                     continue
                 entry["segmentation"] = rle
@@ -116,14 +120,29 @@ class EvalInputs:
             raise UserError("detections: they must be a list, as in a COCO result file.")
         self.truth = truth
         self._category_ids = {category["id"] for category in truth.categories}
-        self.detections = truth.index(
-            [self._checked(number, result) for number, result in enumerate(results)]
-        )
+        entries = [self._checked(number, result) for number, result in enumerate(results)]
+        if "segm" in truth.iou_types:
+            self._code_masks(entries)
+        self.detections = truth.index(entries)
+
+    def _code_masks(self, entries: list[dict[str, Any]]) -> None:
+        sizes = [self.truth.image_sizes[entry["image_id"]] for entry in entries]
+        masks = [entry["segmentation"] for entry in entries]
+        codes = compressed_rles((m, *size) for m, size in zip(masks, sizes, strict=True))
+        for number, (entry, code) in enumerate(zip(entries, codes, strict=True)):
+            if code is None:
+                height, width = sizes[number]
+                raise _wrong(
+                    number,
+                    f"segmentation must be a run-length code or polygons of its image "
+                    f"({height} x {width})",
+                )
+            entry["segmentation"] = code
+            if "area" not in entry:
+                entry["area"] = float(mask_api.area(code))
 
     def _checked(self, number: int, result: dict[str, Any]) -> dict[str, Any]:
-        def wrong(problem: str) -> UserError:
-            return UserError(f"detections[{number}]: {problem}.")
-
+        wrong = partial(_wrong, number)
         if not isinstance(result, dict):
             raise wrong("it must be an object with image_id, category_id, bbox and score")
         image_id, category_id = map(_id, (result.get("image_id"), result.get("category_id")))
@@ -151,16 +170,12 @@ class EvalInputs:
                 raise wrong(
                     "segmentation is missing; leave 'segm' out of iou_types to score boxes alone"
                 )
-            height, width = self.truth.image_sizes[image_id]
-            rle = compressed_rle(segmentation, height, width)
-            if rle is None:
-                raise wrong(
-                    f"segmentation must be a run-length code or polygons of its image "
-                    f"({height} x {width})"
-                )
-            entry["segmentation"] = rle
-            entry.setdefault("area", float(mask_api.area(rle)))
+            entry["segmentation"] = segmentation
         return entry
+
+
+def _wrong(number: int, problem: str) -> UserError:
+    return UserError(f"detections[{number}]: {problem}.")
 
 
 def _id(value: Any) -> Any:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 from pycocotools import mask as mask_api
 
 from jaxdet.data.rle import compressed_rle
+from jaxdet.data.rles import compressed_rles
 
 HEIGHT, WIDTH = 48, 64
 SIZE = [HEIGHT, WIDTH]
@@ -88,11 +90,34 @@ def test_damaged_codes_that_pass_decode_to_whole_masks():
     mask = np.asfortranarray(rng.random(SIZE) < 0.1, dtype=np.uint8)
     whole = mask_api.encode(mask)["counts"]
     passed = 0
-    for _ in range(5000):
-        counts = bytearray(whole)
-        counts[rng.integers(len(counts))] = rng.integers(256)
-        code = compressed_rle({"size": SIZE, "counts": bytes(counts)}, HEIGHT, WIDTH)
+    for code in damaged(whole, rng, 5000):
+        code = compressed_rle(code, HEIGHT, WIDTH)
         if code is not None:
             passed += 1
             assert mask_api.decode(code).sum() == mask_api.area(code)
     assert 0 < passed < 250
+
+
+def damaged(whole: bytes, rng: np.random.Generator, count: int) -> Iterator[dict]:
+    """Codes of which one character is another."""
+    for _ in range(count):
+        counts = bytearray(whole)
+        counts[rng.integers(len(counts))] = rng.integers(256)
+        yield {"size": SIZE, "counts": bytes(counts)}
+
+
+def test_many_masks_are_coded_as_each_is():
+    rng = np.random.default_rng(1)
+    masks = [[[2, 3, 12, 3, 12, 23, 2, 23]], None, {"size": SIZE, "counts": ""}]
+    for density in (0, 0.01, 0.5, 1):
+        mask = np.asfortranarray(rng.random(SIZE) < density, dtype=np.uint8)
+        code = mask_api.encode(mask)
+        masks += [code, {"size": SIZE, "counts": code["counts"].decode()}]
+        masks += [{"size": SIZE, "counts": runs_of(mask)}, {**code, "size": [WIDTH, HEIGHT]}]
+        masks += damaged(code["counts"], rng, 500)
+        masks += [{"size": SIZE, "counts": code["counts"][:-1]} for _ in range(2)]
+        masks += [{"size": SIZE, "counts": code["counts"] + b"o" * number} for number in range(9)]
+    found = compressed_rles((mask, HEIGHT, WIDTH) for mask in masks)
+    assert found == [compressed_rle(mask, HEIGHT, WIDTH) for mask in masks]
+    assert 20 < sum(code is not None for code in found) < len(masks) / 2
+    assert compressed_rles([]) == []

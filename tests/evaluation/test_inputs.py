@@ -21,13 +21,14 @@ from tests.tiny import get_config
 def coded(monkeypatch):
     """The masks that were made run-length codes, in order."""
     masks = []
-    convert = inputs.compressed_rle
+    convert = inputs.compressed_rles
 
-    def counted(segmentation, height, width):
-        masks.append(segmentation)
-        return convert(segmentation, height, width)
+    def counted(given):
+        given = list(given)
+        masks.extend(given)
+        return convert(given)
 
-    monkeypatch.setattr(inputs, "compressed_rle", counted)
+    monkeypatch.setattr(inputs, "compressed_rles", counted)
     return masks
 
 

@@ -14,13 +14,12 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from jaxdet.benchmark.cost.analytic import COCO_CLASSES, Cost, forward_cost, total
+from jaxdet.benchmark.cost.analytic import Cost, forward_cost, total
+from jaxdet.benchmark.cost.class_count import usual_classes
 from jaxdet.config.files import load_config, shipped_names
 from jaxdet.config.mask_rcnn import check
 from jaxdet.config.old_names import OLD_CONFIGS
 from jaxdet.flags import Parser, run_main
-
-SHAPES_CLASSES = 4
 
 TABLE_5 = {"vitb": (116, 853), "vitl": (339, 1907)}
 """Parameters in 10^6 and multiply-adds in 10^9 that arXiv 2111.11429 states for a backbone in its
@@ -45,12 +44,12 @@ class Complexity(NamedTuple):
 def complexity(config: ConfigDict, detections: int) -> Complexity:
     """The complexity of a config for images on which it detects so many objects.
 
-    The number of classes is that of COCO, or of the built-in shapes for configs on those.
+    The number of classes is that of COCO, of LVIS or of the built-in shapes, by the config's data.
     """
     # Imported late: jax takes seconds, and --help or a wrong flag needs none of it.
     from jaxdet.models.build import StatelessModel, build_detector, parameter_count
 
-    classes = SHAPES_CLASSES if config.data.name == "shapes" else COCO_CLASSES
+    classes, _ = usual_classes(config)
     detector = config.model.detector
     masks = min(detections, detector.detections)
     costs = forward_cost(config, classes, proposals=detector.test_post_nms, masks=masks)

@@ -613,6 +613,15 @@ class Detector:
     tta_flip: bool = key(
         True, "Test-time augmentation: whether each is also detected on mirrored.", roles=("test",)
     )
+    pad_multiple: int = key(
+        0,
+        "Evaluation: images are padded to the smallest rectangle whose sides are multiples of "
+        "this, and those of one rectangle share batches; 0 for a square.",
+        least=0,
+        most=2**15,
+        unit="pixels",
+        roles=("test",),
+    )
     pixel_mean: tuple[float, float, float] = key(
         (123.675, 116.28, 103.53),
         "Subtracted from the pixels (R, G, B in 0..255).",

@@ -203,6 +203,7 @@ def _detector(config: ConfigDict) -> Iterator[Rule]:
         "be 0 unless config.model.detector.class_loss is 'sigmoid'",
     )
     yield from _augmented(config)
+    yield from _padded(config)
     yield "model.detector.aspect_ratios", len(detector.aspect_ratios) > 0, "have at least one ratio"
     yield (
         "model.detector.roi_batch",
@@ -230,6 +231,23 @@ def _augmented(config: ConfigDict) -> Iterator[Rule]:
         "model.detector.tta_sizes",
         not sizes or config.data.augmentation == "lsj",
         "be empty unless config.data.augmentation is 'lsj'",
+    )
+
+
+def _padded(config: ConfigDict) -> Iterator[Rule]:
+    """Evaluation on images that are not padded to a square."""
+    multiple, vit = config.model.detector.pad_multiple, config.model.vit
+    coarsest = 2 * vit.patch
+    yield (
+        "model.detector.pad_multiple",
+        multiple % coarsest == 0,
+        f"be 0 or a multiple of {coarsest} (2 * config.model.vit.patch)",
+    )
+    yield (
+        "model.detector.pad_multiple",
+        not multiple or vit.relative_position != "shared" or not vit.global_blocks,
+        "be 0 where config.model.vit.relative_position is 'shared', whose table for global blocks "
+        "is that of the square map",
     )
 
 

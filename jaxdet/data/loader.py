@@ -11,18 +11,16 @@ worker is needed.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import grain
 import numpy as np
 from absl import flags
 
+from jaxdet.data.canvases import Augmentation, Row, rows_of
 from jaxdet.data.dataset import DetectionDataset, Example
 from jaxdet.data.image import ArrayImage
-from jaxdet.data.lsj import LargeScaleJitter
-from jaxdet.data.multiscale import Multiscale
 from jaxdet.data.repeats import RepeatedImages, image_counts, repeat_factors
 from jaxdet.data.transform import transform_image
 from jaxdet.data.transform_objects import Objects, transform_objects
@@ -30,9 +28,6 @@ from jaxdet.errors import UserError
 from jaxdet.processes import leave_with_parent
 
 Batch = dict[str, np.ndarray]
-
-Augmentation = LargeScaleJitter | Multiscale
-"""How an image gets onto the canvas: sampled in training, fitted in evaluation."""
 
 TRAINING_PAD = 128
 EVALUATION_PAD = 0
@@ -156,27 +151,30 @@ def trained_image_counts(dataset: DetectionDataset, empty_images: float = 0.0) -
 
 
 def eval_batches(
-    dataset: DetectionDataset, augmentation: Augmentation, settings: LoaderSettings
+    dataset: DetectionDataset,
+    augmentation: Augmentation,
+    settings: LoaderSettings,
+    rows: Sequence[Row] | None = None,
 ) -> Iterator[Batch]:
-    """Every image once, in the dataset's order, resized as `augmentation.fit` says.
+    """Every image once, resized as `augmentation.fit` says.
 
-    All hosts get the same number of batches. Rows beyond the last image have is_real False and
+    All hosts get the same number of batches. Rows without an image have is_real False and
     image_id -1.
 
     Args:
-        augmentation: gives the side S of the square canvas in pixels.
+        augmentation: gives the side of the square canvas in pixels.
+        rows: of all batches, see `rows_of`; None for squares in the dataset's order.
 
     Returns:
-        An iterator of dicts, B = batch_size / process_count: image uint8 [B, S, S, 3], image_hw
-        int32 [B, 2] after resizing, original_hw int32 [B, 2], image_id int64 [B], is_real bool
-        [B]. It raises whatever the dataset raises for an unreadable image.
+        An iterator of dicts, B = batch_size / process_count, H x W the canvas of the batch: image
+        uint8 [B, H, W, 3], image_hw int32 [B, 2] after resizing, original_hw int32 [B, 2], image_id
+        int64 [B], is_real bool [B]. It raises whatever the dataset raises for an unreadable image.
     """
-    steps = math.ceil(len(dataset) / settings.batch_size)
-    stream = grain.MapDataset.range(steps * settings.batch_size).map(
-        _EvaluationExample(dataset, augmentation)
-    )
-    rows = grain.MapDataset.range(steps * settings.local_batch)
-    return _batches(rows.map(_HostRow(stream, settings)), settings)
+    if rows is None:
+        (rows,) = rows_of(dataset, [augmentation], settings.batch_size)
+    stream = grain.MapDataset.range(len(rows)).map(_EvaluationExample(dataset, augmentation, rows))
+    local = grain.MapDataset.range(len(rows) // settings.process_count)
+    return _batches(local.map(_HostRow(stream, settings)), settings)
 
 
 @dataclass(frozen=True)
@@ -224,23 +222,24 @@ class _TrainingExample(grain.transforms.RandomMap):
 class _EvaluationExample(grain.transforms.Map):
     dataset: DetectionDataset
     augmentation: Augmentation
+    rows: Sequence[Row]
 
-    def map(self, index: int) -> Batch:
-        image_size = self.augmentation.image_size
-        is_real = index < len(self.dataset)
-        if is_real:
-            example = self.dataset[int(index)]
-            image, image_id = example.lazy_image, example.image_id
-        else:
-            image = ArrayImage(np.zeros((image_size, image_size, 3), np.uint8))
+    def map(self, position: int) -> Batch:
+        index, (height, width) = self.rows[int(position)]
+        if index is None:
+            image = ArrayImage(np.zeros((height, width, 3), np.uint8))
             image_id = PADDING_IMAGE_ID
+        else:
+            example = self.dataset[index]
+            image, image_id = example.lazy_image, example.image_id
         transform = self.augmentation.fit(*image.hw)
+        canvas = transform_image(image, transform, self.augmentation.image_size, EVALUATION_PAD)
         return {
-            "image": transform_image(image, transform, image_size, EVALUATION_PAD),
+            "image": canvas[:height, :width],
             "image_hw": np.array(transform.resized_hw, np.int32),
             "original_hw": np.array(transform.image_hw, np.int32),
             "image_id": np.int64(image_id),
-            "is_real": np.bool_(is_real),
+            "is_real": np.bool_(index is not None),
         }
 
 

@@ -16,6 +16,7 @@ from jaxdet.evaluation.coco_matching import (
     Entries,
     Matches,
     match,
+    of_category,
     sort_entries,
 )
 from jaxdet.evaluation.inputs import EvalInputs
@@ -82,10 +83,7 @@ def matched_categories(
     crowd = np.array([annotation["iscrowd"] for annotation in objects.entries], bool)
     matches = match(detections, objects, crowd, iou_type)
     for k in range(len(category_ids)):
-        ours, theirs = (
-            slice(*np.searchsorted(e.group, (k * len(image_ids), (k + 1) * len(image_ids))))
-            for e in (detections, objects)
-        )
+        ours, theirs = (of_category(each, k, len(image_ids)) for each in (detections, objects))
         yield MatchedCategory(
             np.array([detection["score"] for detection in detections.entries[ours]], float),
             rank[ours],

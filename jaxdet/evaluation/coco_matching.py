@@ -86,6 +86,12 @@ def sort_entries(
     return Entries(chosen, group[order], is_outside(area))
 
 
+def of_category(entries: Entries, category: int, images: int) -> slice:
+    """Where the entries of a category lie, by its position; `images` is their number."""
+    first, end = np.searchsorted(entries.group, (category * images, (category + 1) * images))
+    return slice(int(first), int(end))
+
+
 def match(
     detections: Entries, objects: Entries, crowd: Bool[np.ndarray, " objects"], iou_type: str
 ) -> Matches:

@@ -45,7 +45,8 @@ from jaxdet.weights.load import load_detector
 class Evaluator:
     """Runs an experiment's detector over its validation set.
 
-    The detector is compiled once and the annotations are read once, however often it is called.
+    The detector is compiled once for each shape of batches, and the annotations are read once,
+    however often it is called.
     """
 
     def __init__(self, experiment: Experiment):
@@ -56,7 +57,7 @@ class Evaluator:
         _check_metric(experiment)  # before a training that ends in it
         self._detect = detect_function(experiment.config, experiment.stateless, experiment.mesh)
         self._experiment = experiment
-        self._is_compiled = False
+        self._compiled: set[tuple[tuple[int, ...], ...]] = set()  # shapes of inputs
 
     def __call__(self, params: Tree, stats: Tree) -> Evaluation:
         """Every process gets the same numbers; the main one works them out."""
@@ -93,9 +94,11 @@ class Evaluator:
             for host, batch in self._batches():
                 called = time.monotonic()
                 detections = self._detect(params, stats, batch)
-                if not self._is_compiled:
+                shapes = tuple(leaf.shape for leaf in jax.tree.leaves(batch))
+                if shapes not in self._compiled:
                     # The device works on its own time: the first call lasts as long as compilation.
-                    compiling, self._is_compiled = time.monotonic() - called, True
+                    compiling += time.monotonic() - called
+                    self._compiled.add(shapes)
                 pending.append(threads.submit(self._encode, host, detections, processes))
                 if len(pending) > 2 * count:
                     results += pending.popleft().result()

@@ -178,9 +178,7 @@ def _id(value: Any) -> Any:
 
 def _is_finite(value: Any) -> bool:
     # Whole numbers beyond the range of floats are none to compute with.
-    is_number = type(value) is float or isinstance(
-        value, Real
-    )  # the second takes ten times as long
+    is_number = type(value) is float or isinstance(value, Real)  # which takes ten times as long
     return is_number and abs(value) <= sys.float_info.max
 
 

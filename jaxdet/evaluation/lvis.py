@@ -6,38 +6,27 @@ its negative ones, which it shows none of. A detection of any other category cou
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from pycocotools import mask as mask_api
 
 from jaxdet.errors import UserError
 from jaxdet.evaluation.coco import RECALLS, mean_defined, precision_and_recall
-from jaxdet.evaluation.coco_matching import AREAS, IOU_THRESHOLDS, is_outside
+from jaxdet.evaluation.coco_matching import (
+    AREAS,
+    IOU_THRESHOLDS,
+    match,
+    of_category,
+    sort_entries,
+)
 from jaxdet.evaluation.inputs import EvalInputs, GroundTruth
 from jaxdet.evaluation.metric_names import FREQUENCIES
 
 LISTS = ("neg_category_ids", "not_exhaustive_category_ids")
 """What each image says beside its objects."""
-
-
-class _Verdict(NamedTuple):
-    """What became of one category's detections, best first, in one image or in all of them.
-
-    Attributes:
-        scores: as detected.
-        matched: whether it has found an object, by area and IoU threshold.
-        ignored: whether it counts neither way, by the same.
-        objects: how many there are to find, by area.
-    """
-
-    scores: Float[np.ndarray, "detections"]
-    matched: Bool[np.ndarray, "areas ious detections"]
-    ignored: Bool[np.ndarray, "areas ious detections"]
-    objects: Int[np.ndarray, "areas"]
 
 
 def evaluate_lvis(inputs: EvalInputs, *, max_detections: int = 300) -> dict[str, dict[str, Any]]:
@@ -63,10 +52,7 @@ def evaluate_lvis(inputs: EvalInputs, *, max_detections: int = 300) -> dict[str,
     groups = frequency_groups(inputs.truth.categories)
     return {
         iou_type: _summary(
-            *_curves(_judge(inputs, iou_type, max_detections), inputs.truth),
-            inputs.truth,
-            groups,
-            max_detections,
+            *_curves(inputs, iou_type, max_detections), inputs.truth, groups, max_detections
         )
         for iou_type in inputs.truth.iou_types
     }
@@ -98,24 +84,67 @@ def check_lvis(document: dict[str, Any]) -> None:
             _listed(image, key)
 
 
-def _judge(inputs: EvalInputs, iou_type: str, max_detections: int) -> dict[int, list[_Verdict]]:
-    """By category the verdict of each image that says something about it."""
+def _curves(
+    inputs: EvalInputs, iou_type: str, max_detections: int
+) -> tuple[
+    Float[np.ndarray, "ious recalls categories areas"], Float[np.ndarray, "ious categories areas"]
+]:
+    """Precision at each recall, and the final recall; -1 where there is nothing to find.
+
+    Axes are in the order of the package lvis, so that means round as its do.
+    """
+    truth = inputs.truth
+    image_ids = sorted(truth.image_sizes)
+    category_ids = [category["id"] for category in truth.categories]
+    annotations = truth.indexed[iou_type].dataset["annotations"]
+    objects = sort_entries(annotations, image_ids, category_ids)
+    found, is_unsure = _counting(inputs, iou_type, max_detections)
+    score = np.array([detection["score"] for detection in found], float)
+    detections = sort_entries(found, image_ids, category_ids, score)
+    matches = match(detections, objects, np.zeros(len(objects.entries), bool), iou_type)
+    unsure = np.array([is_unsure[entry["id"]] for entry in detections.entries], bool)
+    counts = ~(matches.ignored | unsure & ~matches.found)
+
+    shape = (len(category_ids), len(AREAS))
+    precision = np.full((len(IOU_THRESHOLDS), len(RECALLS), *shape), -1.0)
+    recall = np.full((len(IOU_THRESHOLDS), *shape), -1.0)
+    for number in range(len(category_ids)):
+        ours, theirs = (of_category(each, number, len(image_ids)) for each in (detections, objects))
+        to_find = np.count_nonzero(~objects.outside[:, theirs], axis=1)
+        scores = [detection["score"] for detection in detections.entries[ours]]
+        order = ours.start + np.argsort(-np.array(scores, float), kind="stable")
+        matched, counted = matches.found[..., order], counts[..., order]
+        for area in np.flatnonzero(to_find):
+            precision[:, :, number, area], recall[:, number, area] = precision_and_recall(
+                matched[area] & counted[area], ~matched[area] & counted[area], to_find[area]
+            )
+    return precision, recall
+
+
+def _counting(
+    inputs: EvalInputs, iou_type: str, max_detections: int
+) -> tuple[list[dict[str, Any]], dict[int, bool]]:
+    """The detections that count: the best of each image, of categories it was searched for.
+
+    Returns:
+        They, with their masks' own areas for "segm"; and by their ids whether the image may show
+        objects of the category that are not annotated, so that one that finds none is not wrong.
+    """
     indexed, results_of = inputs.truth.indexed[iou_type], inputs.detections.imgToAnns
-    verdicts: dict[int, list[_Verdict]] = defaultdict(list)
+    counting, is_unsure = [], {}
     for image in sorted(indexed.dataset["images"], key=lambda image: image["id"]):
         negative, unsure = (_listed(image, key) for key in LISTS)
-        truths = _by_category(indexed.imgToAnns.get(image["id"], ()))
+        shown = {truth["category_id"] for truth in indexed.imgToAnns.get(image["id"], ())}
+        known = negative | shown
         results = sorted(results_of.get(image["id"], ()), key=lambda result: -result["score"])
-        known = negative | truths.keys()
-        found = _by_category(
-            result for result in results[:max_detections] if result["category_id"] in known
-        )
-        for category in truths.keys() | found.keys():
-            verdict = _judge_category(
-                found.get(category, []), truths.get(category, []), iou_type, category in unsure
-            )
-            verdicts[category].append(verdict)
-    return verdicts
+        found = [each for each in results[:max_detections] if each["category_id"] in known]
+        counting += found
+        is_unsure |= {each["id"]: each["category_id"] in unsure for each in found}
+    if iou_type == "segm":
+        counting = [
+            {**each, "area": float(mask_api.area(each["segmentation"]))} for each in counting
+        ]
+    return counting, is_unsure
 
 
 def _listed(image: dict[str, Any], key: str) -> set[int]:
@@ -126,100 +155,6 @@ def _listed(image: dict[str, Any], key: str) -> set[int]:
             "LVIS's annotations as the validation data, or set config.data.metric='coco'"
         )
     return set(ids)
-
-
-def _by_category(entries: Iterable[dict[str, Any]]) -> dict[int, list[dict[str, Any]]]:
-    found: dict[int, list[dict[str, Any]]] = {}
-    for entry in entries:
-        found.setdefault(entry["category_id"], []).append(entry)
-    return found
-
-
-def _judge_category(
-    results: list[dict[str, Any]],
-    truths: list[dict[str, Any]],
-    iou_type: str,
-    is_unsure: bool,
-) -> _Verdict:
-    """What becomes of one image's detections of one category.
-
-    Args:
-        results: best first.
-        is_unsure: whether the image may show objects of it that are not annotated, so that a
-            detection that finds none is no false positive.
-    """
-    key = "segmentation" if iou_type == "segm" else "bbox"
-    shapes = [result[key] for result in results]
-    outside = is_outside(np.array([truth["area"] for truth in truths], float))
-    matched, ignored = _match(shapes, [truth[key] for truth in truths], outside)
-    if is_unsure:
-        ignored |= ~matched
-    elif results:
-        areas = (
-            [mask_api.area(s) for s in shapes]
-            if iou_type == "segm"
-            else [s[2] * s[3] for s in shapes]
-        )
-        ignored |= ~matched & is_outside(np.array(areas, float))[:, None]
-    scores = np.array([result["score"] for result in results], float)
-    return _Verdict(scores, matched, ignored, (~outside).sum(1))
-
-
-def _match(
-    shapes: list[Any], truths: list[Any], is_ignored: Bool[np.ndarray, "areas objects"]
-) -> tuple[Bool[np.ndarray, "areas ious detections"], Bool[np.ndarray, "areas ious detections"]]:
-    """Which detections find an object, and for which it is one to ignore.
-
-    Each takes, best score first, the object of highest IoU that is left, the later one of equals;
-    one to ignore only where no other is left above the threshold.
-    """
-    matched = np.zeros((len(AREAS), len(IOU_THRESHOLDS), len(shapes)), bool)
-    ignored = np.zeros_like(matched)
-    if not shapes or not truths:
-        return matched, ignored
-    overlaps = np.asarray(mask_api.iou(shapes, truths, [0] * len(truths)))
-    count = len(truths)
-    rank = np.argsort(np.argsort(overlaps, axis=1, kind="stable"), axis=1)
-    preference = rank[:, None, None] + count * ~is_ignored[None, :, None]
-    is_near = overlaps[:, None] >= np.minimum(IOU_THRESHOLDS, 1 - 1e-10)[:, None]
-    free = np.ones((len(AREAS), len(IOU_THRESHOLDS), count), bool)
-    for number in np.flatnonzero(is_near.any((1, 2))):
-        choice = np.where(free & is_near[number], preference[number], -1)
-        best = choice.argmax(-1)
-        has_found = choice.max(-1) >= 0
-        matched[..., number] = has_found
-        ignored[..., number] = has_found & np.take_along_axis(is_ignored, best, 1)
-        area, iou = np.nonzero(has_found)
-        free[area, iou, best[area, iou]] = False
-    return matched, ignored
-
-
-def _curves(
-    verdicts: dict[int, list[_Verdict]], truth: GroundTruth
-) -> tuple[
-    Float[np.ndarray, "ious recalls categories areas"], Float[np.ndarray, "ious categories areas"]
-]:
-    """Precision at each recall, and the final recall; -1 where there is nothing to find.
-
-    Axes are in the order of the package lvis, so that means round as its do.
-    """
-    shape = (len(truth.categories), len(AREAS))
-    precision = np.full((len(IOU_THRESHOLDS), len(RECALLS), *shape), -1.0)
-    recall = np.full((len(IOU_THRESHOLDS), *shape), -1.0)
-    for number, category in enumerate(truth.categories):
-        if category["id"] not in verdicts:
-            continue
-        parts = zip(*verdicts[category["id"]], strict=True)
-        scores, matched, ignored, objects = (np.concatenate(part, -1) for part in parts)
-        objects = objects.reshape(-1, len(AREAS)).sum(0)
-        order = np.argsort(-scores, kind="stable")
-        matched, ignored = matched[..., order], ignored[..., order]
-        right, wrong = matched & ~ignored, ~matched & ~ignored
-        for area in np.flatnonzero(objects):
-            precision[:, :, number, area], recall[:, number, area] = precision_and_recall(
-                right[area], wrong[area], objects[area]
-            )
-    return precision, recall
 
 
 def _summary(

@@ -1,4 +1,5 @@
-"""Detection over a data set: its images at one size, or at several whose results are merged."""
+"""Detection over a data set: its images at one size, or at several whose results are merged; padded
+to a square, or to rectangles."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxdet import parallel
+from jaxdet.data.canvases import rows_of
 from jaxdet.data.dataset import DetectionDataset
 from jaxdet.data.loader import Batch, LoaderSettings, eval_batches
 from jaxdet.data.lsj import LargeScaleJitter
@@ -29,14 +31,19 @@ def inputs_of(
 
     With test-time augmentation, boxes are in pixels of the original images.
     """
-    sizes = config.model.detector.tta_sizes
-    if not sizes:
-        for host in eval_batches(dataset, augmentation_of(config), settings):
-            yield _known(host), {name: host[name] for name in ("image", "image_hw")}
-        return
+    detector = config.model.detector
+    augmentations = [LargeScaleJitter(size) for size in detector.tta_sizes]
+    augmentations = augmentations or [augmentation_of(config)]
+    rows = rows_of(dataset, augmentations, settings.batch_size, detector.pad_multiple)
     # The images are read once for each size: detection at one takes longer.
-    streams = [eval_batches(dataset, LargeScaleJitter(size), settings) for size in sizes]
+    streams = [
+        eval_batches(dataset, augmentation, settings, of_one)
+        for augmentation, of_one in zip(augmentations, rows, strict=True)
+    ]
     for hosts in zip(*streams, strict=True):
+        if not detector.tta_sizes:
+            yield _known(hosts[0]), {name: hosts[0][name] for name in ("image", "image_hw")}
+            continue
         original_hw = hosts[0]["original_hw"]
         views = [View(host["image"], host["image_hw"]) for host in hosts]
         known = {**_known(hosts[0]), "image_hw": original_hw}
@@ -51,7 +58,7 @@ def detect_function(
     config: ConfigDict, stateless: StatelessModel, mesh: jax.sharding.Mesh
 ) -> Callable[[Tree, Tree, Inputs], Detections]:
     """The detector of parameters and batch statistics on `inputs_of` a batch on the devices,
-    compiled at its first call."""
+    compiled at its first call with inputs of a shape."""
     if config.model.detector.tta_sizes:
         augmented = Augmented(stateless, mesh, flip=config.model.detector.tta_flip)
         return lambda params, stats, inputs: augmented(params, stats, **inputs)

@@ -21,6 +21,7 @@ from jaxdet.config.keys import keys_with
 from jaxdet.config.mask_rcnn import benchmark, check
 from jaxdet.config.roles import difference
 from jaxdet.config.values import override
+from jaxdet.data.canvases import rows_of
 from jaxdet.data.dataset import Category, Example, LazyImage
 from jaxdet.data.image import Source, as_image
 from jaxdet.data.loader import Batch, LoaderSettings, eval_batches
@@ -36,7 +37,7 @@ from jaxdet.weights.load import load_detector
 
 
 class Detector:
-    """A detector with its weights; compiled once, at the first image.
+    """A detector with its weights; compiled at the first image, and once for each shape of batches.
 
     Args:
         config: a complete config; of its data only how evaluation reads and resizes images is used.
@@ -68,6 +69,12 @@ class Detector:
         """How images lie that were annotated for it, see `EncodedImage`."""
         return self.config.data.orientation
 
+    @property
+    def at_once(self) -> int:
+        """How many images `predict` is best given together: several batches where only images of
+        one shape share one."""
+        return self.batch * (8 if self.config.model.detector.pad_multiple else 1)
+
     def predict(
         self, images: Source | Sequence[Source], *, orientation: str | None = None
     ) -> Prediction | list[Prediction]:
@@ -96,14 +103,16 @@ class Detector:
         ]
 
     def prepare(self, image: Source) -> Batch:
-        """An image as the model takes it: image uint8 [1, S, S, 3], S = config.image_size, resized
-        to fit the top left corner, and image_hw int32 [1, 2], the height and width it has there.
+        """An image as the model takes it: image uint8 [1, S, S, 3], S = config.image_size (or a
+        smaller rectangle, by config.model.detector.pad_multiple), resized to fit the top left
+        corner, and image_hw int32 [1, 2], the height and width it has there.
         """
-        (host,) = eval_batches(
-            _Unlabelled([as_image(image, self.orientation)]),
-            augmentation_of(self.config),
-            LoaderSettings(1, self.config.data.threads),
-        )
+        images = _Unlabelled([as_image(image, self.orientation)])
+        augmentation = augmentation_of(self.config)
+        multiple = self.config.model.detector.pad_multiple
+        (rows,) = rows_of(images, [augmentation], 1, multiple)
+        settings = LoaderSettings(1, self.config.data.threads)
+        (host,) = eval_batches(images, augmentation, settings, rows)
         return {name: host[name] for name in ("image", "image_hw")}
 
     def _results(self, images: list[LazyImage]) -> Iterator[dict[str, Any]]:

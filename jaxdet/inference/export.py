@@ -36,7 +36,7 @@ def export_detector(detector: Detector, batch: int) -> bytes:
     without masks where the detector has none.
 
     Raises:
-        UserError: the detector has test-time augmentation, flatbuffers is not installed, or the
+        UserError: the detector takes images of several sizes, flatbuffers is not installed, or the
             weights are too large for the format.
     """
     config = detector.config.copy_and_resolve_references()
@@ -44,6 +44,11 @@ def export_detector(detector: Detector, batch: int) -> bytes:
         raise UserError(
             "config.model.detector.tta_sizes must be empty for a StableHLO file, which detects at "
             "config.image_size; leave test-time augmentation out"
+        )
+    if config.model.detector.pad_multiple:
+        raise UserError(
+            "config.model.detector.pad_multiple must be 0 for a StableHLO file, which takes images "
+            "of one shape, the square of config.image_size"
         )
     if config.model.vit.attention == "auto":
         config.model.vit.attention = "xla"

@@ -109,8 +109,8 @@ def write_predictions(
     taken = _files_of_others(out)
     images: list[dict[str, Any]] = []
     found: list[Results] = []
-    for first in range(0, len(paths), detector.batch):
-        readable = dict(_readable(paths[first : first + detector.batch], orientation))
+    for first in range(0, len(paths), detector.at_once):
+        readable = dict(_readable(paths[first : first + detector.at_once], orientation))
         predictions = detector.predict(list(readable.values()))
         for path, prediction in zip(readable, predictions, strict=True):
             images.append(_entry(path, prediction, len(images) + 1, _free_name(path.stem, taken)))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from jaxdet.benchmark.complexity import main
+from jaxdet.benchmark.complexity import complexity, main
+from jaxdet.config.files import load_config
 
 
 def test_the_command_prints_every_part_and_what_is_published(capsys):
@@ -17,6 +18,16 @@ def test_the_command_prints_every_part_and_what_is_published(capsys):
         *parts, whole = map(float, row.split("|")[2:-1])
         assert len(parts) == 6
         assert sum(parts) == pytest.approx(whole, abs=0.04)
+
+
+def test_lvis_has_its_own_classes():
+    """A box head's linear layer has a logit a class, and here one box for all of them."""
+    config = load_config("cascade_lvis_b")
+    heads = {}
+    for metric in ("lvis", "coco"):
+        config.data.metric = metric
+        heads[metric] = complexity(config, 26).parameters["box_head"]
+    assert heads["lvis"] - heads["coco"] == 3 * (1203 - 80) * 1025
 
 
 def test_the_command_names_a_config_that_is_none(capsys):

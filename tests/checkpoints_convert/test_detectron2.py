@@ -11,7 +11,7 @@ from checkpoints_convert.cli import main as convert_main
 from checkpoints_convert.conversion import convert
 from checkpoints_convert.conversion_plan import Options
 from checkpoints_convert.reading import read
-from jaxdet.config.files import load_config, shipped_names
+from jaxdet.config.files import load_config
 from jaxdet.errors import UserError
 from jaxdet.models.build import StatelessModel, build_detector
 from jaxdet.weights.file import read_weights
@@ -72,16 +72,6 @@ def tiny(config, init):
     return config
 
 
-def config_of(row):
-    """The config that a row names, or where it is LVIS's, that of the same detector on COCO."""
-    if row["config"] in shipped_names():
-        return load_config(row["config"])
-    assert row["data"] == "LVIS"
-    size = row["size"].lower()
-    name = f"vitdet_{size}_mae" if row["head"] == "Mask R-CNN" else f"cascade_{size}"
-    return load_config(name)
-
-
 def test_the_docs_have_all_rows():
     assert len({(row["data"], row["head"], row["size"]) for row in ROWS}) == len(ROWS) == 12
 
@@ -89,7 +79,7 @@ def test_the_docs_have_all_rows():
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row["config"])
 def test_a_row_of_the_zoo_fits_its_config(converted, row):
     init = converted(row["head"], CLASSES[row["data"]])
-    check_fit(read_weights(init), tiny(config_of(row), init))
+    check_fit(read_weights(init), tiny(load_config(row["config"]), init))
 
 
 @pytest.mark.parametrize("head", TINY)
@@ -97,7 +87,7 @@ def test_a_row_of_the_zoo_fits_its_config(converted, row):
 def test_every_array_of_a_detector_has_its_place(converted, head, data):
     init = converted(head, CLASSES[data])
     row = next(row for row in ROWS if (row["head"], row["data"]) == (head, data))
-    config = tiny(config_of(row), init)
+    config = tiny(load_config(row["config"]), init)
     stateless = StatelessModel(lambda rngs: build_detector(config, CLASSES[data], rngs))
     params, _, report = load_detector(config, *stateless.abstract)
     assert report["pixel_mean"] == [123.675, 116.28, 103.53]

@@ -39,11 +39,13 @@ def total(costs: Iterable[Cost]) -> Cost:
 
 
 def forward_cost(
-    config: ConfigDict, num_classes: int, *, proposals: int, masks: int
+    config: ConfigDict, num_classes: int, *, proposals: int, masks: int, own_masks: bool = False
 ) -> dict[str, Cost]:
     """The cost of one image's forward pass by part of the detector.
 
     Args:
+        own_masks: whether of each RoI the mask of its own class alone is counted, which is what
+            ours computes, and not those of all classes, as the papers' heads do.
         proposals: RoIs that go through each stage of the box head: `roi_batch` in training,
             `test_post_nms` in detection.
         masks: RoIs that go through the mask head: in training the foreground ones that there is
@@ -57,7 +59,7 @@ def forward_cost(
         "rpn": _rpn(model, config.image_size),
         "box_features": proposals * stages * _box_features(model),
         "box_head": proposals * stages * _box_head(model, num_classes),
-        "mask_head": masks * _mask_head(model, num_classes),
+        "mask_head": masks * _mask_head(model, num_classes, own_masks),
     }
 
 
@@ -69,7 +71,8 @@ def needed_flops(config: ConfigDict, num_classes: int) -> float:
     """
     detector = config.model.detector
     masks = int(detector.roi_batch * detector.roi_positive)
-    costs = forward_cost(config, num_classes, proposals=detector.roi_batch, masks=masks)
+    rois = {"proposals": detector.roi_batch, "masks": masks}
+    costs = forward_cost(config, num_classes, **rois, own_masks=True)
     return 3 * 2 * total(costs.values()).multiply_adds
 
 
@@ -180,13 +183,17 @@ def _box_head(model: ConfigDict, num_classes: int) -> Cost:
     )
 
 
-def _mask_head(model: ConfigDict, num_classes: int) -> Cost:
+def _mask_head(model: ConfigDict, num_classes: int, own_masks: bool) -> Cost:
     heads, cells = model.heads, model.detector.mask_roi_size**2
     if not heads.mask:
         return Cost()
     width = heads.mask_conv_dim
     cost, channels = _convs(heads.mask_convs, cells, model.pyramid.channels, width)
-    return cost + _linear(cells, channels, 4 * width) + _linear(4 * cells, width, num_classes)
+    cost += _linear(cells, channels, 4 * width)
+    if not own_masks:
+        return cost + _linear(4 * cells, width, num_classes)
+    # The class's weights and its bias are looked up by products with ones and zeros.
+    return cost + _linear(1, num_classes, width + 1) + _linear(4 * cells, width, 1)
 
 
 def _convs(count: int, positions: int, inputs: int, width: int) -> tuple[Cost, int]:

@@ -12,10 +12,10 @@ from typing import NamedTuple
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from jaxdet.benchmark.cost.analytic import COCO_CLASSES, needed_flops
+from jaxdet.benchmark.cost.analytic import needed_flops
+from jaxdet.benchmark.cost.class_count import usual_classes
 from jaxdet.benchmark.cost.devices import Device, local_device
 from jaxdet.benchmark.cost.step import CompiledStep, compile_step, resized_config
-from jaxdet.config.lvis import LVIS_CLASSES
 from jaxdet.errors import UserError
 from jaxdet.training.experiment import Experiment
 
@@ -93,13 +93,12 @@ def make_plan(
 
 
 def count_classes(experiment: Experiment) -> tuple[int, str]:
-    """Classes of the data, or COCO's or LVIS's where they cannot be opened; and which of these."""
+    """Classes of the data, or the usual ones where they cannot be opened; and which of these."""
     try:
         return len(experiment.val_set.categories), "of the data"
     except UserError:
-        if experiment.config.data.metric == "lvis":
-            return LVIS_CLASSES, "as in LVIS: the data cannot be opened"
-        return COCO_CLASSES, "as in COCO: the data cannot be opened"
+        classes, name = usual_classes(experiment.config)
+        return classes, f"as in {name}: the data cannot be opened"
 
 
 def _fitted_bytes(

@@ -14,12 +14,16 @@ from typing import NamedTuple
 from ml_collections import ConfigDict
 
 from jaxdet.benchmark.cost.analytic import COCO_CLASSES, needed_flops
+from jaxdet.benchmark.cost.class_count import usual_classes
 from jaxdet.benchmark.cost.devices import peak_of
 from jaxdet.benchmark.reference import COCO_VAL, LEAST_TRAIN_IMAGES
 from jaxdet.errors import UserError
 
-COCO_TRAIN_IMAGES = 117_266
-"""Images of COCO train2017 with objects."""
+TRAIN_IMAGES = {
+    "COCO": (117_266, "COCO train2017"),
+    "LVIS": (99_388, "LVIS v1 train"),
+}
+"""Images with objects of the training sets, by the names of `usual_classes`."""
 
 
 class Data(NamedTuple):
@@ -53,16 +57,16 @@ class StageCost(NamedTuple):
 
 
 def data_of(config: ConfigDict) -> Data:
-    """Counts the data a config names; where it cannot be opened, COCO's numbers."""
+    """Counts the data a config names; where it cannot be opened, COCO's numbers or LVIS's."""
     from jaxdet.training.experiment import Experiment  # late: it takes jax along
 
     experiment = Experiment(config, Path())
     try:
         return Data(experiment.trained_images, len(experiment.val_set.categories), "counted")
     except UserError:
-        return Data(
-            COCO_TRAIN_IMAGES, COCO_CLASSES, "as in COCO train2017: the data cannot be opened"
-        )
+        classes, name = usual_classes(config)
+        images, source = TRAIN_IMAGES[name]
+        return Data(images, classes, f"as in {source}: the data cannot be opened")
 
 
 def stated_speed(images_per_second: float, config: ConfigDict, classes: int) -> Speed:

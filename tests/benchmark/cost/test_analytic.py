@@ -132,7 +132,13 @@ def test_parts_cost_what_they_compute(kind):
         ),
         "mask_head": count(lambda m, x: m.mask_head(x, valid=valid, train=True), (rois, 14, 14, 8)),
     }
-    expected = forward_cost(config, classes, proposals=rois, masks=rois)
+    labels = jnp.zeros(rois, int)
+    own_masks = count(
+        lambda m, x: m.mask_head(x, valid=valid, train=True, labels=labels), (rois, 14, 14, 8)
+    )
+    given = {"proposals": rois, "masks": rois}
+    assert own_masks == forward_cost(config, classes, **given, own_masks=True)["mask_head"]
+    expected = forward_cost(config, classes, **given)
     # Position embeddings are resized by matrix products, which are not the image's.
     for part, side, width in (("backbone", grid, 32), ("box_head", 7, 24)):
         if part == "backbone" or config.model.heads.box == "decoder":

@@ -28,6 +28,9 @@ def test_a_plan_needs_no_data(tmp_path):
     config.data.name = "coco"
     source = "as in COCO: the data cannot be opened"
     assert count_classes(Experiment(config, tmp_path)) == (80, source)
+    config.data.metric = "lvis"
+    source = "as in LVIS: the data cannot be opened"
+    assert count_classes(Experiment(config, tmp_path)) == (1203, source)
 
 
 def test_memory_is_counted_by_kind(plan, experiment):
@@ -47,7 +50,8 @@ def test_memory_is_counted_by_kind(plan, experiment):
 
 
 def test_flops_and_images_per_second(plan):
-    one = total(forward_cost(plan.config, 4, proposals=8, masks=2).values()).multiply_adds
+    rois = {"proposals": 8, "masks": 2, "own_masks": True}
+    one = total(forward_cost(plan.config, 4, **rois).values()).multiply_adds
     assert needed_flops(plan.config, 4) == 6 * one
     assert plan.step_flops == 8 * 6 * one
     assert plan.images_per_second == pytest.approx(0.5 * 100e12 * jax.device_count() / (6 * one))

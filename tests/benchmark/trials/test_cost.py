@@ -76,6 +76,8 @@ def test_an_epoch_is_counted_where_the_data_can_be_opened():
     assert data_of(config)[0] == 16
     config = load_config(Path("configs/vitb_mae.py"))
     assert data_of(config)[:2] == (117_266, 80)
+    config.data.metric = "lvis"
+    assert data_of(config)[:2] == (99_388, 1203)
 
 
 def test_only_all_of_coco_is_what_published_results_are_of():

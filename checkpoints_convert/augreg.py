@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 
-from checkpoints_convert.clip import join_qkv
+from checkpoints_convert.clip import join_qkv, naflex_projection
 from checkpoints_convert.layout import Layout
 from checkpoints_convert.tensors import State, Tensor
 
@@ -43,11 +43,8 @@ def _unstacked(state: State) -> State:
 
 
 def _torch_layout(name: str, tensor: Tensor) -> Tensor:
-    if name == "patch_embed.proj.weight" and len(tensor.shape) == 2:  # NaFlex's
-        inputs, width = tensor.shape
-        side = round((inputs / 3) ** 0.5)
-        if 3 * side * side == inputs:
-            tensor = tensor.reshape(side, side, 3, width)
+    if name == "patch_embed.proj.weight" and len(tensor.shape) == 2:
+        return naflex_projection(tensor.transpose(1, 0))
     if name == "patch_embed.proj.weight" and len(tensor.shape) == 4:
         return tensor.transpose(3, 2, 0, 1)
     if re.search(r"attn\.[qkv]\.weight$", name) and len(tensor.shape) == 3:

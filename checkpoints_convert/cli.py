@@ -184,6 +184,8 @@ def _converted(source: Source, options: argparse.Namespace) -> _Written:
         pixels=_pixels(options),
         allow_unknown=options.allow_unknown,
     )
+    if isinstance(options.source, str):
+        conversion.report["source"]["address"] = options.source
     return _Written(conversion.arrays, conversion.report, text(conversion.report))
 
 

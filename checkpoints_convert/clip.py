@@ -11,7 +11,7 @@ import re
 from dataclasses import replace
 
 from checkpoints_convert.layout import Layout
-from checkpoints_convert.tensors import State, concatenate
+from checkpoints_convert.tensors import State, Tensor, concatenate
 
 TEXT = (
     (
@@ -118,15 +118,22 @@ HUGGING_FACE = Layout(
 )
 
 
+def naflex_projection(weight: Tensor) -> Tensor:
+    """The patch projection of SigLIP 2's NaFlex, [width, inputs] over (rows, columns, channels), as
+    a convolution's [width, 3, side, side]; unchanged where its patches are not square.
+    """
+    width, inputs = weight.shape
+    side = round((inputs / 3) ** 0.5)
+    if 3 * side * side != inputs:
+        return weight
+    return weight.reshape(width, side, side, 3).transpose(0, 3, 1, 2)
+
+
 def prepare_siglip(state: State) -> State:
-    """Also a patch projection of SigLIP 2's NaFlex, over (rows, columns, channels)."""
+    """Also a patch projection of NaFlex."""
     name = "patch_embed.proj.weight"
     if name in state and len(state[name].shape) == 2:
-        width, inputs = state[name].shape
-        side = round((inputs / 3) ** 0.5)
-        if 3 * side * side == inputs:
-            kernel = state[name].reshape(width, side, side, 3).transpose(0, 3, 1, 2)
-            state = {**state, name: kernel}
+        state = {**state, name: naflex_projection(state[name])}
     return prepare(state)
 
 

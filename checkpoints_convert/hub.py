@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
 
@@ -15,6 +16,14 @@ FILES = (
     "model-?????-of-?????.safetensors",
 )
 """What is downloaded: no pickle, which safetensors make unnecessary."""
+
+REASONS = {
+    "GatedRepoError": "its owner gives access on request: accept the terms on its page, then "
+    "`hf auth login` or set HF_TOKEN",
+    "RepositoryNotFoundError": "the hub has no such repository, or a private one: `hf auth login`",
+    "RevisionNotFoundError": "it has no such revision",
+}
+"""What huggingface_hub's errors mean, by their class."""
 
 PART = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}"
 
@@ -59,13 +68,46 @@ def download(address: str) -> Path:
     try:
         folder = Path(snapshot_download(name, revision=revision, allow_patterns=[*FILES]))
     except Exception as error:  # of the network, the hub, access rights or the disk
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise UserError(
-            f"{address} cannot be downloaded ({reason}); check the name, the network and your "
-            "access to it, or give a downloaded folder"
+            f"{address} cannot be downloaded ({_reason(error)}); check the name, the network and "
+            "your access to it, or give a downloaded folder"
         ) from error
-    if not any(folder.glob("model*.safetensors")):
+    weights = sorted(folder.glob("model*.safetensors"))
+    if not weights:
         raise UserError(
             f"{address} holds no model.safetensors; download its weights and give the file"
         )
+    for file in weights:
+        _validate_digest(address, file)
     return folder
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, from the error or those that it came from."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if type(cause).__name__ in REASONS:
+            return REASONS[type(cause).__name__]
+        cause = cause.__cause__
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def _validate_digest(address: str, file: Path) -> None:
+    """Holds a large file to the SHA-256 that the hub's cache names it after.
+
+    huggingface_hub itself compares sizes alone. Where the cache has no symbolic links (Windows),
+    the name is lost and nothing is compared.
+
+    Raises:
+        UserError: it has another.
+    """
+    stored = file.resolve()
+    if not re.fullmatch(r"[0-9a-f]{64}", stored.name):
+        return
+    with stored.open("rb") as opened:
+        found = hashlib.file_digest(opened, "sha256").hexdigest()
+    if found != stored.name:
+        raise UserError(
+            f"{address}: {file.name} has not the SHA-256 that the hub says; delete {stored} and "
+            "download it again"
+        )

@@ -61,6 +61,9 @@ def prepare(state: State) -> State:
     return join_qkv(joined)
 
 
+WRAPPED = (r"^(model|encoder)\.embeddings\.",)
+"""Names whose first part is a wrapper, though the blocks alone may have it without one."""
+
 _VIT = Layout(
     name="vit-hf",
     title="ViT (transformers)",
@@ -73,6 +76,7 @@ _VIT = Layout(
     left_out=LEFT_OUT,
     pixels=None,
     prepare=prepare,
+    excludes=WRAPPED,
 )
 
 DINOV3 = replace(
@@ -83,7 +87,7 @@ DINOV3 = replace(
     pixels="imagenet",
     has_absolute_position=False,
     vit={"rope": "dinov3", "rope_base": 100.0, "norm_eps": 1e-5},
-    excludes=(r"position_embeddings$",),
+    excludes=(r"position_embeddings$", *WRAPPED),
 )
 
 DINOV2 = replace(

@@ -24,6 +24,7 @@ from checkpoints_convert.model_config import ModelConfig, read_model_config
 from checkpoints_convert.onnx_file import read_onnx
 from checkpoints_convert.pickles import PickledArray, PickledDtype, read_pickle, unread_scalar
 from checkpoints_convert.tensors import State, Tensor, as_float32, of_array
+from checkpoints_convert.wrappers import holds_vit
 from jaxdet.errors import UserError
 from jaxdet.weights.file import EXPANSION, StoredArray, archive_members, is_report, open_archive
 
@@ -32,6 +33,9 @@ LEGACY_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 
 MODEL_KEYS = ("model", "state_dict", "teacher", "target_encoder", "module")
 """Where training checkpoints keep their model, in the order of preference."""
+
+NESTED = 3
+"""Dictionaries in each other that are searched for one, where it is in none of MODEL_KEYS."""
 
 REPORT_KEY = "jaxdet"
 """Where a PyTorch or safetensors file that jaxdet wrote keeps its report."""
@@ -292,6 +296,9 @@ def _unwrap(path: Path, content: Any, kind: type, tensor: Any) -> Content:
             model = inner
             beside = sorted(str(name) for name in content if name not in (key, REPORT_KEY))
             break
+    else:
+        if not any(isinstance(value, kind) for value in content.values()):
+            model, beside = _only_vit(path, content, kind)
     state = {
         name: tensor(value, name)
         for name, value in model.items()
@@ -299,6 +306,32 @@ def _unwrap(path: Path, content: Any, kind: type, tensor: Any) -> Content:
     }
     beside += sorted(str(name) for name in model if name not in state and name != REPORT_KEY)
     return state, beside, report
+
+
+def _only_vit(path: Path, content: dict, kind: type) -> tuple[dict, list[str]]:
+    """The tensors of a ViT wherever in nested dictionaries they are, and what lies beside."""
+    found = list(_vits(content, kind))
+    if len(found) > 1:
+        places = " and ".join(".".join(keys)[:80] for keys, _ in found[:2])
+        raise UserError(
+            f"{path} holds several ViTs, {places} among them; save the tensors of one alone"
+        )
+    if not found:
+        return content, []
+    (first, *_), model = found[0]
+    return model, sorted(str(name) for name in content if name != first)
+
+
+def _vits(content: dict, kind: type, above: tuple[str, ...] = ()) -> Iterator[tuple]:
+    """The dictionaries that hold a ViT's tensors by name, each behind the keys that lead to it."""
+    for key, inner in content.items():
+        if not isinstance(inner, dict) or not isinstance(key, str) or len(above) == NESTED:
+            continue
+        names = [name for name, value in inner.items() if isinstance(value, kind)]
+        if holds_vit(name for name in names if isinstance(name, str)):
+            yield (*above, key), inner
+        else:
+            yield from _vits(inner, kind, (*above, key))
 
 
 def _parse_report(text: Any) -> dict[str, Any] | None:

@@ -10,8 +10,9 @@ from jaxdet.flags import listed
 def text(report: dict[str, Any]) -> str:
     """The report of a conversion as a page of text."""
     source, size, used = report["source"], report["vit"], report["used"]
+    address = f"{source['address']}, " if "address" in source else ""
     lines = [
-        f"source    {source['file']}, {source['bytes']} bytes",
+        f"source    {address}{source['file']}, {source['bytes']} bytes",
         f"          sha256 {source['sha256']}",
         f"layout    {report['layout']} ({report['chosen']})",
         f"holds     a {report['kind']}, ViT of "

@@ -142,13 +142,14 @@ def find(
     return candidates.get(epochs, candidates.get(None))
 
 
-def of_encoder(name: str) -> tuple[Published, ...]:
+def of_encoder(name: str, data: str = COCO_VAL) -> tuple[Published, ...]:
     """What the Perception Encoder's authors found of an encoder under ViTDet's recipe.
 
     Args:
         name: of an initialisation, with the encoder's in it: "dinov2_vitl", "pe-spatial-g".
+        data: COCO_VAL or LVIS_VAL.
     """
-    results = [result for result in published() if result.system == "PE"]
+    results = [each for each in published() if (each.system, each.data) == ("PE", data)]
     named = [result for result in results if _letters(result.initialisation) in _letters(name)]
     longest = max((len(result.initialisation) for result in named), default=0)
     return tuple(result for result in named if len(result.initialisation) == longest)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
 import importlib.util
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -54,15 +52,11 @@ def shipped_names() -> list[str]:
 
 def config_stem(name: str) -> str:
     """What runs of a config are called by default: "mini/mae" is "mae", "own:b" is "own_b", and
-    "any:weights/mae.npz" is "any_mae_3b0f61", for files of one name lie in different folders.
+    "any:weights/mae.npz" is "any_mae".
     """
     file, colon, argument = name.partition(":")
     stem = Path(file).name.removesuffix(".py")
-    if argument.endswith(".npz"):
-        digest = hashlib.sha256(os.path.abspath(argument).encode()).hexdigest()
-        argument = f"{Path(argument).name.removesuffix('.npz')}_{digest[:6]}"
-    else:
-        argument = Path(argument).name
+    argument = Path(argument).name.removesuffix(".npz")
     return f"{stem}_{argument}" if colon else stem
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar
 
 import jax
@@ -20,6 +21,7 @@ from jaxdet.models.attention import Choice, choose_for
 from jaxdet.models.build import StatelessModel, build_detector
 from jaxdet.training import optim
 from jaxdet.training.run import Run
+from jaxdet.weights.file import original_sha256
 
 
 class Experiment(Run):
@@ -30,6 +32,7 @@ class Experiment(Run):
         "train_images": "the number of training images",
         "train_annotations_sha256": "the SHA-256 of the training annotations",
         "val_annotations_sha256": "the SHA-256 of the validation annotations",
+        "init_sha256": "the SHA-256 of the weights that config.init was converted from",
     }
 
     @cached_property
@@ -114,7 +117,13 @@ class Experiment(Run):
             "train_images": self.trained_images,
             "train_annotations_sha256": self.train_set.annotations_sha256,
             "val_annotations_sha256": self.val_set.annotations_sha256,
+            "init_sha256": self._init_sha256,
         }
+
+    @cached_property
+    def _init_sha256(self) -> str | None:
+        init = self.config.init
+        return None if init is None else original_sha256(Path(init))
 
     def scalars(self, step: int) -> dict[str, float]:
         scalars = super().scalars(step)

@@ -78,6 +78,11 @@ def test_encoders_are_found_by_the_name_of_an_initialisation(name, expected):
     assert found == expected
 
 
+def test_encoders_have_numbers_on_lvis():
+    found = [(each.backbone, each.box_ap, each.mask_ap) for each in of_encoder("dinov2", LVIS_VAL)]
+    assert found == [("ViT-L", 46.7, 43.5), ("ViT-g", 51.5, 47.3)]
+
+
 def test_no_result_is_listed_twice():
     assert len({identity(result) for result in published()}) == len(published())
 

@@ -3,8 +3,9 @@
     python tests/checkpoints_convert/make_layouts.py tests/reference/layouts
 
 It takes timm 1.0.31, transformers 5.24, torchvision 0.29 and MMPretrain 1.2 (with mmcv-lite and
-mmengine), which the tests themselves do without. Every parameter is random, attention is sharp, and
-an image has 3 x 5 patches where the class takes another grid than its own of 4 x 4.
+mmengine), which the tests themselves do without. Every parameter is random and attention is sharp.
+An image has 4 x 4 patches, the class's own grid, and `large_image` 3 x 5 where the class takes it.
+data2vec is run without its class token, which no detector has beside tables of relative positions.
 """
 
 from __future__ import annotations
@@ -66,6 +67,10 @@ def mmpretrain_model() -> nn.Module:
     return VisionTransformer(arch=arch, img_size=SIDE, patch_size=PATCH)
 
 
+def data2vec(**options) -> nn.Module:
+    return transformers_model("Data2VecVisionModel", "Data2VecVisionConfig", **common(**options))
+
+
 HUGGING_FACE: dict[str, Callable[[], nn.Module]] = {
     "hf_clip_vision": lambda: transformers_model(
         "CLIPVisionModel", "CLIPVisionConfig", hidden_act="quick_gelu", **common()
@@ -91,6 +96,8 @@ HUGGING_FACE: dict[str, Callable[[], nn.Module]] = {
         image_size=SIDE,
         pretrain_image_size=SIDE,
     ),
+    "hf_data2vec": lambda: data2vec(use_relative_position_bias=True),
+    "hf_data2vec_shared": lambda: data2vec(use_shared_relative_position_bias=True),
 }
 
 
@@ -153,10 +160,27 @@ def call_radio(model: nn.Module, image: torch.Tensor) -> None:
     model(image * conditioner.norm_std + conditioner.norm_mean)
 
 
-def save_outputs(folder: Path, name: str, model: nn.Module, call: Callable, grid) -> None:
-    generator = torch.Generator().manual_seed(1)
-    image = torch.randn((1, 3, *(PATCH * side for side in grid)), generator=generator)
-    outputs = {"image": image.numpy(), "tokens": tokens_of(model, image, call), "heads": HEADS}
+def drop_class_token(model: nn.Module) -> None:
+    """From here on a model with tables of relative positions runs on patches alone."""
+    for module in model.modules():
+        kind = type(module).__name__
+        if kind.endswith("VisionEmbeddings"):
+            module.register_forward_hook(lambda _, __, output: (output[0][:, 1:], *output[1:]))
+        elif kind.endswith("RelativePositionBias"):
+            module.register_forward_hook(lambda _, __, bias: bias[..., 1:, 1:])
+
+
+def save_outputs(folder: Path, name: str, model: nn.Module, call: Callable, *, resizes) -> None:
+    outputs = {"heads": HEADS}
+    for prefix, grid in (("", (4, 4)), ("large_", (3, 5))):
+        if prefix and not resizes:
+            continue
+        generator = torch.Generator().manual_seed(1)
+        image = torch.randn((1, 3, *(PATCH * side for side in grid)), generator=generator)
+        outputs |= {
+            f"{prefix}image": image.numpy(),
+            f"{prefix}tokens": tokens_of(model, image, call),
+        }
     np.savez_compressed(folder / f"{name}_outputs.npz", **outputs)
 
 
@@ -169,11 +193,13 @@ def make_hugging_face(folder: Path) -> None:
         config = json.loads((folder / "saved" / "config.json").read_text())
         (folder / f"{name}_config.json").write_text(json.dumps(config, indent=1))
         resizes = name in ("hf_clip_vision", "hf_siglip_vision", "hf_ijepa", "hf_msn")
+        if name.startswith("hf_data2vec"):
+            drop_class_token(model)
         options = {"interpolate_pos_encoding": True} if resizes else {}
         call = lambda model, image, options=options: model(image, **options)  # noqa: E731
         call = {"hf_siglip2_naflex": call_naflex, "hf_radio": call_radio}.get(name, call)
-        grid = (3, 5) if resizes or name == "hf_radio" else (4, 4)
-        save_outputs(folder, name, model, call, grid)
+        resizes |= name.startswith(("hf_radio", "hf_data2vec"))
+        save_outputs(folder, name, model, call, resizes=resizes)
 
 
 def make_torch(folder: Path) -> None:
@@ -185,7 +211,7 @@ def make_torch(folder: Path) -> None:
         prefix = "backbone." if name == "mmpretrain" else ""
         state = {f"{prefix}{key}": value for key, value in model.state_dict().items()}
         save_file(state, folder / f"{name}.safetensors")
-        save_outputs(folder, name, model, lambda model, image: model(image), (4, 4))
+        save_outputs(folder, name, model, lambda model, image: model(image), resizes=False)
 
 
 def make_timm(folder: Path) -> None:
@@ -221,7 +247,8 @@ def make_timm(folder: Path) -> None:
     name = "vit_base_patch16_siglip_224"
     model = timm_model(name, mlp_ratio=2, global_pool="", fc_norm=False, act_layer="gelu_tanh")
     model.load_pretrained(path)
-    save_outputs(folder, "big_vision", model.eval(), lambda model, image: model(image), (4, 4))
+    call = lambda model, image: model(image)  # noqa: E731
+    save_outputs(folder, "big_vision", model.eval(), call, resizes=False)
 
 
 def main(folder: Path) -> None:

@@ -621,7 +621,11 @@ def test_heads_are_given_or_asked_for(timm_state, save_torch):
 
 
 @pytest.mark.parametrize(
-    "wrapper", ["_orig_mod.", "module.", "backbone.", "model.image_encoder.", "visual.trunk."]
+    "wrapper",
+    [
+        *("_orig_mod.", "module.", "backbone.", "model.image_encoder.", "visual.trunk."),
+        *("encoder.", "model.encoder.", "student.backbone.", "net.0.", "my_vit."),
+    ],
 )
 def test_a_wrapper_in_front_is_found(timm_state, save_torch, expected, wrapper):
     state = renamed(timm_state(), ("^", wrapper)) | {"text.token_embedding.weight": np.ones((2, 2))}
@@ -630,6 +634,20 @@ def test_a_wrapper_in_front_is_found(timm_state, save_torch, expected, wrapper):
     assert {"name": "text.token_embedding.weight", "reason": "outside of the ViT"} in report[
         "left_out"
     ]
+
+
+@pytest.mark.parametrize("keys", [("model_ema",), ("net", "state_dict"), ("a", "b", "params")])
+def test_a_vit_in_nested_dictionaries_is_found(timm_state, save_torch, expected, keys):
+    def nested(state):
+        for key in reversed(keys):
+            state = {key: state}
+        return state | {"optimizer": {"state": {0: {"exp_avg": next(iter(state.values()))}}}}
+
+    arrays, report = arrays_of(save_torch(timm_state(), wrap=nested))
+    assert_same(arrays, expected)
+    assert {"name": "optimizer", "reason": "beside the model's tensors"} in report["left_out"]
+    with pytest.raises(UserError, match=r"several ViTs, one and two\.model among them"):
+        read(save_torch(timm_state(), wrap=lambda x: {"one": x, "two": {"model": x}}))
 
 
 def test_two_vits_are_refused_by_name(timm_state, save_torch):

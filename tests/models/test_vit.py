@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from jaxdet.models import attention
 from jaxdet.models.block import Attention, Block, Mlp
 from jaxdet.models.build import StatelessModel
 from jaxdet.models.position import (
@@ -24,6 +25,7 @@ from jaxdet.models.position import (
 from jaxdet.models.settings import BlockSettings, VitSettings
 from jaxdet.models.vit import ViT
 from jaxdet.models.windows import merge_windows, partition_windows
+from jaxdet.ops.fused_attention import fused_attention
 from tests.models.residuals import residual_bytes
 
 WIDTH, HEADS = 8, 2
@@ -490,6 +492,25 @@ def test_rematerialisation_keeps_less_and_changes_no_gradient(rng, relative_posi
         assert kept < 0.9 * most
         most = kept
         jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), found, expected)
+
+
+def test_todays_parts_are_the_same_by_the_fused_kernel_and_exported(rng, monkeypatch):
+    """The kernel of TPUs, simulated; the exported program has one for each kind of device."""
+    monkeypatch.setattr(attention, "FEWEST_TOKENS", 1)
+    monkeypatch.setattr(attention, "fused_attention", partial(fused_attention, interpret=True))
+    options = {"depth": 1, "global_blocks": (0,), "out_indices": (0,), **TODAYS_PARTS}
+    options["relative_position"] = "none"
+    params, images = random_params(a_vit(**options), rng), array(rng, 1, 20, 20, 3)
+
+    def maps(kind: str):
+        stateless = a_vit(**options, attention=kind)
+        return jax.jit(lambda params, images: jnp.stack(stateless.bind(params, {})(images)))
+
+    expected = maps("xla")(params, images)
+    found = maps("pallas")(params, images)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    exported = jax.export.export(maps("xla"), platforms=("cpu", "cuda", "tpu"))(params, images)
+    np.testing.assert_allclose(exported.call(params, images), expected, atol=1e-4)
 
 
 def test_bias_tables_exist_where_blocks_use_them():

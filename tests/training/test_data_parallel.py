@@ -13,6 +13,7 @@ from jaxdet.benchmark.cost.devices import ACCELERATORS
 from jaxdet.benchmark.cost.roofline import roofline
 from jaxdet.benchmark.cost.step import compile_step
 from jaxdet.training.data_parallel import over_devices
+from tests.models.test_vit import TODAYS_PARTS
 from tests.tiny import get_config
 
 
@@ -20,6 +21,7 @@ def messages(sharding: str) -> tuple[dict[tuple[str, str], int], int]:
     """Bytes by kind and dtype of all messages of a bfloat16 step, and of the parameters."""
     config = get_config()
     config.model.dtype, config.sharding = "bfloat16", sharding
+    config.model.vit.update(TODAYS_PARTS)
     config.model.heads.mask = False
     step = compile_step(config, 4, parallel.data_mesh(8, 8))
     found = roofline(hlo.parse(step.compiled.as_text()), ACCELERATORS[0], 8).collectives

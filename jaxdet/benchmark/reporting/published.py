@@ -56,15 +56,15 @@ def comparison(run: Run) -> tuple[Published | None, str | None]:
     published = published_for(ConfigDict(run.config))
     if published is None:
         why = "Nothing published is known of this model, initialisation and length"
-        return None, f"{why}{_of_another_recipe(run.config['initialisation'])}"
+        return None, f"{why}{_of_another_recipe(run.config['initialisation'], validated_on)}"
     return published, None
 
 
-def _of_another_recipe(initialisation: str) -> str:
+def _of_another_recipe(initialisation: str, data: str) -> str:
     """What is known of an encoder elsewhere, as a part of a sentence; empty where nothing is."""
     numbers = [
         f"{each.backbone} {each.box_ap:g} box and {each.mask_ap:g} mask AP ({each.epochs:g} epochs)"
-        for each in of_encoder(initialisation)
+        for each in of_encoder(initialisation, data)
     ]
     if not numbers:
         return ""

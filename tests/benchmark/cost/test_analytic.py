@@ -42,6 +42,8 @@ def tiny_config(kind: str):
                 prefix_in_windows=kind,
                 relative_position="decomposed",
             )
+        if kind == "drop":
+            config.model.vit.update(relative_position="none", rope="dinov3", qk_norm=True)
     elif kind in ("simple", "cascade", "fpn_last"):
         config = vitdet("b", "random", layer_decay=0.7, **recipe)
         if kind == "cascade":

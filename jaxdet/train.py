@@ -17,6 +17,7 @@ from jaxdet.data.loader import Batch, train_batches
 from jaxdet.data.source import augmentation_of, loader_settings
 from jaxdet.errors import UserError
 from jaxdet.evaluation.evaluate import Evaluator
+from jaxdet.evaluation.inspection import object_counts
 from jaxdet.evaluation.result_files import DRAWINGS, Evaluation, evaluated_checkpoint, report
 from jaxdet.evaluation.table import KINDS, few_shot_summary
 from jaxdet.evaluation.tracked import metric_table, per_category_table
@@ -74,7 +75,8 @@ def train(experiment: Experiment) -> dict[str, Any]:
         record = experiment.record(int(state["step"]))
         model = evaluated_checkpoint(experiment, record, params, stats)
         if parallel.is_main():
-            report(experiment, model, evaluation)
+            counts = object_counts(experiment.train_set)
+            report(experiment, model, evaluation, train_objects=counts)
             _track(trackers, model.step, evaluation.metrics, experiment.workdir / DRAWINGS)
     return evaluation.metrics
 

@@ -18,11 +18,8 @@ from pycocotools import mask as mask_api
 from jaxdet.data.dataset import DetectionDataset
 from jaxdet.evaluation.coco import precision_curves
 from jaxdet.evaluation.inputs import EvalInputs
-from jaxdet.evaluation.metric_names import MAIN_ERRORS, RIGHT
+from jaxdet.evaluation.metric_names import INSPECTION_VERSION, MAIN_ERRORS, RIGHT
 from jaxdet.evaluation.tide import BORDERS, NO_ERROR, JudgedImage, judged_images
-
-NAME = "inspection.json"
-VERSION = 1
 
 MOST_IMAGES = 5000
 """As many images, the first by their ids, are listed with what was found on them."""
@@ -59,7 +56,7 @@ def inspect(inputs: EvalInputs, *, max_detections: int = 100) -> dict[str, Any]:
             size = truth.image_sizes[image.image_id]
             images.append(_listed(image, label_of, files[image.image_id], size))
     return {
-        "version": VERSION,
+        "version": INSPECTION_VERSION,
         "categories": [category["name"] for category in truth.categories],
         "objects": {"val": [objects[number] for number in label_of]},
         "precision": {

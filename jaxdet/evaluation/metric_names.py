@@ -14,3 +14,7 @@ RIGHT = "right"
 
 FREQUENCIES = {"r": "rare", "c": "common", "f": "frequent"}
 """LVIS's groups of categories, by the number of training images that show them."""
+
+INSPECTION = "inspection.json"
+INSPECTION_VERSION = 1
+"""The file of what a report shows of a result, see `jaxdet.evaluation.inspection`."""

@@ -16,8 +16,9 @@ from jaxdet.data.doubts import SAME_IMAGES
 from jaxdet.data.rle import compressed_rle
 from jaxdet.data.source import trains_on_validation
 from jaxdet.errors import UserError
-from jaxdet.evaluation import inspection
 from jaxdet.evaluation.inputs import EvalInputs, GroundTruth
+from jaxdet.evaluation.inspection import inspect
+from jaxdet.evaluation.metric_names import INSPECTION
 from jaxdet.evaluation.scoring import Metrics
 from jaxdet.evaluation.table import summary_lines
 from jaxdet.files import atomic_write, read_file, without_nan, write_json
@@ -171,13 +172,13 @@ def _write_inspection(
     train_objects: list[int] | None,
 ) -> None:
     """Writes inspection.json; of LVIS's metric there is none, which does not know all objects."""
-    path = workdir / inspection.NAME
+    path = workdir / INSPECTION
     path.unlink(missing_ok=True)  # it may be of another result
     if experiment.config.data.metric != "coco":
         return
     inputs = EvalInputs(evaluation.truth, evaluation.results)
     limit = experiment.config.model.detector.detections
-    found = inspection.inspect(inputs, max_detections=limit)
+    found = inspect(inputs, max_detections=limit)
     found["objects"]["train"] = train_objects
     write_json(path, {**found, "checkpoint_sha256": model.sha256})
 

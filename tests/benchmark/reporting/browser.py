@@ -85,10 +85,15 @@ class Browser(AbstractContextManager):
         features = [{"name": "prefers-color-scheme", "value": scheme}]
         self.call("Emulation.setEmulatedMedia", features=features)
         self.call("Page.navigate", url=path.resolve().as_uri())
+        self.wait("document.readyState + location.protocol == 'completefile:'")
+
+    def wait(self, script: str) -> Any:
+        """The value of an expression in the page, once it is true."""
         deadline = time.monotonic() + 60
-        while self.run("document.readyState + location.protocol") != "completefile:":
-            assert time.monotonic() < deadline
+        while not (value := self.run(script)):
+            assert time.monotonic() < deadline, script
             time.sleep(0.05)
+        return value
 
     def run(self, script: str) -> Any:
         """The value of an expression in the page."""

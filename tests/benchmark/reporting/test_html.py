@@ -70,10 +70,8 @@ def test_pages_are_sound_and_need_nothing_from_outside(pages):
         assert [each for tag, each in page.elements if tag == "script"] == [{}]
         assert f"<script>{SCRIPT}</script>" in html
         digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
-        assert (
-            f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
-            in html
-        )
+        assert "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src " in html
+        assert f"script-src 'sha256-{digest}'" in html
         identities = page.attributes("id")
         assert len(set(identities)) == len(identities)
         pictures = [each["href"] for tag, each in page.elements if tag == "image"]

@@ -29,6 +29,7 @@ from jaxdet.training.loop import Evaluated, Task, fit
 from jaxdet.training.step import State
 from jaxdet.training.trackers.tracking import Trackers
 from jaxdet.training.transfer import start_from_base_run
+from jaxdet.training.validation_loss import ValidationLoss
 from jaxdet.weights.load import initialise
 
 
@@ -50,13 +51,17 @@ def train(experiment: Experiment) -> dict[str, Any]:
             f"{how_to_get(config)}"
         )
     evaluator = Evaluator(experiment)
+    validation_loss = ValidationLoss(experiment) if config.eval_loss else None
     evaluation: Evaluation | None = None
 
     def evaluate(state: State) -> Evaluated:
         nonlocal evaluation
         evaluation = evaluator(state["params"], state["stats"])
         metrics, ap = evaluation.metrics, evaluation.metrics["bbox"]["AP"]
-        return Evaluated(None if math.isnan(ap) else ap, _flat(metrics), _summary(metrics))
+        scalars = _flat(metrics)
+        if validation_loss is not None:
+            scalars |= _flat(validation_loss(state["params"], state["stats"]))
+        return Evaluated(None if math.isnan(ap) else ap, scalars, _summary(metrics))
 
     with Trackers(config.trackers) as trackers:
         state = fit(

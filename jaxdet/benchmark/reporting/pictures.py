@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from markupsafe import Markup
@@ -86,7 +87,7 @@ def pictures(section: Section) -> Pictures:
     if not known:
         return Pictures([], [], "")
     try:
-        opener = image_opener(known[0][0].first.evaluated_on)
+        opener = lru_cache(16)(image_opener(known[0][0].first.evaluated_on))
         compared = [
             _compared(f"image-{section.number}-{i}", opener, known, image_id)
             for i, image_id in enumerate(_most_different(known))

@@ -75,7 +75,8 @@ def test_pages_are_sound_and_need_nothing_from_outside(pages):
         identities = page.attributes("id")
         assert len(set(identities)) == len(identities)
         pictures = [each["href"] for tag, each in page.elements if tag == "image"]
-        for source in [*pictures, *page.attributes("src")]:
+        assert all(each.startswith(("#", "data:image/jpeg;base64,")) for each in pictures)
+        for source in page.attributes("src"):
             assert source.startswith("data:image/webp;base64,")
         links = [each["href"] for tag, each in page.elements if "href" in each and tag != "image"]
         for link in links:

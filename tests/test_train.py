@@ -17,6 +17,7 @@ from PIL import Image
 from checkpoints_convert.cli import main as convert_main
 from jaxdet import parallel
 from jaxdet import train as train_module
+from jaxdet.benchmark.reporting.result_file import read_run
 from jaxdet.config.mask_rcnn import check
 from jaxdet.config.roles import difference
 from jaxdet.data.dataset import Category
@@ -58,6 +59,9 @@ def test_a_run_leaves_its_metrics_config_and_images(finished):
     assert result["evaluation"]["images_per_second"] == 9 / seconds["detect"]
     assert (workdir / "detections.png").read_bytes().startswith(b"\x89PNG")
     assert isinstance(json.loads((workdir / "detections.json").read_text()), list)
+    inspected = read_run(workdir).inspection
+    assert len(inspected.images) == 9
+    assert sum(inspected.objects["train"]) >= experiment.trained_images
     drawn = {(e.step, each.tag) for e in read_events(workdir) for each in e.summary.value}
     assert {(0, "config"), (1, "loss"), (4, "loss"), (2, "val/bbox/AP")} <= drawn
     assert {(4, "detections"), (4, "metrics"), (4, "per_category")} <= drawn
@@ -84,10 +88,12 @@ def test_evaluation_of_the_newest_checkpoint_gives_the_run_s_numbers(finished, t
     shutil.copytree(experiment.workdir, workdir)
     trained = json.loads((workdir / "result.json").read_text())
     detections = (workdir / "detections.json").read_bytes()
+    inspected = (workdir / "inspection.json").read_bytes()
     config = small_config()
     config.eval_workers = 2
     np.testing.assert_equal(evaluate(Experiment(config, workdir)), metrics)
     assert (workdir / "detections.json").read_bytes() == detections
+    assert (workdir / "inspection.json").read_bytes() == inspected
     evaluated = json.loads((workdir / "result.json").read_text())
     changed = {name for name in trained if trained[name] != evaluated[name]}
     assert changed == {"evaluation", "checkpoint"}  # how long it took, and where it lies

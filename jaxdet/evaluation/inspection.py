@@ -21,7 +21,7 @@ from jaxdet.evaluation.inputs import EvalInputs
 from jaxdet.evaluation.metric_names import INSPECTION_VERSION, MAIN_ERRORS, RIGHT
 from jaxdet.evaluation.tide import BORDERS, NO_ERROR, JudgedImage, judged_images
 
-MOST_IMAGES = 5000
+MOST_IMAGES = 2000
 """As many images, the first by their ids, are listed with what was found on them."""
 
 CURVES = {"0.5": slice(0, 1), "0.75": slice(5, 6), "0.5:0.95": slice(None)}

@@ -173,6 +173,8 @@ def _write_inspection(
 ) -> None:
     """Writes inspection.json; of LVIS's metric there is none, which does not know all objects."""
     path = workdir / INSPECTION
+    if train_objects is None:  # its training, if it was one, has counted them
+        train_objects = _train_objects(path, model.sha256)
     path.unlink(missing_ok=True)  # it may be of another result
     if experiment.config.data.metric != "coco":
         return
@@ -181,6 +183,15 @@ def _write_inspection(
     found = inspect(inputs, max_detections=limit)
     found["objects"]["train"] = train_objects
     write_json(path, {**found, "checkpoint_sha256": model.sha256})
+
+
+def _train_objects(path: Path, sha256: str) -> Any:
+    """Those that the file has, if it is of these weights."""
+    try:
+        content = json.loads(read_file(path))
+        return content["objects"]["train"] if content["checkpoint_sha256"] == sha256 else None
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return None
 
 
 def _record(

@@ -28,7 +28,7 @@ from jaxdet.benchmark.reporting.panels import (
     overlap,
     panel,
 )
-from jaxdet.benchmark.reporting.text import ERROR_NAMES, initialisation_name
+from jaxdet.benchmark.reporting.text import ERROR_NAMES, grouped, initialisation_name
 from jaxdet.evaluation.metric_names import RIGHT
 
 COMPARED_IMAGES = 6
@@ -70,11 +70,12 @@ class Worst(NamedTuple):
 
 
 class Pictures(NamedTuple):
-    """All of a section; `missing` says why there are none, or fewer."""
+    """All of a section; `among` says which images of all, `missing` why there are no pictures."""
 
     compared: list[Compared]
     worst: list[Worst]
-    missing: str
+    among: str = ""
+    missing: str = ""
 
 
 Inspected = tuple[RunGroup, Inspection]
@@ -85,16 +86,18 @@ def pictures(section: Section) -> Pictures:
     groups = [(group, group.first.inspection) for group in section.groups]
     known = [(group, found) for group, found in groups if found][:COMPARED_GROUPS]
     if not known:
-        return Pictures([], [], "")
+        return Pictures([], [])
+    listed, validated = len(known[0][1].images), known[0][0].first.val_images
+    among = f", of the first {grouped(listed)} images" if listed < validated else ""
     try:
         opener = lru_cache(16)(image_opener(known[0][0].first.evaluated_on))
         compared = [
             _compared(f"image-{section.number}-{i}", opener, known, image_id)
             for i, image_id in enumerate(_most_different(known))
         ]
-        return Pictures(compared, [_worst(opener, *each) for each in known], "")
+        return Pictures(compared, [_worst(opener, *each) for each in known], among)
     except NoImageError as error:
-        return Pictures([], [], f"No pictures: {error}.")
+        return Pictures([], [], missing=f"No pictures: {error}.")
 
 
 def _most_different(known: Sequence[Inspected]) -> list[int]:

@@ -13,6 +13,8 @@ from jaxdet.benchmark.reference import sources
 from jaxdet.benchmark.report import write_report
 from jaxdet.benchmark.reporting.result_file import read_run
 from jaxdet.config.values import config_digest
+from tests.benchmark.reporting.inspected import KEYS, inspect_run
+from tests.benchmark.reporting.made_up import writer
 from tests.benchmark.reporting.page import SCRIPT, Page
 
 HOSTILE = '<script>alert("1")</script>\'&amp; | `x` [y](http://evil.example) \n \u202e'
@@ -35,9 +37,11 @@ def hostile(result):
     result["config_sha256"] = config_digest(result["config"])
 
 
-@pytest.fixture
-def pages(write, tmp_path):
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory):
     """The page and the tables of many kinds of runs, by name."""
+    tmp_path = tmp_path_factory.mktemp("pages")
+    write = writer(tmp_path / "runs")
     sheet = Image.effect_noise((640, 320), 90).convert("RGB")
     coco = [
         write(f"coco/{name}", name, 0.5, seed=i)
@@ -50,7 +54,17 @@ def pages(write, tmp_path):
     sheet.save(shapes[0] / "detections.png")
     few = write("few", "imted_shapes_fewshot", 0.3, masks=False)
     attack = write('attack "<b>&amp;', edit=hostile)
-    kinds = {"coco": coco, "shapes": shapes, "one": [few], "hostile": [attack, shapes[1]]}
+    inspected = [
+        inspect_run(write(f"{i}", masks=False, seed=i, initialisation=start, **KEYS), 0.3, i)
+        for i, start in enumerate(("random", "mae"))
+    ]
+    kinds = {
+        "coco": coco,
+        "shapes": shapes,
+        "one": [few],
+        "hostile": [attack, shapes[1]],
+        "inspected": inspected,
+    }
     made = {}
     for kind, paths in kinds.items():
         html, markdown, _ = write_report(paths, tmp_path / "out" / kind)
@@ -62,7 +76,7 @@ def pages(write, tmp_path):
 
 def test_pages_are_sound_and_need_nothing_from_outside(pages):
     known = {source.address for source in sources().values()}
-    for html, _ in pages.values():
+    for kind, (html, _) in pages.items():
         page = Page(html)
         tags = {tag for tag, _ in page.elements}
         assert not tags & {"link", "iframe", "object", "form"}
@@ -76,6 +90,7 @@ def test_pages_are_sound_and_need_nothing_from_outside(pages):
         assert len(set(identities)) == len(identities)
         pictures = [each["href"] for tag, each in page.elements if tag == "image"]
         assert all(each.startswith(("#", "data:image/jpeg;base64,")) for each in pictures)
+        assert bool(pictures) == (kind == "inspected")
         for source in page.attributes("src"):
             assert source.startswith("data:image/webp;base64,")
         links = [each["href"] for tag, each in page.elements if "href" in each and tag != "image"]

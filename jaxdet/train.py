@@ -17,6 +17,7 @@ from jaxdet.data.loader import Batch, train_batches
 from jaxdet.data.source import augmentation_of, loader_settings
 from jaxdet.errors import UserError
 from jaxdet.evaluation.evaluate import Evaluator
+from jaxdet.evaluation.inspection import object_counts
 from jaxdet.evaluation.result_files import DRAWINGS, Evaluation, evaluated_checkpoint, report
 from jaxdet.evaluation.table import KINDS, few_shot_summary
 from jaxdet.evaluation.tracked import metric_table, per_category_table
@@ -28,6 +29,7 @@ from jaxdet.training.loop import Evaluated, Task, fit
 from jaxdet.training.step import State
 from jaxdet.training.trackers.tracking import Trackers
 from jaxdet.training.transfer import start_from_base_run
+from jaxdet.training.validation_loss import ValidationLoss
 from jaxdet.weights.load import initialise
 
 
@@ -49,13 +51,17 @@ def train(experiment: Experiment) -> dict[str, Any]:
             f"{how_to_get(config)}"
         )
     evaluator = Evaluator(experiment)
+    validation_loss = ValidationLoss(experiment) if config.eval_loss else None
     evaluation: Evaluation | None = None
 
     def evaluate(state: State) -> Evaluated:
         nonlocal evaluation
         evaluation = evaluator(state["params"], state["stats"])
         metrics, ap = evaluation.metrics, evaluation.metrics["bbox"]["AP"]
-        return Evaluated(None if math.isnan(ap) else ap, _flat(metrics), _summary(metrics))
+        scalars = _flat(metrics)
+        if validation_loss is not None:
+            scalars |= _flat(validation_loss(state["params"], state["stats"]))
+        return Evaluated(None if math.isnan(ap) else ap, scalars, _summary(metrics))
 
     with Trackers(config.trackers) as trackers:
         state = fit(
@@ -74,7 +80,8 @@ def train(experiment: Experiment) -> dict[str, Any]:
         record = experiment.record(int(state["step"]))
         model = evaluated_checkpoint(experiment, record, params, stats)
         if parallel.is_main():
-            report(experiment, model, evaluation)
+            counts = object_counts(experiment.train_set)
+            report(experiment, model, evaluation, train_objects=counts)
             _track(trackers, model.step, evaluation.metrics, experiment.workdir / DRAWINGS)
     return evaluation.metrics
 

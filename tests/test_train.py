@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -15,12 +16,15 @@ from PIL import Image
 
 from checkpoints_convert.cli import main as convert_main
 from jaxdet import parallel
+from jaxdet import train as train_module
+from jaxdet.benchmark.reporting.result_file import read_run
 from jaxdet.config.mask_rcnn import check
 from jaxdet.config.roles import difference
 from jaxdet.data.dataset import Category
 from jaxdet.data.shapes import ShapesDataset
 from jaxdet.errors import UserError
 from jaxdet.evaluation.evaluate import evaluate
+from jaxdet.evaluation.result_files import Evaluation
 from jaxdet.train import train, training_batches
 from jaxdet.training.checkpoint import digest
 from jaxdet.training.experiment import Experiment
@@ -55,6 +59,9 @@ def test_a_run_leaves_its_metrics_config_and_images(finished):
     assert result["evaluation"]["images_per_second"] == 9 / seconds["detect"]
     assert (workdir / "detections.png").read_bytes().startswith(b"\x89PNG")
     assert isinstance(json.loads((workdir / "detections.json").read_text()), list)
+    inspected = read_run(workdir).inspection
+    assert len(inspected.images) == 9
+    assert sum(inspected.objects["train"]) >= experiment.trained_images
     drawn = {(e.step, each.tag) for e in read_events(workdir) for each in e.summary.value}
     assert {(0, "config"), (1, "loss"), (4, "loss"), (2, "val/bbox/AP")} <= drawn
     assert {(4, "detections"), (4, "metrics"), (4, "per_category")} <= drawn
@@ -81,13 +88,43 @@ def test_evaluation_of_the_newest_checkpoint_gives_the_run_s_numbers(finished, t
     shutil.copytree(experiment.workdir, workdir)
     trained = json.loads((workdir / "result.json").read_text())
     detections = (workdir / "detections.json").read_bytes()
+    inspected = (workdir / "inspection.json").read_bytes()
     config = small_config()
     config.eval_workers = 2
     np.testing.assert_equal(evaluate(Experiment(config, workdir)), metrics)
     assert (workdir / "detections.json").read_bytes() == detections
+    assert (workdir / "inspection.json").read_bytes() == inspected
     evaluated = json.loads((workdir / "result.json").read_text())
     changed = {name for name in trained if trained[name] != evaluated[name]}
     assert changed == {"evaluation", "checkpoint"}  # how long it took, and where it lies
+
+
+def test_evaluations_write_the_validation_loss_where_it_is_asked_for(
+    finished, tmp_path, monkeypatch
+):
+    found = []
+
+    def fit(task):
+        params, stats = task.run.stateless.abstract
+        state = {"params": params, "stats": stats, "step": 4}
+        found.append(task.evaluate(state))
+        return state
+
+    experiment, _ = finished
+    (evaluated,) = [line for line in lines(experiment.workdir) if "val/bbox/AP" in line][-1:]
+    metrics = {"bbox": {"AP": evaluated["val/bbox/AP"], "AP50": 0.0}}
+    evaluation = Evaluation(metrics, [], None, {})
+    monkeypatch.setattr(train_module, "fit", fit)
+    monkeypatch.setattr(train_module, "report", lambda *_, **__: None)
+    monkeypatch.setattr(train_module, "evaluated_checkpoint", lambda *_: SimpleNamespace(step=4))
+    monkeypatch.setattr(train_module, "Evaluator", lambda _: lambda *_: evaluation)
+    monkeypatch.setattr(train_module, "ValidationLoss", lambda _: lambda *_: {"loss": 1.5})
+    monkeypatch.setattr(train_module, "_track", lambda *_: None)
+    for eval_loss in (False, True):
+        config = small_config()
+        config.eval_loss = eval_loss
+        train(Experiment(config, tmp_path))
+        assert found.pop().scalars.get("val/loss") == (1.5 if eval_loss else None)
 
 
 def test_a_digest_is_of_names_and_numbers_alone():

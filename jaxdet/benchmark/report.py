@@ -3,11 +3,13 @@
     jaxdet report runs/vitb_mae runs/vitb_random --out=report
     jaxdet report runs
 
-RUNS are workdirs of `jaxdet train`, or folders that hold some. The page needs no other
-file and no network. Runs of different recipes, or whose data differ in the number of images, in the
-categories, or in the names or contents of the annotation files, never stand in one table; runs that
-differ in the seed alone are one row. What is unfinished or damaged is named and left out. Where
-there are several seeds, or with --bootstrap=1000, it says how sure the differences are.
+RUNS are workdirs of `jaxdet train`, or folders that hold some. The page has tables, curves,
+confusions, and the images on which runs differ or err most; it needs no other file and no network,
+each of its numbers can be copied as CSV, and a browser prints it all. Runs of different recipes, or
+whose data differ in the number of images, in the categories, or in the names or contents of the
+annotation files, never stand in one table; runs that differ in the seed alone are one row. What is
+unfinished or damaged is named and left out. Where there are several seeds, or with
+--bootstrap=1000, it says how sure the differences are.
 """
 
 from __future__ import annotations
@@ -18,7 +20,6 @@ from pathlib import Path
 
 from jaxdet.benchmark.reporting.gather import gather
 from jaxdet.benchmark.reporting.groups import sections
-from jaxdet.benchmark.reporting.html import page
 from jaxdet.benchmark.reporting.markdown import markdown
 from jaxdet.benchmark.reporting.run import SkippedRun
 from jaxdet.files import atomic_write, make_folder
@@ -39,6 +40,8 @@ def write_report(
     Raises:
         UserError: there is no usable run, or `out` cannot be written.
     """
+    from jaxdet.benchmark.reporting.html import page  # late, as jinja2 is
+
     found, skipped = gather(runs)
     ordered = sections(found)
     if draws:

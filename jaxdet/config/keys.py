@@ -782,6 +782,12 @@ class DetectorConfig:
         least=0,
         roles=("reported",),
     )
+    eval_loss: bool = key(
+        False,
+        "Whether evaluations also compute the training losses of the validation images, without "
+        "augmentation and drop path (val/loss in metrics.jsonl).",
+        roles=("neutral", "resume"),
+    )
     checkpoint_every: float = key(
         1.0,
         "From one checkpoint to the next; every evaluation makes one too.",

@@ -22,7 +22,7 @@ from jaxdet.data.canvases import Augmentation, Row, rows_of
 from jaxdet.data.dataset import DetectionDataset, Example
 from jaxdet.data.image import ArrayImage
 from jaxdet.data.repeats import RepeatedImages, image_counts, repeat_factors
-from jaxdet.data.transform import transform_image
+from jaxdet.data.transform import Transform, transform_image
 from jaxdet.data.transform_objects import Objects, transform_objects
 from jaxdet.errors import UserError
 from jaxdet.processes import leave_with_parent
@@ -177,6 +177,25 @@ def eval_batches(
     return _batches(local.map(_HostRow(stream, settings)), settings)
 
 
+def fitted_batches(
+    dataset: DetectionDataset,
+    augmentation: Augmentation,
+    settings: LoaderSettings,
+    *,
+    max_instances: int,
+    mask_size: int,
+) -> Iterator[Batch]:
+    """Batches as `train_batches` makes them of every image that shows objects, once and without
+    augmentation, in the dataset's order; the first images fill up the last batch."""
+    images = _Subset(dataset, _trainable_indices(dataset, 0.0))
+    steps = math.ceil(len(images) / settings.batch_size)
+    training = _TrainingExample(augmentation, max_instances, mask_size)
+    stream = grain.MapDataset.range(steps * settings.batch_size)
+    stream = stream.map(_FittedExample(images, training))
+    rows = grain.MapDataset.range(steps * settings.local_batch)
+    return _batches(rows.map(_HostRow(stream, settings)), settings)
+
+
 @dataclass(frozen=True)
 class _Subset:
     dataset: DetectionDataset
@@ -200,14 +219,19 @@ class _TrainingExample(grain.transforms.RandomMap):
     mask_size: int
 
     def random_map(self, example: Example, rng: np.random.Generator) -> Batch:
-        image, image_size = example.lazy_image, self.augmentation.image_size
-        transform = self.augmentation.sample(rng, *image.hw)
+        return self.transformed(example, self.augmentation.sample(rng, *example.lazy_image.hw), rng)
+
+    def transformed(
+        self, example: Example, transform: Transform, rng: np.random.Generator
+    ) -> Batch:
+        """The example on its canvas; `rng` chooses among too many objects."""
+        image_size = self.augmentation.image_size
         objects = transform_objects(example, transform, image_size, self.mask_size)
         if len(objects.boxes) > self.max_instances:
             kept = rng.permutation(len(objects.boxes))[: self.max_instances]
             objects = Objects(*(values[kept] for values in objects))
         return {
-            "image": transform_image(image, transform, image_size, TRAINING_PAD),
+            "image": transform_image(example.lazy_image, transform, image_size, TRAINING_PAD),
             "image_hw": np.array(self.augmentation.image_hw(transform), np.int32),
             **{
                 name: _pad_rows(values, self.max_instances)
@@ -216,6 +240,20 @@ class _TrainingExample(grain.transforms.RandomMap):
             "valid": np.arange(self.max_instances) < len(objects.boxes),
             "image_id": np.int64(example.image_id),
         }
+
+
+@dataclass(frozen=True)
+class _FittedExample(grain.transforms.Map):
+    """As in training but for the augmentation: the image as evaluation has it."""
+
+    images: _Subset
+    training: _TrainingExample
+
+    def map(self, index: int) -> Batch:
+        index = int(index) % len(self.images)
+        example = self.images[index]
+        transform = self.training.augmentation.fit(*example.lazy_image.hw)
+        return self.training.transformed(example, transform, np.random.default_rng(index))
 
 
 @dataclass(frozen=True)

@@ -94,15 +94,31 @@ def matched_categories(
         )
 
 
+def precision_curves(
+    inputs: EvalInputs, iou_type: str, max_detections: int = 100
+) -> Float[np.ndarray, "thresholds recalls"]:
+    """Precision at RECALLS, for each of IOU_THRESHOLDS the mean over the categories that have
+    objects; nan without any object. The mean of all numbers is AP."""
+    precision = _curves(inputs, iou_type, max_detections).precision[..., 0]
+    known = precision[..., precision[0, 0] > -1]
+    if not known.size:
+        return np.full(precision.shape[:2], math.nan)
+    return known.mean(-1)
+
+
 def _evaluate(inputs: EvalInputs, iou_type: str, max_detections: int) -> dict[str, Any]:
     names = [category["name"] for category in inputs.truth.categories]
-    curves = _Curves.absent(len(names))
+    return _numbers(_curves(inputs, iou_type, max_detections), names)
+
+
+def _curves(inputs: EvalInputs, iou_type: str, max_detections: int) -> _Curves:
+    curves = _Curves.absent(len(inputs.truth.categories))
     for k, category in enumerate(matched_categories(inputs, iou_type, max_detections)):
         objects = np.count_nonzero(category.counted, axis=1)
         _accumulate(
             curves, k, category.score, category.rank, category.matches, objects, max_detections
         )
-    return _numbers(curves, names)
+    return curves
 
 
 class _Curves(NamedTuple):

@@ -63,10 +63,11 @@ class Evaluator:
         """Every process gets the same numbers; the main one works them out."""
         results, detecting = self.detect(params, stats)
         started = time.monotonic()
-        metrics = [_score(self._experiment, self._truth, results)] if parallel.is_main() else []
+        truth = self._truth if parallel.is_main() else None
+        metrics = [] if truth is None else [_score(self._experiment, truth, results)]
         metrics = parallel.gather(metrics)[0]
         scoring = time.monotonic() - started
-        return Evaluation(metrics, results, {"detect": detecting, "score": scoring})
+        return Evaluation(metrics, results, truth, {"detect": detecting, "score": scoring})
 
     @cached_property
     def _truth(self) -> GroundTruth:
@@ -248,5 +249,5 @@ def evaluate_detections(experiment: Experiment, path: Path, out: Path | None = N
     model = EvaluatedModel(
         kind="file of detections", path=path, sha256=sha256, config=experiment.plain_config
     )
-    report(experiment, model, Evaluation(metrics, results, seconds), folder)
+    report(experiment, model, Evaluation(metrics, results, truth, seconds), folder)
     return metrics

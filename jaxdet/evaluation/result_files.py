@@ -1,4 +1,4 @@
-"""What an evaluation leaves in its workdir: result.json, detections.json and detections.png."""
+"""What an evaluation leaves in its workdir: numbers, what a report shows, detections, a drawing."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ from jaxdet.data.doubts import SAME_IMAGES
 from jaxdet.data.rle import compressed_rle
 from jaxdet.data.source import trains_on_validation
 from jaxdet.errors import UserError
+from jaxdet.evaluation.inputs import EvalInputs, GroundTruth
+from jaxdet.evaluation.inspection import inspect
+from jaxdet.evaluation.metric_names import INSPECTION
 from jaxdet.evaluation.scoring import Metrics
 from jaxdet.evaluation.table import summary_lines
 from jaxdet.files import atomic_write, read_file, without_nan, write_json
@@ -39,12 +42,14 @@ class Evaluation(NamedTuple):
     Attributes:
         metrics: see `jaxdet.evaluation.scoring.score`.
         results: the detections they were computed from, in COCO's result layout.
+        truth: what they were compared with; None in all processes but the main one.
         seconds: how long it took to "detect" (images read, detected on, masks encoded; without the
             compilation) and to "score" the detections; None where nothing was detected.
     """
 
     metrics: Metrics
     results: Results
+    truth: GroundTruth | None
     seconds: dict[str, float | None]
 
 
@@ -120,10 +125,13 @@ def report(
     model: EvaluatedModel,
     evaluation: Evaluation,
     out: Path | None = None,
+    train_objects: list[int] | None = None,
 ) -> None:
-    """Says what was found, and writes result.json, detections.json and detections.png.
+    """Says what was found, and writes result.json, inspection.json, detections.json and
+    detections.png.
 
     Args:
+        train_objects: how many of each category were trained on, where that is known.
         out: the folder to write to, by default the workdir.
 
     Raises:
@@ -138,6 +146,7 @@ def report(
         write_json(workdir / "result.json", _record(experiment, model, evaluation), indent=2)
     except UserError as error:
         raise UserError(f"{error}, or evaluate again with --out=FOLDER") from error
+    _write_inspection(experiment, model, evaluation, workdir, train_objects)
     detections = model.path
     if is_ours:
         detections = workdir / "detections.json"
@@ -153,6 +162,36 @@ def report(
         print(f"curves      {curves / 'metrics.jsonl'}{shown}")
     if is_ours:
         print(f"{model.kind:11} {model.path}")
+
+
+def _write_inspection(
+    experiment: Experiment,
+    model: EvaluatedModel,
+    evaluation: Evaluation,
+    workdir: Path,
+    train_objects: list[int] | None,
+) -> None:
+    """Writes inspection.json; of LVIS's metric there is none, which does not know all objects."""
+    path = workdir / INSPECTION
+    if train_objects is None:  # its training, if it was one, has counted them
+        train_objects = _train_objects(path, model.sha256)
+    path.unlink(missing_ok=True)  # it may be of another result
+    if experiment.config.data.metric != "coco":
+        return
+    inputs = EvalInputs(evaluation.truth, evaluation.results)
+    limit = experiment.config.model.detector.detections
+    found = inspect(inputs, max_detections=limit)
+    found["objects"]["train"] = train_objects
+    write_json(path, {**found, "checkpoint_sha256": model.sha256})
+
+
+def _train_objects(path: Path, sha256: str) -> Any:
+    """Those that the file has, if it is of these weights."""
+    try:
+        content = json.loads(read_file(path))
+        return content["objects"]["train"] if content["checkpoint_sha256"] == sha256 else None
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return None
 
 
 def _record(

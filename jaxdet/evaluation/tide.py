@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,11 +20,14 @@ NO_ERROR = -1
 RECALLS = np.arange(101) / 100  # tidecv's; np.linspace, as in pycocotools, rounds .35 otherwise
 
 
-class _Borders(NamedTuple):
+class Borders(NamedTuple):
     """The IoUs that tell errors apart, see `evaluate_tide`."""
 
-    foreground: float
-    background: float
+    foreground: float = 0.5
+    background: float = 0.1
+
+
+BORDERS = Borders()
 
 
 def evaluate_tide(
@@ -72,14 +76,14 @@ def evaluate_tide(
             f"background={background} and foreground={foreground} must be above 0, at most 1, and "
             "background the smaller"
         )
-    borders = _Borders(foreground, background)
+    borders = Borders(foreground, background)
     return {
         iou_type: _gains(*_judge(inputs, iou_type, max_detections, borders))
         for iou_type in inputs.truth.iou_types
     }
 
 
-class _Detections(NamedTuple):
+class JudgedDetections(NamedTuple):
     """What became of detections, best scores first.
 
     Attributes:
@@ -101,7 +105,7 @@ class _Detections(NamedTuple):
     fixed_category: Int[np.ndarray, "detections"]
 
 
-class _Objects(NamedTuple):
+class JudgedObjects(NamedTuple):
     """What became of the ground truth, crowd regions left out.
 
     Attributes:
@@ -115,32 +119,68 @@ class _Objects(NamedTuple):
     missed: Bool[np.ndarray, "objects"]
 
 
-def _judge(
-    inputs: EvalInputs, iou_type: str, max_detections: int, borders: _Borders
-) -> tuple[_Detections, _Objects]:
+class JudgedImage(NamedTuple):
+    """What became of an image's detections, best scores first, and of its objects.
+
+    Attributes:
+        results, truths: as pycocotools reads them; crowd regions are left out.
+        iou: of each of them with each.
+    """
+
+    image_id: int
+    results: list[dict[str, Any]]
+    truths: list[dict[str, Any]]
+    iou: Float[np.ndarray, "detections objects"]
+    detections: JudgedDetections
+    objects: JudgedObjects
+
+
+def judged_images(
+    inputs: EvalInputs,
+    iou_type: str,
+    max_detections: int,
+    borders: Borders = BORDERS,
+    least_score: float = 0.0,
+) -> Iterator[JudgedImage]:
+    """Every image in the order of the ids, see `evaluate_tide`.
+
+    Args:
+        least_score: detections below it are left out.
+    """
     truths_of, results_of = inputs.truth.indexed[iou_type].imgToAnns, inputs.detections.imgToAnns
-    verdicts = []
-    # pycocotools' order, which decides between equal scores; no images are one without anything.
-    for image_id in sorted(inputs.truth.image_sizes) or [None]:
-        results = sorted(results_of.get(image_id, []), key=lambda result: -result["score"])
-        results, truths = results[:max_detections], truths_of.get(image_id, [])
+    # pycocotools' order, which decides between equal scores.
+    for image_id in sorted(inputs.truth.image_sizes):
+        listed = [each for each in results_of.get(image_id, []) if each["score"] >= least_score]
+        results = sorted(listed, key=lambda result: -result["score"])[:max_detections]
+        truths = truths_of.get(image_id, [])
         crowd = np.array([truth["iscrowd"] for truth in truths], bool)
-        verdicts.append(
-            _judge_image(
-                np.array([result["score"] for result in results], float),
-                np.array([result["category_id"] for result in results], int),
-                np.array([truth["category_id"] for truth in truths], int),
-                crowd,
-                _iou(results, truths, crowd, iou_type),
-                borders,
-            )
+        iou = _iou(results, truths, crowd, iou_type)
+        judged, objects = _judge_image(
+            np.array([result["score"] for result in results], float),
+            np.array([result["category_id"] for result in results], int),
+            np.array([truth["category_id"] for truth in truths], int),
+            crowd,
+            iou,
+            borders,
         )
+        countable = [truth for truth in truths if not truth["iscrowd"]]
+        yield JudgedImage(image_id, results, countable, iou[:, ~crowd], judged, objects)
+
+
+def _judge(
+    inputs: EvalInputs, iou_type: str, max_detections: int, borders: Borders
+) -> tuple[JudgedDetections, JudgedObjects]:
+    """The verdicts on all images together, best scores first."""
+    images = list(judged_images(inputs, iou_type, max_detections, borders))
+    # No images are one without anything.
+    nothing = _judge_image(*[np.zeros(0, int)] * 3, np.zeros(0, bool), np.zeros((0, 0)), borders)
+    verdicts = [(image.detections, image.objects) for image in images] or [nothing]
     judged, objects = zip(*verdicts, strict=True)
-    judged = _Detections(*map(np.concatenate, zip(*judged, strict=True)))
+    judged = JudgedDetections(*map(np.concatenate, zip(*judged, strict=True)))
     order = np.argsort(-judged.score, kind="stable")
     return (
-        _Detections(*(field[order] for field in judged)),
-        _Objects(*map(np.concatenate, zip(*objects, strict=True))),
+        JudgedDetections(*(field[order] for field in judged)),
+        JudgedObjects(*map(np.concatenate, zip(*objects, strict=True))),
     )
 
 
@@ -168,8 +208,8 @@ def _judge_image(
     truth_category: Int[np.ndarray, "truths"],
     crowd: Bool[np.ndarray, "truths"],
     iou: Float[np.ndarray, "detections truths"],
-    borders: _Borders,
-) -> tuple[_Detections, _Objects]:
+    borders: Borders,
+) -> tuple[JudgedDetections, JudgedObjects]:
     """The verdicts on one image, whose detections come best scores first."""
     foreground, background = borders
     same_category = category[:, None] == truth_category
@@ -212,12 +252,14 @@ def _judge_image(
             fixed_category[detection] = object_category[nearest]
 
     return (
-        _Detections(score, category, correct, in_crowd & ~correct, error, is_fixed, fixed_category),
-        _Objects(object_category, found, ~reached),
+        JudgedDetections(
+            score, category, correct, in_crowd & ~correct, error, is_fixed, fixed_category
+        ),
+        JudgedObjects(object_category, found, ~reached),
     )
 
 
-def _gains(detections: _Detections, objects: _Objects) -> dict[str, Any]:
+def _gains(detections: JudgedDetections, objects: JudgedObjects) -> dict[str, Any]:
     _, category, correct, ignored, error, is_fixed, fixed_category = detections
     categories = np.unique(objects.category)
 

@@ -83,7 +83,12 @@ class MaskRCNN(nnx.Module):
         self.mesh = mesh
 
     def losses(
-        self, batch: Batch, keys: Key[Array, " n"], microbatches: int = 1
+        self,
+        batch: Batch,
+        keys: Key[Array, " n"],
+        microbatches: int = 1,
+        *,
+        drop_path: bool = True,
     ) -> tuple[dict[str, Array], dict[str, Array]]:
         """Training losses of a batch, each the mean over images of Detectron2's loss of one image.
 
@@ -93,12 +98,13 @@ class MaskRCNN(nnx.Module):
             microbatches: number of microbatches by which all that treats images independently
                 is computed in turn, to need less memory. Batch statistics, and gradients through
                 them, are still those of the whole batch.
+            drop_path: whether blocks are dropped, as in training.
 
         Returns:
             The losses by name, and counts to monitor.
         """
         drop_keys, rpn_keys, roi_keys = jax.vmap(lambda key: jax.random.split(key, 3))(keys).T
-        features = self._feature_stage(batch, drop_keys, microbatches)
+        features = self._feature_stage(batch, drop_keys if drop_path else None, microbatches)
         rpn_losses, samples, counts = self._rpn_stage(
             features.pyramid, batch, rpn_keys, roi_keys, microbatches
         )
@@ -190,7 +196,7 @@ class MaskRCNN(nnx.Module):
         with jax.named_scope("pyramid"):
             return self.pyramid.project(maps), maps[-1]
 
-    def _feature_stage(self, batch: Batch, keys: Array, microbatches: int) -> Features:
+    def _feature_stage(self, batch: Batch, keys: Array | None, microbatches: int) -> Features:
         projected, encoded = in_microbatches(
             self._project, microbatches, batch["image"], batch["image_hw"], keys
         )

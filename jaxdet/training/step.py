@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 from jax.typing import DTypeLike
 
 from jaxdet import parallel
@@ -69,8 +69,8 @@ def gradient_function(
         def total_loss(params):
             model = stateless.bind(jax.tree_util.tree_map_with_path(hold, params), stats)
             losses, counts = model.losses(batch, keys, microbatches=inner)
-            loss = sum(losses.values())
-            return loss, ({"loss": loss, **losses, **counts}, batch_stats(model))
+            losses = with_total(losses)
+            return losses["loss"], ({**losses, **counts}, batch_stats(model))
 
         gradients, (metrics, new_stats) = jax.grad(total_loss, has_aux=True)(params)
         return gradients, metrics, new_stats
@@ -89,6 +89,39 @@ def gradient_function(
         return gradients, jax.tree.map(lambda leaf: leaf.mean(0), metrics), stats
 
     return differentiate if outer == 1 else differentiate_in_microbatches
+
+
+def with_total(losses: Metrics) -> Metrics:
+    """The losses and their sum, "loss", which training makes small."""
+    return {"loss": sum(losses.values()), **losses}
+
+
+def make_loss_function(
+    stateless: StatelessModel, mesh: Mesh
+) -> Callable[[Tree, Tree, dict[str, jax.Array], jax.Array], Metrics]:
+    """The compiled losses of a batch: (params, batch statistics, batch, key) -> losses.
+
+    They are those of a training step, but for drop path: batch norm takes the batch's statistics,
+    and RoIs are sampled, by the key.
+    """
+
+    def on_one_device(params, stats, batch, keys):
+        losses, _ = stateless.bind(params, stats).losses(batch, keys, drop_path=False)
+        return jax.lax.pmean(with_total(losses), parallel.BATCH_AXIS)
+
+    whole, split = PartitionSpec(), PartitionSpec(parallel.BATCH_AXIS)
+    over_mesh = jax.shard_map(
+        on_one_device,
+        mesh=mesh,
+        in_specs=(whole, whole, split, split),
+        out_specs=whole,
+        check_vma=False,
+    )
+
+    def losses(params, stats, batch, key):
+        return over_mesh(params, stats, batch, jax.random.split(key, len(batch["image"])))
+
+    return jax.jit(losses, out_shardings=parallel.replicated(mesh))
 
 
 def make_train_step(

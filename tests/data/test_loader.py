@@ -268,3 +268,27 @@ def test_transforms_can_be_pickled_for_worker_processes():
     transform = loader._TrainingExample(jitter, MAX_INSTANCES, MASK_SIZE)
     assert pickle.loads(pickle.dumps(transform)) == transform
     pickle.loads(pickle.dumps(loader._EvaluationExample(SquaresDataset(), jitter)))
+
+
+def test_fitted_batches_are_every_image_with_objects_as_evaluation_has_it():
+    dataset = SquaresDataset()
+    settings = LoaderSettings(4, threads=1)
+    augmentation = LargeScaleJitter(IMAGE_SIZE)
+    batches = list(
+        loader.fitted_batches(dataset, augmentation, settings, max_instances=2, mask_size=MASK_SIZE)
+    )
+    shown = [101, 102, 103, 105, 106, 107, 109]
+    assert np.concatenate([batch["image_id"] for batch in batches]).tolist() == [*shown, 101]
+    first = batches[0]
+    height, width = first["image"][0].shape[:2]
+    assert height == width == IMAGE_SIZE
+    scale = IMAGE_SIZE / 40
+    np.testing.assert_allclose(
+        first["boxes"][0, 0], [0, 0, 8 * scale, 8 * 37 / 31], rtol=1e-6
+    )  # of 31 x 40 pixels
+    assert first["valid"].sum(1).tolist() == [1, 2, 2, 1]  # of three objects two are kept
+    again = next(
+        loader.fitted_batches(dataset, augmentation, settings, max_instances=2, mask_size=MASK_SIZE)
+    )
+    for name, values in first.items():
+        np.testing.assert_array_equal(again[name], values)

@@ -31,14 +31,24 @@ class Series:
     Attributes:
         letter: its letters in the report, A ... Z, AA ...
         label: its name.
+        position: decides colour and shape in place of the letter's among the report's groups.
+        dashes: of its lines, in place of those of its number.
     """
 
     letter: str
     label: str = ""
+    position: int | None = None
+    dashes: str = ""
+
+    @property
+    def name(self) -> str:
+        return f"{self.letter}  {self.label}".strip()
 
     @property
     def number(self) -> int:
         """Its position among the groups of the report, which decides colour and shape."""
+        if self.position is not None:
+            return self.position
         number = 0
         for letter in self.letter:
             number = 26 * number + ord(letter) - ord("A") + 1
@@ -52,14 +62,18 @@ def line_chart(
     title: str,
     x_label: str,
     y_label: str,
+    marked_every: int = 1,
+    decimals: int = 1,
 ) -> Markup:
     """Curves with their names at their ends.
 
     Args:
         lines: a series and its curves (one a run), each of points (x, y) in the order of x.
         identity: unique in the page.
+        marked_every: which points have a marker.
+        decimals: of numbers in the description.
     """
-    names = [clipped(f"{series.letter}  {series.label}", 20) for series, _ in lines]
+    names = [clipped(series.name, 20) for series, _ in lines]
     axes = _Axes(
         [point for _, curves in lines for curve in curves for point in curve],
         right=WIDTH - 16 - BOLD * max(text_width(name) for name in names),
@@ -68,11 +82,11 @@ def line_chart(
     parts = axes.rendered(x_label, y_label)
     ends, described = [], []
     for series, curves in lines:
-        parts += [part for curve in curves for part in _curve(axes, series, curve)]
+        parts += [part for each in curves for part in _curve(axes, series, each, marked_every)]
         last = max(curve[-1][0] for curve in curves)
         mean = sum(curve[-1][1] for curve in curves) / len(curves)
         ends.append(axes.at(last, mean))
-        described.append(f"{series.letter}, {series.label}: {mean:.1f} at {x_label} {last:g}")
+        described.append(f"{series.name}: {mean:.{decimals}f} at {x_label} {last:g}")
     heights = spread([y for _, y in ends], 16, axes.top - 4, axes.bottom + 4)
     for (series, _), name, (x, end), y in zip(lines, names, ends, heights, strict=True):
         leader = f"M{x + 6:.1f} {end:.1f}L{axes.right + 10:.1f} {y:.1f}"
@@ -113,12 +127,12 @@ class _Axes:
         return [*parts, _text(middle, self.bottom + 34, x_label, "axis middle")]
 
 
-def _curve(axes: _Axes, series: Series, curve: Curve) -> list[Markup]:
+def _curve(axes: _Axes, series: Series, curve: Curve, marked_every: int) -> list[Markup]:
     places = [axes.at(*point) for point in curve]
     path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
-    dashes = DASHES[series.number // COLOURS % len(DASHES)]
+    dashes = series.dashes or DASHES[series.number // COLOURS % len(DASHES)]
     line = _path(f"line {_colour(series)}", path, dashes)
-    return [line, *(_marker(x, y, series) for x, y in places)]
+    return [line, *(_marker(x, y, series) for x, y in places[::marked_every])]
 
 
 def bar_chart(
@@ -134,7 +148,9 @@ def bar_chart(
         bars: a name and a value for each series; values below 0 have a number and no bar.
     """
     pitch, gap = 14, 12
-    left = max(text_width(name) for name, _ in bars) + (24 if len(series) > 1 else 10)
+    left = max(text_width(name) for name, _ in bars) + 10
+    if len(series) > 1:
+        left += 6 + max(text_width(each.letter) for each in series)
     largest = max((v for _, values in bars for v in values if v is not None), default=0)
     scale = (WIDTH - left - 44) / max(largest, 1e-9)
     parts, described, y = [], [], 4

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
@@ -14,6 +14,7 @@ from jaxdet.benchmark.reporting.charts import (
     difference_chart,
     line_chart,
 )
+from jaxdet.benchmark.reporting.csv_text import csv_text
 from jaxdet.benchmark.reporting.groups import RunGroup, Section, Statistic
 from jaxdet.benchmark.reporting.run import TIDE_ERRORS, Run
 from jaxdet.benchmark.reporting.text import (
@@ -26,12 +27,43 @@ from jaxdet.benchmark.reporting.text import (
 
 SHOWN_CATEGORIES = 5
 
+AREAS = {"APs": "Small, < 32\u00b2", "APm": "Medium", "APl": "Large, > 96\u00b2"}
+"""COCO's sizes, areas in pixels of the original image."""
+
 
 class Figure(NamedTuple):
-    """A chart with what is written above it, if anything."""
+    """A chart with what is written above it, if anything, and its numbers as CSV."""
 
     caption: str
     chart: Markup
+    csv: str
+
+
+Lines = Sequence[tuple[Series, Sequence[Curve]]]
+
+
+def line_figure(lines: Lines, caption: str = "", **chart: Any) -> Figure:
+    """Curves; for the chart see `line_chart`."""
+    rows = [
+        (series.name, number, x, y)
+        for series, found in lines
+        for number, curve in enumerate(found, 1)
+        for x, y in curve
+    ]
+    head = ("", "run", chart["x_label"], chart["y_label"])
+    return Figure(caption, line_chart(lines, **chart), csv_text([head, *rows]))
+
+
+def bar_figure(
+    bars: Sequence[tuple[str, Sequence[float | None]]],
+    series: Sequence[Series],
+    caption: str,
+    **chart: Any,
+) -> Figure:
+    """Bars; for the chart see `bar_chart`."""
+    head = ("", *(each.name for each in series))
+    rows = [(name, *values) for name, values in bars]
+    return Figure(caption, bar_chart(bars, series, **chart), csv_text([head, *rows]))
 
 
 def curves(section: Section) -> list[Figure]:
@@ -45,14 +77,15 @@ def curves(section: Section) -> list[Figure]:
                 lines.append((series, found))
         if any(len(curve) > 1 for _, found in lines for curve in found):
             label = f"{name.capitalize()} AP"
-            chart = line_chart(
-                lines,
-                identity=f"curve-{kind}-{section.number}",
-                title=f"{label} over epochs",
-                x_label="epochs",
-                y_label=label,
+            figures.append(
+                line_figure(
+                    lines,
+                    identity=f"curve-{kind}-{section.number}",
+                    title=f"{label} over epochs",
+                    x_label="epochs",
+                    y_label=label,
+                )
             )
-            figures.append(Figure("", chart))
     return figures
 
 
@@ -71,14 +104,15 @@ def sizes(section: Section) -> list[Figure]:
         label = f"{name.capitalize()} AP"
         lines = [line for line in _size_lines(section, kind) if len(line[1][0]) > 1]
         if lines:
-            chart = line_chart(
-                lines,
-                identity=f"sizes-{kind}-{section.number}",
-                title=f"{label} over model size",
-                x_label="million parameters",
-                y_label=label,
+            figures.append(
+                line_figure(
+                    lines,
+                    identity=f"sizes-{kind}-{section.number}",
+                    title=f"{label} over model size",
+                    x_label="million parameters",
+                    y_label=label,
+                )
             )
-            figures.append(Figure("", chart))
     return figures
 
 
@@ -108,13 +142,15 @@ def errors(section: Section) -> list[Figure]:
             for error in TIDE_ERRORS
         ]
         caption = KIND_PLURALS[kind].capitalize()
-        chart = bar_chart(
-            bars,
-            series_of(section),
-            identity=f"errors-{kind}-{section.number}",
-            title=f"{caption}: AP lost to each type of error",
+        figures.append(
+            bar_figure(
+                bars,
+                series_of(section),
+                f"{caption}, points of AP at IoU .5",
+                identity=f"errors-{kind}-{section.number}",
+                title=f"{caption}: AP lost to each type of error",
+            )
         )
-        figures.append(Figure(caption, chart))
     return figures
 
 
@@ -136,12 +172,35 @@ def gains(section: Section) -> list[Figure]:
                 identity=f"categories-{other.letter}",
                 title=f"Box AP by category, {title}: largest gains and losses in points",
             )
-            figures.append(Figure(title, chart))
+            head = ("category", "gain in points of box AP")
+            figures.append(Figure(title, chart, csv_text([head, *rows])))
     return figures
 
 
 def _called(series: Series) -> str:
     return f"{series.letter} {series.label}"
+
+
+def areas(section: Section) -> list[Figure]:
+    """AP of small, medium and large objects, in boxes and in masks."""
+    figures = []
+    for kind in section.kinds:
+        bars = [
+            (text, [_points(group.coco(kind, name)) for group in section.groups])
+            for name, text in AREAS.items()
+        ]
+        if any(value is not None for _, values in bars for value in values):
+            caption = f"{KIND_NAMES[kind].capitalize()} AP, points"
+            figures.append(
+                bar_figure(
+                    bars,
+                    series_of(section),
+                    caption,
+                    identity=f"areas-{kind}-{section.number}",
+                    title=f"{caption}, by the size of objects",
+                )
+            )
+    return figures
 
 
 def comparisons(section: Section) -> list[tuple[RunGroup, RunGroup]]:

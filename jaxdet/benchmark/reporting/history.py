@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,13 @@ from jaxdet.evaluation.metric_names import IOU_TYPES
 from jaxdet.files import regular_file
 
 FEWEST_RATES = 3
+LOSS_POINTS = 60
+"""Of a curve of losses: each is a mean over an equal part of the lines."""
+
+MOST_LOSSES = 12
 LARGEST_HISTORY = 512 * 2**20
+
+LOSS = re.compile(r"(val/)?loss(_\w{1,40})?", re.ASCII)
 
 Lines = Sequence[dict[str, Any]]
 
@@ -58,6 +65,32 @@ def eval_points(lines: Lines, epochs_per_step: float) -> tuple[EvalPoint, ...]:
         if step is not None and (box is not None or mask is not None):
             found[step] = EvalPoint(step * epochs_per_step, box, mask)
     return tuple(found[step] for step in sorted(found))
+
+
+def loss_curves(lines: Lines, epochs_per_step: float) -> dict[str, tuple[tuple[float, float], ...]]:
+    """The losses by name over epochs, those on validation images ("val/loss") as they are."""
+    found: dict[str, dict[int, float]] = {}
+    for line in lines:
+        step = count(line.get("step"))
+        for name, logged in line.items() if step is not None else ():
+            if name not in found and (len(found) == MOST_LOSSES or not LOSS.fullmatch(name)):
+                continue
+            value = number(logged)
+            if value is not None:
+                found.setdefault(name, {})[step] = value
+    return {
+        name: tuple(
+            (step * epochs_per_step, value) for step, value in _thinned(sorted(values.items()))
+        )
+        for name, values in found.items()
+    }
+
+
+def _thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Means over neighbours, at most LOSS_POINTS."""
+    size = -(-len(points) // LOSS_POINTS)
+    parts = [points[start : start + size] for start in range(0, len(points), size)]
+    return [tuple(map(statistics.fmean, zip(*part, strict=True))) for part in parts]
 
 
 def training_rate(lines: Lines, batch_size: int) -> float | None:

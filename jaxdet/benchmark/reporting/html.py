@@ -1,19 +1,23 @@
-"""The report as one HTML page: nothing to load, no script, every text escaped.
+"""The report as one HTML page: nothing to load, every text escaped, no script but one that copies.
 
 `templates/report.html` is the page; here is what it is filled with.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from jaxdet import __version__
 from jaxdet.benchmark.reporting.charts import swatch
+from jaxdet.benchmark.reporting.confusion import matrices
 from jaxdet.benchmark.reporting.cost_tables import cost_tables
 from jaxdet.benchmark.reporting.differences import (
     ONE_RUN,
@@ -22,8 +26,10 @@ from jaxdet.benchmark.reporting.differences import (
     has_single,
 )
 from jaxdet.benchmark.reporting.examples import examples
-from jaxdet.benchmark.reporting.figures import curves, errors, gains, sizes
+from jaxdet.benchmark.reporting.figures import areas, curves, errors, gains, sizes
 from jaxdet.benchmark.reporting.groups import RunGroup, Section
+from jaxdet.benchmark.reporting.inspection_figures import histogram, precision_recall
+from jaxdet.benchmark.reporting.pictures import pictures
 from jaxdet.benchmark.reporting.run import Run, SkippedRun
 from jaxdet.benchmark.reporting.tables import (
     Table,
@@ -44,6 +50,10 @@ from jaxdet.benchmark.reporting.text import (
     validation,
     value_text,
 )
+from jaxdet.benchmark.reporting.training_figures import losses
+
+SCRIPT = "copy.js"
+"""The page's own; a browser runs no other, since the page names its digest."""
 
 DIGESTS = ("Config", "Weights", "File", "Started from")
 
@@ -58,11 +68,15 @@ def page(sections: Sequence[Section], skipped: Sequence[SkippedRun]) -> str:
         lstrip_blocks=True,
     )
     environment.globals.update(swatch=swatch, counted=counted)
+    script = environment.loader.get_source(environment, SCRIPT)[0]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     names = run_names(run for section in sections for run in section.runs)
     groups = [group for section in sections for group in section.groups]
     runs = counted(len(names), "run")
     return environment.get_template("report.html").render(
         version=__version__,
+        script=Markup(script),
+        script_digest=digest,
         counts=f"{runs}, {counted(len(groups), 'configuration')}, "
         f"{counted(len(sections), 'recipe')}",
         sections=[_section(section, len(sections)) for section in sections],
@@ -104,7 +118,14 @@ def _section(section: Section, of: int) -> dict[str, Any]:
         "data_folders": ", ".join(section.data_folders),
         "frequencies": frequency_table(section),
         "curves": curves(section),
+        "losses": losses(section),
         "sizes": sizes(section),
+        "precision": precision_recall(section),
+        "areas": areas(section),
+        "matrices": matrices(section),
+        "histogram": histogram(section),
+        "pictures": pictures(section),
+        "uninspected": [each.letter for each in section.groups if not each.first.inspection],
         "errors": errors(section),
         "series": series if len(series) > 1 else [],
         "coco": {kind: coco_table(section, kind) for kind in kinds},

@@ -13,10 +13,12 @@ from ml_collections import ConfigDict
 from jaxdet.benchmark.reporting.history import (
     eval_points,
     last_step,
+    loss_curves,
     peak_memory,
     read_lines,
     training_rate,
 )
+from jaxdet.benchmark.reporting.inspection_file import read_inspection
 from jaxdet.benchmark.reporting.json_values import (
     LARGEST_NUMBER,
     count,
@@ -60,15 +62,17 @@ def read_run(folder: Path) -> Run:
     kinds = [kind for kind in IOU_TYPES if kind in metrics]
     if not kinds:
         raise UserError("damaged: its metrics are of neither boxes nor masks")
+    scores = {kind: _scores(metrics, kind) for kind in kinds}
+    weights = _required(text, result, "checkpoint_sha256")
     return Run(
         folder=folder,
         config=config,
         config_sha256=digest,
-        checkpoint_sha256=_required(text, result, "checkpoint_sha256"),
+        checkpoint_sha256=weights,
         detections_file=_detections_file(result),
         step=step,
         epochs=epochs,
-        scores={kind: _scores(metrics, kind) for kind in kinds},
+        scores=scores,
         few_shot=_shares(metrics.get("few_shot", {}), "few_shot"),
         parameters=count(result.get("parameters")),
         versions=texts(result.get("versions")),
@@ -78,6 +82,8 @@ def read_run(folder: Path) -> Run:
         train_images=count(images.get("train")),
         val_images=_required(count, images, "val"),
         history=eval_points(lines, epochs / step) if epochs and step else (),
+        losses=loss_curves(lines, epochs / step) if epochs and step else {},
+        inspection=read_inspection(folder, [*scores[kinds[0]].per_category], weights),
         train_rate=training_rate(lines, config["batch_size"]),
         eval_rate=number(section(result.get("evaluation")).get("images_per_second")),
         memory_gb=peak_memory(lines),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from jaxdet.benchmark.reporting.inspection_file import Inspection
 from jaxdet.evaluation.metric_names import MAIN_ERRORS, SPECIAL_ERRORS
 
 TIDE_ERRORS = (*MAIN_ERRORS, *SPECIAL_ERRORS)
@@ -59,6 +60,8 @@ class Run:
         validated_on_training_images: whether the same images trained and validated.
         history: in the order of the epochs.
         train_rate, eval_rate: images/s.
+        losses: by name, (epoch, loss) in the order of the epochs; see `history.loss_curves`.
+        inspection: what its inspection.json holds; None where there is none of this result.
         memory_gb: peak of a device in training, 10^9 bytes.
     """
 
@@ -85,6 +88,8 @@ class Run:
     train_annotations_sha256: str | None = None
     val_annotations_sha256: str | None = None
     validated_on_training_images: bool = False
+    losses: dict[str, tuple[tuple[float, float], ...]] = field(default_factory=dict)
+    inspection: Inspection | None = None
 
     @property
     def categories(self) -> list[str]:

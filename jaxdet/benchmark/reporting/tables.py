@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 
 from jaxdet.benchmark.reporting.charts import decimal, signed
+from jaxdet.benchmark.reporting.csv_text import csv_text
 from jaxdet.benchmark.reporting.groups import RunGroup, Section, Statistic
 from jaxdet.benchmark.reporting.run import TIDE_ERRORS
 from jaxdet.benchmark.reporting.text import (
@@ -83,6 +84,12 @@ class Table:
             return []
         groups = groupby(self.columns, lambda column: column.group)
         return [(group, len(list(columns))) for group, columns in groups]
+
+    @property
+    def csv(self) -> str:
+        """What it shows, as CSV."""
+        head = [f"{each.group} {each.text}".strip() for each in self.columns]
+        return csv_text([head, *([cell.text for cell in row] for row in self.rows)])
 
 
 Filled = tuple[Column, Sequence[Cell]]

@@ -30,6 +30,14 @@ ERROR_NAMES = {
     "FalsePos": "All false positives",
     "FalseNeg": "All misses",
 }
+LOSS_NAMES = {
+    "loss": "Loss",
+    "loss_rpn_objectness": "RPN, objectness",
+    "loss_rpn_box": "RPN, boxes",
+    "loss_class": "Box head, classes",
+    "loss_box": "Box head, boxes",
+    "loss_mask": "Masks",
+}
 PYRAMID_NAMES = {
     "fpn": "FPN",
     "fpn_last": "FPN of the last map",
@@ -59,6 +67,11 @@ def initialisation_name(group: RunGroup) -> str:
 def initialisation_label(initialisation: str) -> str:
     """Its name in the field, or as it is."""
     return INITIALISATION_NAMES.get(initialisation, initialisation)
+
+
+def loss_label(name: str) -> str:
+    """What a loss of metrics.jsonl is called."""
+    return LOSS_NAMES.get(name, name.removeprefix("loss_").replace("_", " "))
 
 
 def series_of(section: Section) -> list[Series]:

@@ -120,6 +120,19 @@ def write_run(folder: Path, result: dict, metrics: str = "") -> Path:
     return folder
 
 
+def writer(folder: Path):
+    """What writes a run of a config file under a name; `edit` may change its result."""
+
+    def write_named(name, config="shapes_tiny", ap=0.5, *, seed=0, edit=None, masks=True, **keys):
+        result = result_of(config_of(config, **{"seed": seed, **keys}), ap, masks=masks, seed=seed)
+        metrics = metrics_of(result)
+        if edit:
+            edit(result)
+        return write_run(folder / name, result, metrics)
+
+    return write_named
+
+
 def sections_of(*paths):
     return sections(gather(paths)[0])
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from html.parser import HTMLParser
+from importlib.resources import files
 
 VOID = ("meta", "br", "img")
+
+SCRIPT = (files("jaxdet.benchmark.reporting") / "templates" / "copy.js").read_text("utf-8")
+"""The page's own."""
 
 
 class Page(HTMLParser):

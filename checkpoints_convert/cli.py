@@ -27,7 +27,6 @@ from tqdm import tqdm
 from checkpoints_convert.back import to_original
 from checkpoints_convert.conversion import NAMES, convert
 from checkpoints_convert.conversion_plan import Options
-from checkpoints_convert.hub import download, is_address
 from checkpoints_convert.imted import to_published
 from checkpoints_convert.layout import PIXELS, Pixels
 from checkpoints_convert.reading import Source, fitting, read
@@ -41,6 +40,7 @@ from jaxdet import flags
 from jaxdet.config.keys import Vit
 from jaxdet.config.schema import keys
 from jaxdet.errors import UserError
+from jaxdet.weights.hub import download, is_address
 
 LARGE = 2**26
 """Bytes from which on a progress bar is shown."""

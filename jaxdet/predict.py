@@ -5,10 +5,11 @@
 writes into <workdir>/predictions one drawing an image; detections.json, all detections in COCO's
 result layout, with the names of file and category; and images.json, in COCO's annotation layout,
 which lists the images and categories these refer to. A converted detector without a run takes
---init and --config in place of the run:
+--init and --config in place of the run, one that `jaxdet push` uploaded --init alone:
 
     jaxdet predict --init=vitdet_b.npz --config=configs/vitdet_b_mae.py \\
         --categories=instances_val2017.json --out=seen street.jpg
+    jaxdet predict --init=hf://owner/name --out=seen street.jpg
 
 Images that cannot be read are named and left out, and then the exit status is 1.
 
@@ -34,6 +35,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jaxdet.config.starts import is_pushed, start_of
 from jaxdet.errors import UserError
 from jaxdet.flags import Parser, local_path, run_main
 from jaxdet.inference.prediction import DRAW_THRESHOLD
@@ -84,7 +86,7 @@ def _parser() -> Parser:
     add = parser.add_argument
     add("images", nargs="*", help="files, folders or patterns")
     add("--workdir", type=local_path, help="of the run")
-    add("--init", type=local_path, help="a converted detector, in place of a run")
+    add("--init", type=start_of, help="a converted detector or hf://owner/name, in place of a run")
     add("--config", help="of the converted detector")
     add("--categories", type=local_path, help="a JSON file that lists its categories")
     add("--out", type=local_path, help="default <workdir>/predictions, or predictions")
@@ -127,6 +129,8 @@ def _detector(options: argparse.Namespace, batch: int) -> Detector:
                 "a run has its config and categories; leave out --config and --categories"
             )
         return load(options.workdir, batch=batch, keys=keys)
+    if options.workdir is None and options.config is None and is_pushed(options.init or ""):
+        return load(options.init, batch=batch, keys=keys)
     if options.workdir is not None or options.init is None or options.config is None:
         raise UserError("give --workdir of a run, or --init and --config of a converted detector")
     from jaxdet.config.files import load_config

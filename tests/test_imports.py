@@ -20,7 +20,7 @@ LAYERS = (
     ("training",),
     ("inference",),
     ("evaluation",),
-    ("train", "pretrain", "predict"),
+    ("train", "pretrain", "predict", "serve"),
     ("benchmark.reference", "benchmark.cost"),
     ("benchmark.trials", "benchmark.reporting"),
     ("main", "benchmark"),

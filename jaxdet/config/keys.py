@@ -722,12 +722,15 @@ class DetectorConfig:
         roles=("initialisation",),
     )
     init: str | None = key(
-        None, "Converted weights (`jaxdet convert`) that training starts from.", roles=FILES
+        None,
+        "Converted weights (`jaxdet convert`) that training starts from, or hf://owner/name of a "
+        "detector that `jaxdet push` uploaded.",
+        roles=FILES,
     )
     init_from: str | None = key(
         None,
-        "A trained detector that training starts from: a run's folder, or a converted detector; "
-        "its heads by the names of classes.",
+        "A trained detector that training starts from: a run's folder, a converted detector, or "
+        "hf://owner/name; its heads by the names of classes.",
         roles=FILES,
     )
     init_classes: tuple[str, ...] = key(

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from jaxdet.config.keys import DetectorConfig
 from jaxdet.config.published_weights import how_to_get, official_weights
 from jaxdet.config.rules import detector_rules
+from jaxdet.config.starts import is_on_hub, is_pushed
 from jaxdet.config.values import build, check_keys, validate
 from jaxdet.errors import UserError
 
@@ -136,14 +137,16 @@ def has_start(config: ConfigDict) -> bool:
 def check(config: ConfigDict) -> None:
     """Raises UserError with what a key must be, for the first whose value is not."""
     check_keys(config, DetectorConfig)
-    if config.init is not None and not Path(config.init).is_file():
+    if config.init is not None and not (is_pushed(config.init) or Path(config.init).is_file()):
         is_folder = Path(config.init).is_dir()
         fix = "a run's folder is given as --init-from" if is_folder else how_to_get(config)
         raise UserError(f"config.init={config.init!r} is not a file; {fix}")
-    if config.init_from is not None and not Path(config.init_from).exists():
+    if config.init_from is not None and not (
+        is_on_hub(config.init_from) or Path(config.init_from).exists()
+    ):
         raise UserError(
-            f"config.init_from={config.init_from!r} does not exist; give the folder of a run, or a "
-            "converted detector (.npz)"
+            f"config.init_from={config.init_from!r} does not exist; give the folder of a run, a "
+            "converted detector (.npz), or hf://owner/name"
         )
     if config.init is not None and config.initialisation == "random":
         raise UserError(

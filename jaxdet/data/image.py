@@ -182,37 +182,49 @@ def unusual(path: Path) -> list[str]:
 
 
 def open_image(path: Path, orientation: str = "exif") -> LazyImage:
-    """An image file that no annotations list.
+    """An image file that no annotations list, see `open_content`.
+
+    Raises:
+        UserError: the file cannot be read as an image, or has more than LARGEST_IMAGE pixels.
+    """
+    try:
+        content = read_file(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as an image ({_reason(error, b'')})") from error
+    return open_content(content, str(path), orientation)
+
+
+def open_content(content: bytes, name: str, orientation: str = "exif") -> LazyImage:
+    """An image of the bytes of a file.
 
     Of an animation it is the first frame. Other damage than that of the header is found when the
     image is decoded.
 
     Args:
+        name: what an error calls it.
         orientation: "exif" to turn it upright where the camera noted that it lies, "stored" to
             take its pixels as they are stored.
 
     Raises:
-        UserError: the file cannot be read as an image, or has more than LARGEST_IMAGE pixels.
+        UserError: it cannot be read as an image, or has more than LARGEST_IMAGE pixels.
     """
-    content = b""
     try:
-        content = read_file(path)
         with Image.open(io.BytesIO(content), formats=IMAGE_FORMATS) as image:
             hw = _seen_hw(image, orientation)
     except UnidentifiedImageError as error:
         what = _unreadable_format(content)
         raise UserError(
-            f"{path} must be an image, one of {', '.join(IMAGE_FORMATS)}"
+            f"{name} must be an image, one of {', '.join(IMAGE_FORMATS)}"
             + (f"; it is {what}: save it as JPEG or PNG" if what else "")
         ) from error
     except Exception as error:  # as in EncodedImage
-        raise UserError(f"{path} cannot be read as an image ({_reason(error, content)})") from error
+        raise UserError(f"{name} cannot be read as an image ({_reason(error, content)})") from error
     if hw[0] * hw[1] > LARGEST_IMAGE:
         raise UserError(
-            f"{path} has {hw[0]} x {hw[1]} pixels, more than the {LARGEST_IMAGE} that are decoded; "
+            f"{name} has {hw[0]} x {hw[1]} pixels, more than the {LARGEST_IMAGE} that are decoded; "
             "scale it down"
         )
-    return EncodedImage(hw, content, str(path), "the images given", orientation)
+    return EncodedImage(hw, content, name, "the images given", orientation)
 
 
 def as_image(source: Source | LazyImage, orientation: str = "exif") -> LazyImage:

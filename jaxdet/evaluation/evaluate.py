@@ -211,7 +211,7 @@ def _evaluate_converted(experiment: Experiment, out: Path | None) -> Metrics:
     if parallel.is_main():
         model = EvaluatedModel(
             kind="converted detector",
-            path=Path(experiment.config.init),
+            path=experiment.config.init,
             sha256=sha256,
             config=experiment.plain_config,
             init=source_of(origin),

@@ -58,7 +58,7 @@ class EvaluatedModel(NamedTuple):
 
     Attributes:
         kind: one of "checkpoint", "converted detector" and "file of detections".
-        path: the checkpoint or file it came from.
+        path: the checkpoint, file or address of the hub it came from.
         sha256: of its arrays (`jaxdet.training.checkpoint.digest`), or of a file of detections.
         config: the complete config it was trained with, its keys of test time as evaluated.
         init: name and SHA-256 of the original of the weights it started from.
@@ -67,7 +67,7 @@ class EvaluatedModel(NamedTuple):
     """
 
     kind: str
-    path: Path
+    path: Path | str
     sha256: str
     config: dict[str, Any]
     init: dict[str, str] | None = None

@@ -11,11 +11,13 @@ notebooks/explore.ipynb shows it on the built-in shapes.
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
 from jaxtyping import Float, UInt8
+from ml_collections import ConfigDict
 from PIL import Image, ImageDraw
 
 from jaxdet.data.image import Source
@@ -47,6 +49,32 @@ def attention_weights(
     return np.asarray(_weights(detector.stateless, *_on_one_device(detector), batch, block))
 
 
+def attention_of(
+    detector: Detector, image: Source, query: tuple[int, int]
+) -> list[Float[np.ndarray, "heads h w"]]:
+    """What one token attends to in every block, as maps of tokens, see `attention_map`.
+
+    One program for all blocks and tokens: no block's weights lie in memory longer than it is
+    computed.
+
+    Args:
+        query: row and column of the token that attends.
+    """
+    vit, batch = detector.config.model.vit, detector.prepare(image)
+    side = detector.config.image_size // vit.patch
+    rows = _rows(detector.stateless, *_on_one_device(detector), batch, query)
+    return [
+        _on_map(np.asarray(row), (side, side), *windows_of(vit, block), query)
+        for block, row in enumerate(rows)
+    ]
+
+
+def windows_of(vit: ConfigDict, block: int) -> tuple[int | None, int]:
+    """Side and shift of a block's windows, in tokens; None for a global block."""
+    window = None if block in vit.global_blocks else vit.window
+    return window, vit.window // 2 if block in vit.shifted_blocks else 0
+
+
 def _on_one_device(detector: Detector) -> tuple[Tree, Tree]:
     """Parameters and batch statistics where a single image is computed: a kernel of our own, as a
     TPU's attention is, cannot be split by the compiler."""
@@ -71,11 +99,66 @@ def _weights(
     return weights
 
 
+@partial(jax.jit, static_argnums=0)
+def _rows(
+    stateless: StatelessModel, params: Tree, stats: Tree, batch: Batch, query: tuple[int, int]
+) -> list[jax.Array]:
+    """A token's weights of each block, [heads, tokens of the map or of its window]."""
+    model = stateless.bind(params, stats)
+    images = model.normalise(batch["image"], batch["image_hw"])
+    blocks, side = model.backbone.blocks, images.shape[1] // model.backbone.patch
+    for block in blocks:
+        block.attn.record_weights = True
+    _, recorded = nnx.capture(model.backbone, nnx.Intermediate)(images)
+    rows = []
+    for i, block in enumerate(blocks):
+        (weights,) = recorded["blocks"][i]["attn"]["weights"].get_value()
+        extra = _extra(weights.shape[-1], (side, side), block.window)
+        window, token = _position((side, side), block.window, block.shift, query)
+        rows.append(weights[window, :, extra + token, extra:])
+    return rows
+
+
+def _extra(tokens: int, grid: tuple[int, int], window: int | None) -> int:
+    """How many of a window's tokens come first and have no place: class token and registers."""
+    return tokens - (grid[0] * grid[1] if window is None else window**2)
+
+
+def _position(
+    grid: tuple[int, int], window: int | None, shift: int, query: tuple[Any, Any]
+) -> tuple[Any, Any]:
+    """Which window a token lies in, and where in it."""
+    if window is None:
+        return 0, query[0] * grid[1] + query[1]
+    row, column = query[0] + shift, query[1] + shift
+    per_row = -(-(grid[1] + shift) // window)
+    return row // window * per_row + column // window, row % window * window + column % window
+
+
+def _on_map(
+    row: Float[np.ndarray, "heads tokens"],
+    grid: tuple[int, int],
+    window: int | None,
+    shift: int,
+    query: tuple[int, int],
+) -> Float[np.ndarray, "heads h w"]:
+    """A token's weights where the tokens lie that it attends to."""
+    height, width = grid
+    if window is None:
+        return row.reshape(-1, height, width)
+    attention = np.zeros((len(row), height + shift, width + shift), row.dtype)
+    top, left = ((place + shift) // window * window for place in query)
+    part = attention[:, top : top + window, left : left + window]
+    part[:] = row.reshape(-1, window, window)[:, : part.shape[1], : part.shape[2]]
+    return attention[:, shift:, shift:]
+
+
 def attention_map(
     weights: Float[np.ndarray, "windows heads tokens tokens"],
     grid: tuple[int, int],
     window: int | None,
     query: tuple[int, int],
+    shift: int = 0,
 ) -> Float[np.ndarray, "heads h w"]:
     """What one token attends to, as a map of tokens.
 
@@ -86,20 +169,11 @@ def attention_map(
         grid: height and width of the map in tokens.
         window: side of the windows in tokens; None for a global block.
         query: row and column of the token that attends.
+        shift: of the windows, see `partition_windows`.
     """
-    (height, width), (row, column) = grid, query
-    # Class token and registers come first.
-    extra = weights.shape[-1] - (height * width if window is None else window**2)
-    if window is None:
-        return weights[0, :, extra + row * width + column, extra:].reshape(-1, height, width)
-    per_row = -(-width // window)
-    top, left = row // window * window, column // window * window
-    position = extra + (row - top) * window + column - left  # in its window
-    heads = weights[row // window * per_row + column // window, :, position, extra:]
-    attention = np.zeros((len(heads), height, width), heads.dtype)
-    part = attention[:, top : top + window, left : left + window]
-    part[:] = heads.reshape(-1, window, window)[:, : part.shape[1], : part.shape[2]]
-    return attention
+    extra = _extra(weights.shape[-1], grid, window)
+    where, token = _position(grid, window, shift, query)
+    return _on_map(weights[where, :, extra + token, extra:], grid, window, shift, query)
 
 
 def draw_attention(
@@ -109,6 +183,7 @@ def draw_attention(
     query: tuple[int, int],
     *,
     side: int = 480,
+    shift: int = 0,
 ) -> UInt8[np.ndarray, "side side 3"]:
     """Attention as a glow on the image, in full where it is strongest; the token that attends is
     framed, and white lines run between the windows.
@@ -116,7 +191,7 @@ def draw_attention(
     Args:
         pixels: the image as the model takes it.
         attention: of one head, or the mean over heads.
-        window, query: as in `attention_map`.
+        window, query, shift: as in `attention_map`.
         side: of the drawing, in pixels.
     """
     image = np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC))
@@ -127,9 +202,9 @@ def draw_attention(
     draw = ImageDraw.Draw(drawn)
     token_h, token_w = side / attention.shape[0], side / attention.shape[1]
     if window is not None:
-        for y in np.arange(window, attention.shape[0], window) * token_h:
+        for y in np.arange(window - shift, attention.shape[0], window) * token_h:
             draw.line((0, y, side, y), GRID_COLOUR, 2)
-        for x in np.arange(window, attention.shape[1], window) * token_w:
+        for x in np.arange(window - shift, attention.shape[1], window) * token_w:
             draw.line((x, 0, x, side), GRID_COLOUR, 2)
     top, left = query[0] * token_h, query[1] * token_w
     draw.rectangle(

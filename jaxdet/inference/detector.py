@@ -32,8 +32,8 @@ from jaxdet.inference.coco_results import Results, coco_results
 from jaxdet.inference.prediction import Prediction
 from jaxdet.models.build import StatelessModel, Tree, build_detector
 from jaxdet.training.checkpoint import open_latest
-from jaxdet.weights.file import read_weights
 from jaxdet.weights.load import load_detector
+from jaxdet.weights.pushed import local_folder, read_description, weights_at
 
 
 class Detector:
@@ -141,10 +141,11 @@ class _Unlabelled:
 
 
 def load(workdir: str | Path, *, batch: int = 1, keys: Mapping[str, str] | None = None) -> Detector:
-    """The detector of a run's newest checkpoint, whose config and categories lie beside it.
+    """The detector of a run's newest checkpoint, whose config and categories lie beside it; or one
+    that `jaxdet push` uploaded.
 
     Args:
-        workdir: where `jaxdet train` wrote.
+        workdir: where `jaxdet train` wrote; or hf://owner/name, or a folder as it lies there.
         batch: images at a time; is raised to a multiple of the number of devices.
         keys: values of keys of config.model.detector that are of use at test time, as on the
             command line, such as {"nms": "soft_linear", "tta_sizes": "896,1024"}.
@@ -152,12 +153,27 @@ def load(workdir: str | Path, *, batch: int = 1, keys: Mapping[str, str] | None 
     Raises:
         UserError: there is no checkpoint, it cannot be read, or another version wrote it.
     """
+    pushed = local_folder(workdir)
+    if pushed is not None:
+        return _load_pushed(pushed, batch, keys or {})
     folder = Path(workdir) / "checkpoints"
     with open_latest(folder) as (checkpoints, step):
         config, categories = _described(checkpoints.meta(step), folder / str(step))
         _set_test_keys(config, keys or {})
         stateless, mesh, batch = _build(config, len(categories), batch)
         params, stats = checkpoints.restore_model(step, stateless, mesh)
+    return Detector(config, categories, params, stats, stateless, mesh, batch)
+
+
+def _load_pushed(folder: Path, batch: int, keys: Mapping[str, str]) -> Detector:
+    config, categories = _described(read_description(folder), folder)
+    _set_test_keys(config, keys)
+    stateless, mesh, batch = _build(config, len(categories), batch)
+    # No file of a recipe's own: these are what became of it.
+    of_file = config.copy_and_resolve_references()
+    of_file.update(init=str(folder), weights={"sha256": None})
+    params, stats, _ = load_detector(of_file, *stateless.abstract)
+    params, stats = jax.device_put((params, stats), parallel.replicated(mesh))
     return Detector(config, categories, params, stats, stateless, mesh, batch)
 
 
@@ -184,7 +200,7 @@ def load_converted(
     config.init = str(init)
     _without_gpu(config)
     _set_test_keys(config, keys or {})
-    count = _class_count(Path(init))
+    count = _class_count(init)
     if categories is None:
         categories = [Category(number, f"class {number}") for number in range(1, count + 1)]
     if len(categories) != count:
@@ -260,9 +276,9 @@ def _without_gpu(config: ConfigDict) -> None:
         config.model.vit.attention = "auto"
 
 
-def _class_count(path: Path) -> int:
-    arrays = read_weights(path).arrays
+def _class_count(init: str | Path) -> int:
+    arrays = weights_at(init).arrays
     logits = arrays.get("box_head.logits.bias", arrays.get("box_head.0.logits.bias"))
     if logits is None:
-        raise UserError(f"{path} must hold a whole detector; give a converted detector")
+        raise UserError(f"{init} must hold a whole detector; give a converted detector")
     return len(logits) - 1  # the last is the background

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from jaxdet import parallel
 from jaxdet.config.keys import keys_with
 from jaxdet.config.roles import difference
+from jaxdet.config.starts import is_pushed
 from jaxdet.errors import UserError
 from jaxdet.flags import brief, listed
 from jaxdet.models.build import StatelessModel, Tree, build_detector
@@ -30,8 +31,9 @@ from jaxdet.weights.classes import (
     match_classes,
     moved_outputs,
 )
-from jaxdet.weights.file import Weights, read_weights
+from jaxdet.weights.file import Weights
 from jaxdet.weights.fit import check_fit
+from jaxdet.weights.pushed import weights_at
 
 STARTS = ("model.vit.absolute_position", "model.vit.relative_start")
 """Keys that say where a ViT's parameters start and not what it is."""
@@ -96,8 +98,9 @@ def start_from_detector(
     Raises:
         UserError: there is no such detector, or its ViT is another.
     """
-    path = Path(experiment.config.init_from)
-    trained = _of_run(path, experiment) if path.is_dir() else _of_file(path, experiment)
+    start = experiment.config.init_from
+    is_run = not is_pushed(start) and Path(start).is_dir()
+    trained = _of_run(Path(start), experiment) if is_run else _of_file(start, experiment)
     names = [category.name for category in experiment.val_set.categories]
     match = match_classes(trained.classes or (), names)
     counts = len(names), trained.num_classes
@@ -221,9 +224,9 @@ def _check_same_vit(name: str, theirs: dict[str, Any], ours: dict[str, Any]) -> 
         )
 
 
-def _of_file(path: Path, experiment: Experiment) -> Trained:
-    """A converted detector."""
-    weights = read_weights(path)
+def _of_file(start: str, experiment: Experiment) -> Trained:
+    """A converted detector, or one from the hub."""
+    weights = weights_at(start)
     logits = [
         array
         for name, array in weights.arrays.items()
@@ -234,27 +237,27 @@ def _of_file(path: Path, experiment: Experiment) -> Trained:
     ]
     if not weights.is_detector or not logits:
         raise UserError(
-            f"{path} must hold a whole detector for --init-from; give a pre-trained backbone "
+            f"{start} must hold a whole detector for --init-from; give a pre-trained backbone "
             "as --init"
         )
     check_fit(_of_vit(weights), experiment.config)
     count = logits[0].shape[-1] - 1  # the last is the background
     report = weights.report or {}
-    classes = _classes_of_file(path, report, count, experiment.config)
-    source = report.get("source") or {"file": path.name, "sha256": ""}
+    classes = _classes_of_file(start, report, count, experiment.config)
+    source = report.get("source") or {"file": weights.path.name, "sha256": ""}
     source = {key: source[key] for key in ("file", "sha256")}
     agnostic = bool(report.get("config", {}).get("model.heads.class_agnostic_boxes"))
-    return Trained(str(path), weights.arrays, count, classes, source, agnostic)
+    return Trained(start, weights.arrays, count, classes, source, agnostic)
 
 
 def _classes_of_file(
-    path: Path, report: Mapping[str, Any], count: int, config: ConfigDict
+    start: str, report: Mapping[str, Any], count: int, config: ConfigDict
 ) -> Sequence[str] | None:
     """Their names by the config, else by the file's report, else COCO's where it has so many."""
     if given := tuple(config.init_classes):
         if len(given) != count:
             raise UserError(
-                f"config.init_classes must name the {count} classes of {path} in the order of its "
+                f"config.init_classes must name the {count} classes of {start} in the order of its "
                 f"outputs, and names {len(given)}"
             )
         return given

@@ -87,6 +87,15 @@ def read_weights(path: Path) -> Weights:
         raise UserError(
             f"{path} is not a file of converted weights ({error}); convert the original again"
         ) from error
+    return Weights(path, validated(path, arrays), report)
+
+
+def validated(path: Path, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The same arrays, which are the content of a file.
+
+    Raises:
+        UserError: there are none, or one has values that are not finite floats.
+    """
     if not arrays:
         raise UserError(f"{path} holds no weights; convert the original again")
     for name, value in arrays.items():
@@ -94,7 +103,7 @@ def read_weights(path: Path) -> Weights:
             raise UserError(f"{path}: {name} holds {value.dtype}, not floats; convert it again")
         if not np.isfinite(value).all():
             raise UserError(f"{path}: {name} has values that are not finite; get the file again")
-    return Weights(path, arrays, report)
+    return arrays
 
 
 def open_archive(path: Path) -> tuple[dict[str, StoredArray], dict[str, Any] | None]:

@@ -15,8 +15,9 @@ from jaxdet.flags import listed
 from jaxdet.models.build import Tree
 from jaxdet.models.paths import ABSOLUTE_POSITION, DECODER, RELATIVE_POSITION, path_name
 from jaxdet.weights.classes import OUTPUTS
-from jaxdet.weights.file import Weights, read_weights
+from jaxdet.weights.file import Weights
 from jaxdet.weights.fit import check_fit, reinitialized
+from jaxdet.weights.pushed import weights_at
 
 SHAPE_FIXES = {
     "backbone.pos_embed": "give --config.model.vit.pretrain_grid={side}",
@@ -44,7 +45,7 @@ def initialise(
     Raises:
         UserError: the weights do not fit the config, or lack what it asks for.
     """
-    weights = read_weights(Path(config.init))
+    weights = weights_at(config.init)
     left = [] if weights.is_detector else reinitialized(config, weights.arrays)
     return _loaded(weights, left, config, params, stats)
 
@@ -60,7 +61,7 @@ def load_detector(
     Raises:
         UserError: the file does not fit the config or lacks any part of the detector.
     """
-    weights = read_weights(Path(config.init))
+    weights = weights_at(config.init)
     if not weights.is_detector:
         raise UserError(
             f"{weights.path} holds a backbone and no detector; train first, or give a converted "

@@ -12,9 +12,9 @@ from types import SimpleNamespace
 import pytest
 
 from checkpoints_convert.cli import main
-from checkpoints_convert.hub import download, is_address, repository_of
 from jaxdet.errors import UserError
 from jaxdet.weights.file import read_weights
+from jaxdet.weights.hub import download, is_address, repository_of
 from tests.checkpoints_convert.hub_server import COMMIT, Repository
 from tests.checkpoints_convert.hub_server import hub as serve
 
@@ -100,7 +100,7 @@ needs_hub = pytest.mark.skipif(
 )
 OUTCOMES = """
 import sys
-from checkpoints_convert.hub import download
+from jaxdet.weights.hub import download
 from jaxdet.errors import UserError
 for address in sys.argv[1:]:
     try:

@@ -22,8 +22,15 @@ REASONS = {
     "`hf auth login` or set HF_TOKEN",
     "RepositoryNotFoundError": "the hub has no such repository, or a private one: `hf auth login`",
     "RevisionNotFoundError": "it has no such revision",
+    "LocalTokenNotFoundError": "nobody is logged in: `hf auth login` or set HF_TOKEN",
 }
 """What huggingface_hub's errors mean, by their class."""
+
+STATUSES = {
+    401: "nobody is logged in, or with a token that is not valid: `hf auth login` or set HF_TOKEN",
+    403: "your token may not do that: make one that may write",
+}
+"""What the hub's answers mean where the error says no more."""
 
 PART = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}"
 
@@ -82,12 +89,57 @@ def download(address: str) -> Path:
     return folder
 
 
+def upload(folder: Path, name: str, *, private: bool, update: bool) -> str:
+    """Puts a folder's files into a repository of the hub, which is made.
+
+    Args:
+        name: owner/name.
+        private: whether others cannot see it, where it is made.
+        update: whether it may be there already; its files of these names are replaced.
+
+    Returns:
+        The address of its page.
+
+    Raises:
+        UserError: it is there already, huggingface_hub is absent, or the network, the hub or the
+            rights do not allow it.
+    """
+    try:
+        from huggingface_hub import HfApi
+    except ImportError as error:
+        raise UserError(
+            f"{name} is uploaded by huggingface_hub; install it with "
+            "pip install -c constraints.txt -e '.[hub]', or give --out=FOLDER and upload that"
+        ) from error
+    api = HfApi()
+    try:
+        if not update and api.repo_exists(name):
+            raise UserError(
+                f"the hub has {name} already; give --update to replace its files, or another name"
+            )
+        page = api.create_repo(name, private=private, exist_ok=update)
+        api.upload_folder(
+            repo_id=name, folder_path=folder, commit_message="A detector, by jaxdet push"
+        )
+    except UserError:
+        raise
+    except Exception as error:  # of the network, the hub, access rights or the disk
+        raise UserError(
+            f"{name} cannot be uploaded ({_reason(error)}); check the name and the network, or "
+            "give --out=FOLDER and upload that"
+        ) from error
+    return str(page)
+
+
 def _reason(error: Exception) -> str:
     """What went wrong, from the error or those that it came from."""
     cause: BaseException | None = error
     while cause is not None:
         if type(cause).__name__ in REASONS:
             return REASONS[type(cause).__name__]
+        status = getattr(getattr(cause, "response", None), "status_code", None)
+        if status in STATUSES:
+            return STATUSES[status]
         cause = cause.__cause__
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 

@@ -209,6 +209,8 @@ class Miniature:
             schedule = [
                 f"--config.epochs={FEW_SHOT_STEPS * epochs}",
                 f"--config.optim.warmup_epochs={FEW_SHOT_WARMUP * epochs}",
+                "--config.eval_every=100000",  # at the end alone
+                "--config.checkpoint_every=100000",
             ]
             if self._options.steps:
                 schedule = self._tried(images, FEW_SHOT_BATCH)

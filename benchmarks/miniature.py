@@ -112,7 +112,8 @@ class Miniature:
         for seed in options.seeds if "starts" in options.parts else ():
             found += [self._start(arm, seed) for arm in STARTS if arm in options.arms]
         if has_imted:
-            found += [self._tuning(step, lr) for step in TUNED.values() for lr in options.lrs]
+            kinds = dict.fromkeys(_kind(step) for step in steps)
+            found += [self._tuning(TUNED[kind], lr) for kind in kinds for lr in options.lrs]
         for seed in options.seeds if has_imted else ():
             found += [self._base(step, seed) for step in steps]
             if "few" in options.parts:
@@ -172,8 +173,8 @@ class Miniature:
         )
 
     def _base(self, step: str, seed: int) -> Job:
-        kind = "convs" if step == "convs" else "decoder"
-        tried = [self._out / "tune" / f"{TUNED[kind]}_{lr:g}" for lr in self._options.lrs]
+        tuned = TUNED[_kind(step)]
+        tried = [self._out / "tune" / f"{tuned}_{lr:g}" for lr in self._options.lrs]
         needs = (*self._base_needs(step), *(folder / "result.json" for folder in tried))
 
         def flags() -> list[str]:
@@ -250,6 +251,10 @@ class Miniature:
 
         log = self._out / "logs" / f"{name.replace('/', '_')}.log"
         return Job(name, whole, workdir / result, log, needs, program or name)
+
+
+def _kind(step: str) -> str:
+    return "convs" if step == "convs" else "decoder"
 
 
 def _jaxdet(*arguments: str) -> list[str]:

@@ -24,6 +24,7 @@ import json
 import os
 import sys
 from argparse import Namespace
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -105,14 +106,15 @@ class Miniature:
         options = self._options
         steps = [step for step in LADDER if step in options.arms]
         has_imted = bool(steps) and not {"ladder", "few"}.isdisjoint(options.parts)
-        found = [self._pretraining("pretrain", 96)] if "starts" in options.parts else []
+        found = [self._pretraining("pretrain")] if "starts" in options.parts else []
         if has_imted:
-            found += [self._pretraining("pretrain_fine", 128), self._rendered()]
+            found += [self._pretraining("pretrain_fine"), self._rendered()]
             found += [self._objects(shots, seed) for seed in options.seeds for shots in SHOTS]
         for seed in options.seeds if "starts" in options.parts else ():
             found += [self._start(arm, seed) for arm in STARTS if arm in options.arms]
         if has_imted:
-            found += [self._tuning(step, lr) for step in TUNED.values() for lr in options.lrs]
+            kinds = dict.fromkeys(_kind(step) for step in steps)
+            found += [self._tuning(TUNED[kind], lr) for kind in kinds for lr in options.lrs]
         for seed in options.seeds if has_imted else ():
             found += [self._base(step, seed) for step in steps]
             if "few" in options.parts:
@@ -120,15 +122,13 @@ class Miniature:
                 found += [self._few(step, shots, seed) for shots in SHOTS for step in arms]
         return found
 
-    def _pretraining(self, name: str, image_size: int) -> Job:
-        flags = [f"--config=mini/{name}", "--config.data.workers=6"]
-        if self._options.steps:
-            flags = [*flags[:1], *self._tried(64, 64)]
-            flags += [
-                f"--config.data.shapes.image_size={image_size}",
-                "--config.optim.warmup_epochs=0",
-            ]
-            flags += ["--config.data.shapes.images=64"]
+    def _pretraining(self, name: str) -> Job:
+        flags = [f"--config=mini/{name}"]
+        if not self._options.steps:
+            flags.append("--config.data.workers=6")
+        else:
+            flags += ["--config.data.shapes.images=64", "--config.optim.warmup_epochs=0"]
+            flags += self._tried(64, 64)
         return self._job(name, "pretrain", flags, result="weights.npz")
 
     def _rendered(self) -> Job:
@@ -172,8 +172,8 @@ class Miniature:
         )
 
     def _base(self, step: str, seed: int) -> Job:
-        kind = "convs" if step == "convs" else "decoder"
-        tried = [self._out / "tune" / f"{TUNED[kind]}_{lr:g}" for lr in self._options.lrs]
+        tuned = TUNED[_kind(step)]
+        tried = [self._out / "tune" / f"{tuned}_{lr:g}" for lr in self._options.lrs]
         needs = (*self._base_needs(step), *(folder / "result.json" for folder in tried))
 
         def flags() -> list[str]:
@@ -209,6 +209,8 @@ class Miniature:
             schedule = [
                 f"--config.epochs={FEW_SHOT_STEPS * epochs}",
                 f"--config.optim.warmup_epochs={FEW_SHOT_WARMUP * epochs}",
+                "--config.eval_every=100000",  # at the end alone
+                "--config.checkpoint_every=100000",
             ]
             if self._options.steps:
                 schedule = self._tried(images, FEW_SHOT_BATCH)
@@ -229,17 +231,19 @@ class Miniature:
         return self._out / "data" / f"few_{shots}_{seed}" / f"{shots}shot_seed{seed}"
 
     def _tried(self, images: int, batch: int) -> list[str]:
+        """The length of a try, --steps, on so many images."""
         return [f"--config.epochs={self._options.steps * batch / images}"]
 
     def _job(
         self,
         name: str,
         command: str,
-        flags,
-        needs=(),
+        flags: Sequence[str] | Callable[[], Sequence[str]],
+        needs: tuple[Path, ...] = (),
         program: str | None = None,
-        result="result.json",
+        result: str = "result.json",
     ) -> Job:
+        """A run of `jaxdet <command>` in the workdir `name`; flags may hang on what it needs."""
         workdir = self._out / name
 
         def whole() -> list[str]:
@@ -248,6 +252,10 @@ class Miniature:
 
         log = self._out / "logs" / f"{name.replace('/', '_')}.log"
         return Job(name, whole, workdir / result, log, needs, program or name)
+
+
+def _kind(step: str) -> str:
+    return "convs" if step == "convs" else "decoder"
 
 
 def _jaxdet(*arguments: str) -> list[str]:

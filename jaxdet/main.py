@@ -177,7 +177,13 @@ def _plan(experiment: Experiment, options: argparse.Namespace) -> None:
 
 def _plan_absent(experiment: Experiment, options: argparse.Namespace) -> None:
     """Plans for devices that are not there."""
-    from jaxdet.benchmark.cost.bound import as_json, find_bound, report, with_largest_batch
+    from jaxdet.benchmark.cost.bound import (
+        as_json,
+        find_bound,
+        report,
+        with_full,
+        with_largest_batch,
+    )
     from jaxdet.benchmark.cost.plan import count_classes
     from jaxdet.benchmark.cost.targets import parse_target, with_facts
 
@@ -185,6 +191,7 @@ def _plan_absent(experiment: Experiment, options: argparse.Namespace) -> None:
     target = parse_target(options.device)
     target = with_facts(target, options.device_memory_gb, options.peak_tflops)
     bound = find_bound(experiment.workdir.name, experiment.config, num_classes, target)
+    bound = with_full(bound, num_classes)
     if options.largest_batch:
         bound = with_largest_batch(bound, num_classes)
     print(json.dumps(as_json(bound), indent=1) if options.json else report(bound))

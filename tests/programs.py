@@ -70,7 +70,8 @@ def _share_property(monkeypatch, owner: type[Run], name: str, known: dict, key_o
 
 def _of_config(config: ConfigDict, num_classes: int, mesh: jax.sharding.Mesh) -> Hashable:
     """What a model follows from."""
-    return config.model.to_json(), config.image_size, num_classes, mesh
+    trained = config.optim.get("train")  # a ViT that is not trained drops no path
+    return config.model.to_json(), trained, config.image_size, num_classes, mesh
 
 
 def _of_model(run: Run) -> Hashable:

@@ -9,6 +9,7 @@
 First a grid of learning rate and weight decay at drop path 0 on the short schedule, made larger
 while its best point lies on its border; then drop path on the middle one; then runs of three
 lengths. A larger model takes learning rate and weight decay from ViT-B's sweep (--from). With
+--config.optim.train=heads the ViT stays as it starts and drop path is not tuned. With
 --seeds=3 each of the last runs is trained with three seeds, the config's and those that follow it;
 `jaxdet report` then says whether a difference is more than chance. Before anything starts, it
 prints the trials and what they cost. Each trial is a run of `jaxdet train` in a folder of its own;
@@ -70,6 +71,7 @@ def _run(arguments: list[str] | None) -> None:
     workdir = options.workdir
     base = flags.make_base(options, overrides, options.init, options.weights)
     space = _search_space(options, base.config.initialisation)
+    space = _without_drop_path(space, options, base.config)
     sweep = Sweep(workdir, base, flags.executor_of(options))
     stages = [
         (stage, [sweep.trial_of(point) for point in points])
@@ -176,6 +178,20 @@ def _search_space(options: argparse.Namespace, initialisation: str) -> SearchSpa
     if changes.get("max_extensions", 0) < 0:
         raise UserError("--max-extensions must be at least 0")
     return replace(space, **changes)
+
+
+def _without_drop_path(
+    space: SearchSpace, options: argparse.Namespace, config: ConfigDict
+) -> SearchSpace:
+    """The search space for a config; drop path is not tuned where the ViT is not trained."""
+    if config.optim.train != "heads":
+        return space
+    if options.drop_paths is not None:
+        raise UserError(
+            "--drop-paths has no effect where config.optim.train is 'heads', since a ViT that is "
+            "not trained drops no path; leave it out"
+        )
+    return replace(space, drop_paths=(0.0,))
 
 
 def _tuned(path: Path, initialisation: str) -> tuple[float, float]:

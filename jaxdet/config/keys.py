@@ -685,6 +685,12 @@ class Optim:
     decoder_layer_decay: float = key(
         1.0, "Factor on the rate from each block of the decoder to the next.", above=0, most=1
     )
+    train: str = key(
+        "all",
+        "What is trained: all of it, or the pyramid, the RPN and the heads alone (heads) on a ViT "
+        "that stays as it starts and drops no path.",
+        choices=("all", "heads"),
+    )
     frozen: tuple[str, ...] = key((), "Regular expressions of the parameters that are not trained.")
     warmup_epochs: float = key(
         0.25, "Linear warm-up of the rate.", least=0, most=1e6, unit="epochs"

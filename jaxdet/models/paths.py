@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 
+BACKBONE = r"backbone\."
 ABSOLUTE_POSITION = r"backbone\.pos_embed$"
 RELATIVE_POSITION = r"backbone\.(rel_pos_|blocks\.\d+\.attn\.rel_pos\.)"
 CLASS_TOKEN = r"backbone\.class_(token|pos_embed)$"

@@ -160,11 +160,16 @@ class VitSettings(BlockSettings):
 
 
 def vit_settings(config: ConfigDict) -> VitSettings:
-    """The structure of a config's ViT; its other keys only say what starts where and trains."""
+    """The structure of a config's ViT; its other keys only say what starts where and trains.
+
+    One that is not trained drops no path.
+    """
     structure = {field.name for field in fields(VitSettings)}
     keys = {
         name: tuple(value) if isinstance(value, list) else value  # as JSON has them
         for name, value in config.model.vit.items()
         if name in structure
     }
+    if config.optim.train == "heads":
+        keys["drop_path"] = 0.0
     return VitSettings(image_size=config.image_size, **keys)

@@ -7,8 +7,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import jax
+
+if TYPE_CHECKING:
+    from jaxdet.training.compile_times import CompileTimes
 
 STILL_SECONDS = 60.0
 """From one line that says that it still compiles to the next."""
@@ -18,7 +22,9 @@ CACHE = "JAX_COMPILATION_CACHE_DIR"
 
 
 @contextmanager
-def compiling(what: str, say: Callable[[str], None] | None) -> Iterator[None]:
+def compiling(
+    what: str, say: Callable[[str], None] | None, times: CompileTimes | None = None
+) -> Iterator[None]:
     """Says that something is compiled within, each minute that it still is, and how long it took.
 
     XLA's own alarm, which asks for bug reports after two minutes, is held back meanwhile.
@@ -26,12 +32,14 @@ def compiling(what: str, say: Callable[[str], None] | None) -> Iterator[None]:
     Args:
         what: such as "the training step".
         say: takes the lines; None where this process says nothing.
+        times: what earlier starts took, if that is to be said, and this one's kept.
     """
     if say is None:
         with _without_alarm():
             yield
         return
-    say(f"compiling {what} ... (seconds to minutes, once a start)")
+    expected = None if times is None else times.expectation(what)
+    say(f"compiling {what} ... ({expected or 'seconds to minutes, once a start'})")
     start, done = time.monotonic(), threading.Event()
     teller = threading.Thread(target=_tell, args=(what, start, done, say), daemon=True)
     teller.start()
@@ -41,7 +49,10 @@ def compiling(what: str, say: Callable[[str], None] | None) -> Iterator[None]:
     finally:
         done.set()
         teller.join()
-    say(f"compiled {what} in {duration(time.monotonic() - start)}")
+    seconds = time.monotonic() - start
+    say(f"compiled {what} in {duration(seconds)}")
+    if times is not None:
+        times.keep(what, seconds)
 
 
 def _tell(what: str, start: float, done: threading.Event, say: Callable[[str], None]) -> None:

@@ -23,6 +23,11 @@ from jaxdet.training import optim
 from jaxdet.training.run import Run
 from jaxdet.weights.file import original_sha256
 
+FROZEN_BACKBONE = (
+    "the ViT stays as it starts (config.optim.train): config.optim.layer_decay, "
+    "config.model.vit.drop_path and config.model.vit.remat have no effect"
+)
+
 
 class Experiment(Run):
     """The training and evaluation of a detector."""
@@ -99,6 +104,11 @@ class Experiment(Run):
         return optim.frozen_parameters(self.config)
 
     @property
+    def is_backbone_frozen(self) -> bool:
+        """Whether the ViT stays as it starts."""
+        return self.config.optim.train == "heads"
+
+    @property
     def batch_statistics(self) -> str:
         return self.config.batch_statistics
 
@@ -127,12 +137,14 @@ class Experiment(Run):
 
     def scalars(self, step: int) -> dict[str, float]:
         scalars = super().scalars(step)
-        lowest = self.config.optim.layer_decay ** (self.config.model.vit.depth + 1)
+        decay = 1.0 if self.is_backbone_frozen else self.config.optim.layer_decay
+        lowest = decay ** (self.config.model.vit.depth + 1)
         return {**scalars, "learning_rate_lowest": scalars["learning_rate"] * lowest}
 
     @property
     def summary(self) -> list[str]:
         lines = [self.train_set.summary(), self.val_set.summary(), str(self.attention)]
+        lines += [FROZEN_BACKBONE] if self.is_backbone_frozen else []
         lines += [f"warning: {doubt}" for doubt in self._doubts()]
         return list(dict.fromkeys(lines))
 

@@ -19,6 +19,7 @@ from jaxdet.errors import PreemptedError, UserError
 from jaxdet.files import write_json
 from jaxdet.models.build import Tree, parameter_count
 from jaxdet.training.checkpoint import Checkpoints, DamagedCheckpointError, abstract
+from jaxdet.training.compile_times import CompileTimes
 from jaxdet.training.compiling import compiling
 from jaxdet.training.metric_writer import MetricWriter, Progress
 from jaxdet.training.monitor import Monitor
@@ -145,10 +146,21 @@ def _announced_step(run: Run) -> Callable[..., tuple[State, Metrics]]:
         if is_compiled:
             return step(*arguments)
         is_compiled = True
-        with compiling("the training step", _say()):
+        with compiling("the training step", _say(), _compile_times(run)):
             return step(*arguments)
 
     return called
+
+
+def _compile_times(run: Run) -> CompileTimes:
+    """Of starts on devices such as these, of models and batches of this size."""
+    about = {
+        "device": f"{jax.device_count()} {jax.devices()[0].device_kind}",
+        "parameters": parameter_count(run.stateless.abstract[0]),
+        "image_size": run.config.image_size,
+        "batch_size": run.config.batch_size,
+    }
+    return CompileTimes(run.workdir, about)
 
 
 def _say() -> Callable[[str], None] | None:
@@ -205,7 +217,7 @@ def _start(task: Task, checkpoints: Checkpoints) -> tuple[State, int]:
         return {**restored, "step": jax.device_put(np.int32(step), shardings["step"])}, step
 
     _write_config(run)
-    with compiling("the initial parameters", _say()):
+    with compiling("the initial parameters", _say(), _compile_times(run)):
         state = random_state(run, shardings)
     if task.load_weights is not None:
         params, stats = task.load_weights(state["params"], state["stats"])

@@ -23,6 +23,12 @@ Scalars = Mapping[str, SupportsFloat]
 PACE_SECONDS = 300.0
 """How far back the time to go looks: of what is this old, a third counts."""
 
+FIRST_STEPS, FIRST_SECONDS = 20, 30.0
+"""Steps, or seconds for two at least, from which the length of a training is foretold."""
+
+WORTH_TELLING = 60.0
+"""Seconds; of a shorter training no line says how long it takes."""
+
 
 class MetricWriter(AbstractContextManager):
     """Writes scalars to `workdir/metrics.jsonl` and to the run's trackers.
@@ -122,6 +128,9 @@ class _Pace:
 class Progress(AbstractContextManager):
     """Shows step, losses, images a second and time to go: a bar in a terminal, lines in a log.
 
+    Once, after the first steps, it says how long all of them will take, if that is a minute or
+    more.
+
     The speed is that since the last report, the time to go by that of the last minutes; both count
     from the first step's end on, which leaves compilation out, and leave evaluations out. Between
     reports scalars are not read, so the device is not waited for.
@@ -149,10 +158,13 @@ class Progress(AbstractContextManager):
                 total=total_steps, initial=start_step, file=self._stream, bar_format=layout
             )
         self._reported: tuple[int, float] | None = None
+        self._first: tuple[int, float] | None = None
+        self._is_foretold = False
         self._pace = _Pace()
 
     def update(self, step: int, scalars: Scalars) -> None:
         """Says that `step` steps are done; reports if it is time to, and at the last step."""
+        self._foretell(step)
         is_due = self._reported is None or self._clock() - self._reported[1] >= self._every_seconds
         if not is_due and step < self._total_steps:
             return
@@ -174,15 +186,41 @@ class Progress(AbstractContextManager):
 
     def note(self, text: str) -> None:
         """Prints a line of its own; the time since the last report no longer counts for speed."""
+        self._print(text)
+        self._reported = None
+
+    def _foretell(self, step: int) -> None:
+        """Says how long the steps to go will take, once the first ones are timed."""
+        if self._is_foretold:
+            return
+        self._first = self._first or (step, self._clock())
+        steps, seconds = step - self._first[0], self._clock() - self._first[1]
+        if steps < FIRST_STEPS and not (steps > 1 and seconds >= FIRST_SECONDS):
+            return
+        self._is_foretold = True
+        left, pace = self._total_steps - step, seconds / steps
+        if left * pace >= WORTH_TELLING:
+            self._print(
+                f"about {_in_words(left * pace)} for the {left:,} steps to go, at {pace:.2g} s a "
+                f"step over the first {steps}; evaluations come on top"
+            )
+
+    def _print(self, text: str) -> None:
         if self._bar is None:
             print(text, file=self._stream, flush=True)
         else:
             self._bar.write(text, file=self._stream)
-        self._reported = None
 
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.close()
+
+
+def _in_words(seconds: float) -> str:
+    """Such as 14 min, 3.2 h or 2.5 days."""
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"
 
 
 def _duration(seconds: float) -> str:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxdet.models.paths import ABSOLUTE_POSITION, RELATIVE_POSITION, path_name
+from jaxdet.models.paths import ABSOLUTE_POSITION, BACKBONE, RELATIVE_POSITION, path_name
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -124,6 +124,7 @@ def adamw(
     frozen: Sequence[str] = (),
     decoder_layer_decay: float = 1.0,
     decoder_depth: int = 0,
+    without_moments: Sequence[str] = (),
 ) -> optax.GradientTransformation:
     """AdamW with decoupled decay, as torch.optim.AdamW (epsilon 1e-8).
 
@@ -131,6 +132,7 @@ def adamw(
         schedule: learning rate by step.
         weight_decay, no_decay: see `decay_mask`.
         layer_decay, depth, frozen, decoder_layer_decay, decoder_depth: see `step_multipliers`.
+        without_moments: patterns of parameters among `frozen` that no moments are kept of.
     """
     optimizer = optax.adamw(
         schedule,
@@ -149,7 +151,17 @@ def adamw(
         )
         return jax.tree.map(lambda update, factor: update * factor, updates, multipliers)
 
-    return optax.chain(optimizer, optax.stateless(scale))
+    optimizer = optax.chain(optimizer, optax.stateless(scale))
+    if not without_moments:
+        return optimizer
+
+    def part(path, _):
+        return "held" if is_frozen(path_name(path), without_moments) else "trained"
+
+    return optax.partition(
+        {"trained": optimizer, "held": optax.set_to_zero()},
+        lambda params: jax.tree_util.tree_map_with_path(part, params),
+    )
 
 
 def build_optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
@@ -160,11 +172,12 @@ def build_optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.Gradi
         weight_decay=settings.weight_decay,
         betas=tuple(settings.betas),
         no_decay=tuple(settings.no_decay),
-        layer_decay=settings.layer_decay,
+        layer_decay=1.0 if settings.train == "heads" else settings.layer_decay,
         depth=config.model.vit.depth,
         frozen=frozen_parameters(config),
         decoder_layer_decay=settings.decoder_layer_decay,
         decoder_depth=config.model.decoder.depth,
+        without_moments=_backbone(config),
     )
 
 
@@ -173,4 +186,9 @@ def frozen_parameters(config: ConfigDict) -> tuple[str, ...]:
     vit = config.model.vit
     absolute = () if vit.absolute_trainable else (ABSOLUTE_POSITION,)
     relative = () if vit.relative_trainable else (RELATIVE_POSITION,)
-    return absolute + relative + tuple(config.optim.frozen)
+    return _backbone(config) + absolute + relative + tuple(config.optim.frozen)
+
+
+def _backbone(config: ConfigDict) -> tuple[str, ...]:
+    """A pattern of the ViT's parameters where config.optim.train leaves them as they start."""
+    return (BACKBONE,) if config.optim.train == "heads" else ()

@@ -150,6 +150,13 @@ def test_the_final_runs_are_trained_with_several_seeds(tmp_path, trainer, capsys
     assert "the trials differ in config.seed; leave out" in capsys.readouterr().err
 
 
+def test_of_a_frozen_vit_drop_path_is_not_tuned(tmp_path, trainer):
+    trainer.score = score
+    flags = [flag for flag in TINY if not flag.startswith("--drop-paths")]
+    assert main([*flags, f"--workdir={tmp_path}", "--config.optim.train=heads"]) == 0
+    assert trainer.ran == [*ALL[:5], "lr5.0e-04_wd0.05_dp0_2ep"]
+
+
 def test_a_dry_run_leaves_nothing(tmp_path, trainer, capsys):
     assert sweep(tmp_path, "--dry-run") == 0
     assert not trainer.ran
@@ -219,6 +226,10 @@ def test_a_hostile_sweep_to_take_values_from_is_named(tmp_path, trainer, capsys,
         (["--init=random", "--config.optm.lr=1"], "did you mean config.optim?"),
         (["--init=random", "--max-extensions=-1"], "--max-extensions must be at least 0"),
         (["--init=random", "--drop-paths=0,2"], "config.model.vit.drop_path=2.0"),
+        (
+            ["--init=random", "--config.optim.train=heads", "--drop-paths=0,0.1"],
+            "--drop-paths has no effect where config.optim.train is 'heads'",
+        ),
     ],
 )
 def test_a_mistake_ends_in_one_sentence(tmp_path, trainer, capsys, flags, message):

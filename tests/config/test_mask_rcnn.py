@@ -332,7 +332,7 @@ def test_weights_for_a_random_start_are_rejected(config, tmp_path):
         (
             "optim.zzz",
             "config.optim has no key 'zzz'; it has betas, decoder_layer_decay, frozen, "
-            "layer_decay, lr, milestones, no_decay, schedule, warmup_epochs",
+            "layer_decay, lr, milestones, no_decay, schedule, train, warmup_epochs",
         ),
         (
             "optim.lr.start",

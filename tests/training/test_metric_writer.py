@@ -169,6 +169,8 @@ def test_a_log_gets_a_line_every_few_seconds():
         run_steps(progress, clock, range(1, 51), 0.5, DeviceScalar())
     assert log.getvalue().splitlines() == [
         "step 1/1000 | loss 1.5",
+        "about 8 min for the 979 steps to go, at 0.5 s a step over the first 20; evaluations come "
+        "on top",
         "step 21/1000 | loss 1.5 | 16.0 images/s, 0:08:10 to go",
         "step 41/1000 | loss 1.5 | 16.0 images/s, 0:08:00 to go",
     ]
@@ -181,12 +183,31 @@ def test_the_time_to_go_is_not_that_of_the_last_interval_alone():
     with Progress(1000, images_per_step=1, stream=log, clock=clock) as progress:
         run_steps(progress, clock, range(1, 202), 1.0, 2.0)
         run_steps(progress, clock, range(202, 204), 10.0, 2.0)
-    left = [line.partition("images/s, ")[2] for line in log.getvalue().splitlines()]
+    lines = [line for line in log.getvalue().splitlines() if line.startswith("step")]
+    left = [line.partition("images/s, ")[2] for line in lines]
     assert left[20] == "0:13:19 to go"  # step 201: 799 steps of a second
     assert "| 0.1 images/s, " in log.getvalue().splitlines()[-1]
     hours, minutes, seconds = map(int, left[-1].split()[0].split(":"))
     per_step = (3600 * hours + 60 * minutes + seconds) / 797
     assert 1.08 < per_step < 1.15  # of the last interval alone it would be 10
+
+
+@pytest.mark.parametrize(
+    ("total", "seconds_per_step", "expected"),
+    [
+        (1200, 0.7, "about 14 min for the 1,179 steps to go, at 0.7 s a step over the first 20;"),
+        (9_003, 20.0, "about 2.1 days for the 9,000 steps to go, at 20 s a step over the first 2;"),
+        (2_000, 5.0, "about 2.8 h for the 1,993 steps to go, at 5 s a step over the first 6;"),
+        (100, 0.5, ""),
+    ],
+)
+def test_the_length_is_told_once_the_first_steps_are_timed(total, seconds_per_step, expected):
+    clock, log = Clock(), io.StringIO()
+    with Progress(total, images_per_step=1, stream=log, clock=clock) as progress:
+        clock.now += 300  # compilation
+        run_steps(progress, clock, range(1, 60), seconds_per_step, 2.0)
+    told = [line for line in log.getvalue().splitlines() if line.startswith("about")]
+    assert [line[: len(expected)] for line in told] == [expected] * bool(expected)
 
 
 def test_the_last_step_is_always_reported():

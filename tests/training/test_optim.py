@@ -11,12 +11,14 @@ import optax
 import pytest
 from flax import nnx
 
-from jaxdet.config import benchmark
+from jaxdet.config import benchmark, vitdet
 from jaxdet.config.imted import few_shot, imted
 from jaxdet.models.build import StatelessModel, build_detector
 from jaxdet.models.paths import path_name
+from jaxdet.models.settings import vit_settings
 from jaxdet.training.optim import (
     adamw,
+    build_optimizer,
     decay_mask,
     frozen_parameters,
     lr_schedule,
@@ -217,6 +219,24 @@ def test_frozen_parameters_get_no_update_at_all():
         moved = optax.apply_updates(moved, updates)
     np.testing.assert_array_equal(moved["backbone"]["pos_embed"], np.ones(3))
     assert (moved["backbone"]["pos_embed_kernel"] < 0.9).all()
+
+
+TUNED = {"lr": 0.1, "weight_decay": 0.1, "drop_path": 0.1, "epochs": 1.0}
+
+
+def test_of_a_vit_that_is_not_trained_no_moments_are_kept():
+    config = vitdet("b", "mae", **TUNED, layer_decay=0.7)
+    config.optim.train = "heads"
+    assert vit_settings(config).drop_path == 0.0
+    params = {"backbone": {"pos_embed": jnp.ones(3)}, "rpn": {"kernel": jnp.ones((2, 2))}}
+    optimizer = build_optimizer(config, lambda step: 0.1)
+    state = optimizer.init(params)
+    assert sum(leaf.size for leaf in jax.tree.leaves(state) if leaf.ndim) == 2 * 4
+    updates, _ = optimizer.update(jax.tree.map(jnp.ones_like, params), state, params)
+    np.testing.assert_array_equal(updates["backbone"]["pos_embed"], np.zeros(3))
+    trained = build_optimizer(vitdet("b", "mae", **TUNED, layer_decay=1.0), lambda step: 0.1)
+    expected, _ = trained.update(params, trained.init(params), params)
+    np.testing.assert_array_equal(updates["rpn"]["kernel"], expected["rpn"]["kernel"])
 
 
 @pytest.mark.parametrize("kind", ["shared", "decomposed"])

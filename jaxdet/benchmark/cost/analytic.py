@@ -66,14 +66,18 @@ def forward_cost(
 def needed_flops(config: ConfigDict, num_classes: int) -> float:
     """What the layers need for one image in training, forward and backward.
 
-    Two FLOPs a multiply-add, and the backward pass has two products for each of the forward pass.
+    Two FLOPs a multiply-add, and the backward pass has two products for each of the forward pass;
+    none in a ViT that is not trained.
     What rematerialisation, losses, norms and data movement add is left out.
     """
     detector = config.model.detector
     masks = int(detector.roi_batch * detector.roi_positive)
     rois = {"proposals": detector.roi_batch, "masks": masks}
     costs = forward_cost(config, num_classes, **rois, own_masks=True)
-    return 3 * 2 * total(costs.values()).multiply_adds
+    forward = total(costs.values()).multiply_adds
+    is_held = config.optim.train == "heads"
+    backward = 2 * (forward - (costs["backbone"].multiply_adds if is_held else 0))
+    return 2 * (forward + backward)
 
 
 def _linear(positions: int, inputs: int, outputs: int) -> Cost:

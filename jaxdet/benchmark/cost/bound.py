@@ -15,7 +15,12 @@ from ml_collections import ConfigDict
 
 from jaxdet.benchmark.cost import hlo
 from jaxdet.benchmark.cost.roofline import Roofline, roofline
-from jaxdet.benchmark.cost.step import CompiledStep, compile_step, resized_config
+from jaxdet.benchmark.cost.step import (
+    CompiledStep,
+    compile_step,
+    fully_trained,
+    resized_config,
+)
 from jaxdet.benchmark.cost.targets import Target, absent_devices, compiler_options
 from jaxdet.errors import UserError
 from jaxdet.parallel import BATCH_AXIS
@@ -30,6 +35,7 @@ class Bound(NamedTuple):
         total_bytes: of a device; None where the compiler does not say how much is too much.
         compile_seconds: of all cores together, tracing and the assembler's processes included.
         largest_batch: images of one device that fit; None where it was not asked for.
+        full: of full fine-tuning, where the config's ViT is not trained.
     """
 
     name: str
@@ -41,6 +47,7 @@ class Bound(NamedTuple):
     total_bytes: int | None
     compile_seconds: float
     largest_batch: int | None = None
+    full: Bound | None = None
 
     @property
     def fits(self) -> bool:
@@ -91,6 +98,15 @@ def find_bound(name: str, config: ConfigDict, num_classes: int, target: Target) 
         program = roofline(hlo.parse(text), target.accelerator, target.count)
     images = config.batch_size // share
     return Bound(name, config, target, images, step, program, total, seconds)
+
+
+def with_full(bound: Bound, num_classes: int) -> Bound:
+    """The same, and beside it full fine-tuning where the config's ViT is not trained."""
+    config = fully_trained(bound.config)
+    if config is None:
+        return bound
+    print("compiling full fine-tuning to compare with", file=sys.stderr, flush=True)
+    return bound._replace(full=find_bound(bound.name, config, num_classes, bound.target))
 
 
 def absent_mesh(target: Target) -> Mesh:
@@ -174,7 +190,17 @@ def _rows(bound: Bound) -> Iterator[tuple[str, str]]:
     yield "compiled in", f"{bound.compile_seconds:.0f} CPU seconds"
     if bound.roofline is not None:
         yield from _roofline_rows(bound)
+    if bound.full is not None:
+        yield "full fine-tuning", _beside(bound.full)
     yield "", "A bound from the compiled program and the makers' figures, not a measurement."
+
+
+def _beside(full: Bound) -> str:
+    needs = "more" if full.total_bytes is None else f"{full.total_bytes / 1e9:.3g} GB"
+    if full.roofline is None:
+        return f"would take {needs} a device, which does not fit"
+    seconds, rate = full.roofline.total.seconds, full.images_per_second
+    return f"would take {needs} a device and {1e3 * seconds:.4g} ms a step, {rate:.3g} images/s"
 
 
 def _memory_rows(bound: Bound) -> Iterator[tuple[str, str]]:
@@ -242,6 +268,7 @@ def as_json(bound: Bound) -> dict[str, Any]:
         },
         "total": None if found is None else vars(found.total),
         "images_per_second": bound.images_per_second,
+        "full_fine_tuning": None if bound.full is None else as_json(bound.full),
         "parts": None if found is None else {name: vars(one) for name, one in found.parts.items()},
         "collectives": None
         if found is None

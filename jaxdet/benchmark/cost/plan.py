@@ -15,7 +15,12 @@ from ml_collections import ConfigDict
 from jaxdet.benchmark.cost.analytic import needed_flops
 from jaxdet.benchmark.cost.class_count import usual_classes
 from jaxdet.benchmark.cost.devices import Device, local_device
-from jaxdet.benchmark.cost.step import CompiledStep, compile_step, resized_config
+from jaxdet.benchmark.cost.step import (
+    CompiledStep,
+    compile_step,
+    fully_trained,
+    resized_config,
+)
 from jaxdet.errors import UserError
 from jaxdet.training.experiment import Experiment
 
@@ -34,6 +39,7 @@ class StepPlan(NamedTuple):
         largest_batch: images a device that fit by that line, with `accumulate` 1.
         utilisation: share of the peak that the FLOPs the layers need will reach.
         images_per_second: expected, over all devices; None if the device's peak is unknown.
+        full: the step of full fine-tuning and its FLOPs, where the config's ViT is not trained.
     """
 
     name: str
@@ -47,6 +53,7 @@ class StepPlan(NamedTuple):
     largest_batch: int
     utilisation: float
     images_per_second: float | None
+    full: tuple[CompiledStep, float] | None
 
 
 def make_plan(
@@ -77,6 +84,7 @@ def make_plan(
     rate = None
     if device.peak_flops is not None:
         rate = utilisation * device.peak_flops * mesh.size / image_flops
+    full = fully_trained(config)
     return StepPlan(
         name=experiment.workdir.name,
         config=config,
@@ -89,6 +97,12 @@ def make_plan(
         largest_batch=largest_batch(fitted, device.memory_bytes),
         utilisation=utilisation,
         images_per_second=rate,
+        full=None
+        if full is None
+        else (
+            compile_step(full, num_classes, mesh),
+            needed_flops(full, num_classes) * config.batch_size,
+        ),
     )
 
 
@@ -154,6 +168,13 @@ def _rows(plan: StepPlan) -> Iterator[tuple[str, str]]:
         f"({device.memory_source}): "
         + ("fits" if step.total_bytes <= device.memory_bytes else "does not fit"),
     )
+    if plan.full is not None:
+        full, full_flops = plan.full
+        yield (
+            "full fine-tuning",
+            f"would take {full.total_bytes / 1e9:.3g} GB a device and {full_flops / 1e12:.3g} T "
+            f"FLOPs a step, {full_flops / plan.step_flops:.2g} times as many",
+        )
     fitted = " and ".join(
         f"{size / 1e9:.3g} GB at {batch}" for batch, size in sorted(plan.fitted.items())
     )

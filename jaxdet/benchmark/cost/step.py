@@ -53,6 +53,15 @@ class CompiledStep:
         return xla_cost(self.compiled, self.jaxpr, self.devices)
 
 
+def fully_trained(config: ConfigDict) -> ConfigDict | None:
+    """The config with a ViT that is trained too; None where it is one already."""
+    if config.optim.train == "all":
+        return None
+    config = config.copy_and_resolve_references()
+    config.optim.train = "all"
+    return config
+
+
 def resized_config(config: ConfigDict, batch_size: int) -> ConfigDict:
     """The config with batches of another size, computed in one microbatch."""
     config = config.copy_and_resolve_references()

@@ -104,6 +104,8 @@ def recipe_title(section: Section) -> str:
         f"{recipe['image_size']} pixels",
         f"batch {recipe['batch_size']}",
     ]
+    if recipe["optim.train"] == "heads":
+        parts.append("frozen ViT")
     if recipe["few_shot.novel"]:
         parts.append("few-shot")
     return ", ".join(parts)

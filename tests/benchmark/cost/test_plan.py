@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import pytest
 
 from jaxdet.benchmark.cost.analytic import forward_cost, needed_flops, total
 from jaxdet.benchmark.cost.plan import count_classes, largest_batch, make_plan, report
+from jaxdet.benchmark.cost.step import fully_trained
 from jaxdet.models.build import parameter_count
 from jaxdet.training.experiment import Experiment
 from tests.tiny import get_config
@@ -57,6 +60,24 @@ def test_flops_and_images_per_second(plan):
     assert plan.images_per_second == pytest.approx(0.5 * 100e12 * jax.device_count() / (6 * one))
     # At this size norms, softmax, losses and the optimizer weigh as much as half the layers.
     assert 0.9 < plan.step.cost.flops * plan.devices / plan.step_flops < 1.6
+
+
+def test_a_vit_that_is_not_trained_has_no_backward_pass(plan):
+    held = plan.config.copy_and_resolve_references()
+    held.optim.train = "heads"
+    costs = forward_cost(held, 4, proposals=8, masks=2)
+    spared = 4 * costs["backbone"].multiply_adds
+    assert needed_flops(held, 4) == needed_flops(plan.config, 4) - spared
+    assert fully_trained(held).optim.train == "all"
+    assert fully_trained(plan.config) is None
+
+
+def test_full_fine_tuning_stands_beside_a_frozen_vit(plan):
+    assert "full fine-tuning" not in report(plan)
+    step = dataclasses.replace(plan.step, total_bytes=3_000_000_000)
+    text = report(plan._replace(full=(step, 2 * plan.step_flops)))
+    assert "full fine-tuning   would take 3 GB a device" in text
+    assert "FLOPs a step, 2 times as many" in text
 
 
 def test_the_largest_batch_is_where_the_line_meets_the_memory(plan):

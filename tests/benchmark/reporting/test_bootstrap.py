@@ -9,6 +9,7 @@ from jaxdet.benchmark.reporting.bootstrap import (
     image_draws,
     over_images,
     over_images_and_seeds,
+    over_pairs,
     over_seeds,
 )
 
@@ -66,6 +67,14 @@ def test_images_and_seeds_add_their_variances():
     error = (seeds.var(ddof=1) / 100 + images.var()) ** 0.5
     low, high = over_images_and_seeds(np.zeros((2, 4000)), second)
     assert (high - low) / 2 == pytest.approx(1.96 * error, rel=0.07)
+
+
+def test_what_a_seed_does_to_both_is_not_in_the_difference_of_pairs():
+    seeds = np.random.default_rng(4).normal(0.3, 0.1, 5)[:, None] + np.zeros((5, 4000))
+    assert over_pairs(seeds, seeds + 0.02) == pytest.approx((0.02, 0.02))
+    low, high = over_images_and_seeds(seeds, seeds + 0.02)
+    assert low < 0 < high
+    assert over_pairs(seeds[:1], seeds[:1]) is None
 
 
 def test_draws_without_a_score_are_left_out():

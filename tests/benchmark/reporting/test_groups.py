@@ -8,6 +8,7 @@ import pytest
 
 from jaxdet.benchmark.report import write_report
 from jaxdet.benchmark.reporting.tables import ap_table
+from jaxdet.benchmark.reporting.text import recipe_title
 from jaxdet.config.values import config_digest
 from tests.benchmark.reporting.made_up import cells, config_of, result_of, sections_of, write_run
 
@@ -30,6 +31,12 @@ def test_what_an_initialisation_brings_and_the_protocol_tunes_is_no_other_recipe
     ]
 
 
+def test_a_frozen_vit_is_named_in_the_table_s_title(write, tmp_path):
+    write("frozen", "vitb_mae", optim__train="heads")
+    (section,) = sections_of(tmp_path)
+    assert recipe_title(section).endswith("batch 64, frozen ViT")
+
+
 @pytest.mark.parametrize("kind", ["vitdet", "imted_mask"])
 def test_models_of_different_size_share_a_recipe(write, tmp_path, kind):
     form = {"vitdet": "vitdet_{}_mae", "imted_mask": "imted_mask:{}"}[kind]
@@ -49,6 +56,7 @@ def test_models_of_different_size_share_a_recipe(write, tmp_path, kind):
         ("model__vit__global_blocks", (), "the last of each quarter"),
         ("model__vit__relative_position", "none", "shared"),
         ("optim__warmup_epochs", 1.0, 0.25),
+        ("optim__train", "heads", "all"),
     ],
 )
 def test_another_recipe_has_a_table_of_its_own_that_says_so(write, tmp_path, key, value, other):

@@ -39,7 +39,8 @@ from ml_collections import ConfigDict
 from benchmarks.attention_agreement import disagreement
 from jaxdet import parallel
 from jaxdet.benchmark.cost import hlo
-from jaxdet.benchmark.cost.analytic import COCO_CLASSES, needed_flops
+from jaxdet.benchmark.cost.analytic import needed_flops
+from jaxdet.benchmark.cost.class_count import usual_classes
 from jaxdet.benchmark.cost.devices import ACCELERATORS, Accelerator
 from jaxdet.benchmark.cost.parts import OTHER, PARTS
 from jaxdet.benchmark.cost.roofline import parts_of, roofline
@@ -229,7 +230,7 @@ def step_task(options: argparse.Namespace, step: str) -> dict[str, float]:
         "images_per_second": rate,
         "bound_seconds": bound.seconds,
         "launches": bound.launches,
-        "needed_tflops": rate * needed_flops(prepared.config, COCO_CLASSES) / 1e12,
+        "needed_tflops": rate * needed_flops(prepared.config, prepared.classes) / 1e12,
         "planned_bytes": prepared.step.total_bytes,
         "peak_bytes": peak,
         "compile_seconds": prepared.compile_seconds,
@@ -296,13 +297,14 @@ class Prepared:
 
     def __init__(self, step: str):
         self.config = experiment_config(step)
+        self.classes = usual_classes(self.config)[0]
         self.mesh = parallel.data_mesh(self.config.batch_size, self.config.batch_size)
         started = time.perf_counter()
         with gpu(alone=False):
-            self.step = compile_step(self.config, COCO_CLASSES, self.mesh)
+            self.step = compile_step(self.config, self.classes, self.mesh)
             self.compile_seconds = time.perf_counter() - started
             stateless = StatelessModel(
-                lambda rngs: build_detector(self.config, COCO_CLASSES, rngs, self.mesh)
+                lambda rngs: build_detector(self.config, self.classes, rngs, self.mesh)
             )
             optimizer = build_optimizer(self.config, lambda step: self.config.optim.lr)
             start = jax.jit(
@@ -315,7 +317,7 @@ class Prepared:
     def arguments(self) -> tuple[Any, ...]:
         key = jax.device_put(jax.random.key(0), parallel.replicated(self.mesh))
         data = jax.device_put(
-            full_batch(self.config, COCO_CLASSES), parallel.batch_sharding(self.mesh)
+            full_batch(self.config, self.classes), parallel.batch_sharding(self.mesh)
         )
         return self._start(key), data, key
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from jaxdet.lettering import letter
+from jaxdet.lettering import letter, without_letters
 
 # Neighbouring classes get hues far apart; all are bright enough to show on dark images and deep
 # enough to show on light ones.
@@ -88,7 +90,8 @@ def draw_detections(
     font = ImageFont.load_default(max(11, round(min(size) / 38)))
     taken: list[tuple[float, ...]] = []
     for i in order[::-1]:
-        text = names[labels[i]] if scores is None else f"{names[labels[i]]} {scores[i]:.2f}"
+        name = _drawn_name(names[labels[i]], int(labels[i]))
+        text = name if scores is None else f"{name} {scores[i]:.2f}"
         taken.append(_draw_label(draw, text, boxes[i], _colour(labels[i]), font, size, taken))
     return np.asarray(canvas)
 
@@ -132,6 +135,17 @@ def _fit(image: np.ndarray, side: int) -> Image.Image:
     scale = side / max(height, width)
     size = (max(1, round(scale * width)), max(1, round(scale * height)))
     return Image.fromarray(image).resize(size, Image.Resampling.LANCZOS)
+
+
+@functools.cache
+def _drawn_name(name: str, label: int) -> str:
+    """A class's name, or its number where no font has its letters, which is said once."""
+    missing = "" if name.isascii() else without_letters(name)
+    if not missing:
+        return name
+    character = unicodedata.name(missing[0], f"U+{ord(missing[0]):04X}")
+    print(f"warning: no font here has {character}; the class {name!r} is drawn as 'class {label}'")
+    return f"class {label}"
 
 
 def _colour(label: int) -> tuple[int, int, int]:

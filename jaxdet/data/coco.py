@@ -13,6 +13,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from jaxdet.data.coco_annotations import (
+    MASK_FLAWS,
     Annotation,
     AnnotationFile,
     OnError,
@@ -82,9 +83,7 @@ class CocoDataset:
         self._group = grouping_category(file.listed)
         self._annotated = file.annotated_images()
         self.report = Findings(images=len(file.images))
-        found: Iterable[Annotation] = file.annotations(
-            self.report.skip, on_error, self.report.repair
-        )
+        found: Iterable[Annotation] = file.annotations(self._skip, on_error, self.report.repair)
         self._ground_truth: dict[str, Any] | None = None
         if keep_ground_truth:
             found = list(found)
@@ -94,6 +93,10 @@ class CocoDataset:
     def __getstate__(self) -> dict[str, Any]:
         # Worker processes make batches; they need no ground truth.
         return self.__dict__ | {"_ground_truth": None}
+
+    def _skip(self, flaw: str, annotation: str) -> None:
+        if self._masks or flaw not in MASK_FLAWS:
+            self.report.skip(flaw, annotation)
 
     def _find_files(self, file: AnnotationFile, on_error: OnError) -> None:
         files = find_files(self._images_path, self._file_names, file.path, on_error)

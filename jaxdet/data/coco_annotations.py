@@ -24,6 +24,18 @@ from jaxdet.errors import UserError
 from jaxdet.files import read_file
 
 LARGEST_COORDINATE = 1e6
+SMALLEST_AREA = 1e-6
+"""Square pixels below which a triangle of a polygon's corners is a line."""
+
+ENTRIES = "images", "annotations", "categories"
+
+NO_MASK = "no segmentation"
+BAD_RLE = "a run-length mask that is malformed, empty or not of the image's size"
+SHORT_POLYGON = "a polygon of fewer than 6 or an odd count of numbers"
+BAD_POLYGON = "a polygon that is not a list of finite numbers"
+FLAT_MASK = "a polygon without an area: its corners lie on one line"
+MASK_FLAWS = (NO_MASK, BAD_RLE, SHORT_POLYGON, BAD_POLYGON, FLAT_MASK)
+"""Kinds of flaws that matter where masks are trained alone."""
 
 OnError = Callable[[str], None]
 """Called with one sentence for everything that makes a set unusable. Where it returns, the entry
@@ -46,7 +58,8 @@ class Annotation(NamedTuple):
     """One annotation of a listed image with a finite box.
 
     `image` and `label` are positions, `box` is (x, y, width, height) and `segmentation` holds what
-    can be used of it, None where that is nothing.
+    can be used of it, None where that is nothing. `has_mask` tells whether that has an inside:
+    what has none is scored, as by pycocotools, and not trained on.
     """
 
     raw: dict[str, Any]
@@ -55,22 +68,23 @@ class Annotation(NamedTuple):
     label: int
     box: list[float]
     segmentation: list[list[float]] | RLE | None
+    has_mask: bool
     is_crowd: bool
 
     @property
     def is_trainable(self) -> bool:
-        """Whether it is an object with a usable segmentation that is not a crowd."""
-        return self.segmentation is not None and not self.is_crowd and min(self.box[2:]) > 0
+        """Whether it is an object with a usable mask that is not a crowd."""
+        return self.has_mask and not self.is_crowd and min(self.box[2:]) > 0
 
     @property
     def is_box_only(self) -> bool:
         """Whether it is an object with a box alone."""
-        return self.segmentation is None and not self.is_crowd and min(self.box[2:]) > 0
+        return not self.has_mask and not self.is_crowd and min(self.box[2:]) > 0
 
     def filling_its_box(self) -> Annotation:
         """The same with its box for a mask."""
         x1, y1, x2, y2 = self.corners
-        return self._replace(segmentation=[[x1, y1, x2, y1, x2, y2, x1, y2]])
+        return self._replace(segmentation=[[x1, y1, x2, y1, x2, y2, x1, y2]], has_mask=True)
 
     @property
     def corners(self) -> tuple[float, float, float, float]:
@@ -104,12 +118,13 @@ class AnnotationFile:
             UserError: it is missing, no JSON, or no COCO instances file.
         """
         raw = read_json(path)
-        for key in ("images", "annotations", "categories"):
+        for key in ENTRIES:
             if not isinstance(raw, dict) or not isinstance(raw.get(key), list):
                 raise UserError(
                     f"{path} is not a COCO instances file: it has no list {key!r}; name the file "
                     "with images, annotations and categories"
                 )
+            _read_whole_numbers(raw[key])
         listed, raw = raw, without_grouping(raw)
         images = _sound(path, raw, "images", _image_problem, ("id",), on_error)
         categories = _sound(path, raw, "categories", _category_problem, ("id", "name"), on_error)
@@ -155,6 +170,9 @@ class AnnotationFile:
                 continue
             if repair is not None:
                 on_repair(repair, name)
+            has_mask = segmentation is not None and not is_flat(segmentation)
+            if segmentation is not None and not has_mask:
+                on_flaw(FLAT_MASK, name)
             annotation = Annotation(
                 raw=raw,
                 name=name,
@@ -162,6 +180,7 @@ class AnnotationFile:
                 label=labels[raw["category_id"]],
                 box=box,
                 segmentation=segmentation,
+                has_mask=has_mask,
                 is_crowd=bool(raw.get("iscrowd", 0)),
             )
             if min(annotation.box[2:]) <= 0 and not annotation.is_crowd:
@@ -265,6 +284,17 @@ def read_json(path: Path) -> Any:
         raise UserError(
             f"{path} is not valid JSON ({reason}); fetch or export the annotations again"
         ) from error
+
+
+def _read_whole_numbers(entries: list[Any]) -> None:
+    """Ids and sizes that a table's export wrote as 2.0 become 2, in place."""
+    for entry in entries:
+        if not isinstance(entry, dict):
+            continue
+        for key in ("id", "image_id", "category_id", "height", "width"):
+            value = entry.get(key)
+            if type(value) is float and value.is_integer():
+                entry[key] = int(value)
 
 
 def _sound(
@@ -447,22 +477,39 @@ def _usable_segmentation(
         rle = compressed_rle(segmentation, *size)
         if rle is not None and coco_mask.area(rle):
             return rle
-        on_flaw("a run-length mask that is malformed, empty or not of the image's size", name)
+        on_flaw(BAD_RLE, name)
         return None
     if not segmentation:
-        on_flaw("no segmentation", name)
+        on_flaw(NO_MASK, name)
         return None
     usable, flaws = [], set()
     for polygon in segmentation if isinstance(segmentation, list) else [segmentation]:
         if isinstance(polygon, list) and (len(polygon) < 6 or len(polygon) % 2):
-            flaws.add("a polygon of fewer than 6 or an odd count of numbers")
+            flaws.add(SHORT_POLYGON)
         elif not isinstance(polygon, list) or not _are_coordinates(polygon):
-            flaws.add("a polygon that is not a list of finite numbers")
+            flaws.add(BAD_POLYGON)
         else:
             usable.append(polygon)
     for flaw in sorted(flaws):
         on_flaw(flaw, name)
     return usable or None
+
+
+def is_flat(segmentation: list[list[float]] | RLE) -> bool:
+    """Whether all corners of each polygon lie on one line, so that there is no inside."""
+    return isinstance(segmentation, list) and all(map(_is_line, segmentation))
+
+
+def _is_line(polygon: list[float]) -> bool:
+    left, top = polygon[:2]
+    along_x = along_y = 0.0
+    for x, y in zip(polygon[2::2], polygon[3::2], strict=True):
+        x, y = x - left, y - top
+        if abs(along_x * y - along_y * x) > 2 * SMALLEST_AREA:
+            return False
+        if abs(x) + abs(y) > abs(along_x) + abs(along_y):
+            along_x, along_y = x, y
+    return True
 
 
 def _area(annotation: Annotation, size: tuple[int, int]) -> float:

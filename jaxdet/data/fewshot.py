@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from jaxdet.config.imted import VOC
-from jaxdet.data.coco_annotations import read_ground_truth, read_json
+from jaxdet.data.coco_annotations import is_flat, read_ground_truth, read_json
 from jaxdet.data.coco_files import find_coco, write_annotations, writing
 from jaxdet.errors import UserError
 from jaxdet.flags import Parser, local_path, run_main
@@ -122,8 +122,9 @@ def write_root(folder: Path, train: Document, val: Document, images: tuple[Path,
 
 
 def _is_trainable(annotation: Document) -> bool:
-    has_mask = annotation.get("segmentation") is not None and not annotation["iscrowd"]
-    return has_mask and annotation["bbox"][2] > 0 and annotation["bbox"][3] > 0
+    segmentation = annotation.get("segmentation")
+    has_mask = segmentation is not None and not is_flat(segmentation)
+    return has_mask and not annotation["iscrowd"] and min(annotation["bbox"][2:]) > 0
 
 
 def _sample(

@@ -16,6 +16,7 @@ at the end every shard is counted and its checksum compared with what was writte
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -169,7 +170,9 @@ def _entries(dataset: CocoDataset, file: AnnotationFile) -> list[Entry]:
                 "box": list(annotation.corners),
                 "label": annotation.label,
                 "is_crowd": annotation.is_crowd,
-                "segmentation": _segmentation_text(annotation.segmentation),
+                "segmentation": _segmentation_text(
+                    annotation.segmentation if annotation.has_mask else None
+                ),
             }
         )
     return [
@@ -280,15 +283,21 @@ def _write_side_files(
     shards: list[Shard],
 ) -> None:
     labels = [dataset.labels(index) for index in range(len(dataset))]
-    objects = [entry.fields["objects"] for shard in shards for entry in shard.entries]
+    box_labels = [
+        [annotation["label"] for annotation in entry.fields["objects"] if _has_box(annotation)]
+        for shard in shards
+        for entry in shard.entries
+    ]
     np.savez(
         index_file(folder, split),
         image_ids=np.array(dataset.image_ids, np.int64),
         sizes=np.array([dataset.file(index)[1] for index in range(len(dataset))], np.int32),
         has_objects=np.array([dataset.has_objects(index) for index in range(len(dataset))]),
-        labels=np.concatenate([np.zeros(0, np.int32), *labels]),
-        label_ends=np.cumsum([len(each) for each in labels], dtype=np.int64),
-        has_boxes=np.array([any(map(_has_box, of_image)) for of_image in objects]),
+        labels=_joined(labels),
+        label_ends=_ends(labels),
+        has_boxes=np.array([len(each) > 0 for each in box_labels]),
+        box_labels=_joined(box_labels),
+        box_label_ends=_ends(box_labels),
         is_background=np.array([dataset.is_background(index) for index in range(len(dataset))]),
     )
     truth = json.dumps(dataset.ground_truth())
@@ -302,6 +311,14 @@ def _write_side_files(
         "orientation": shards[0].orientation,
     }
     description_file(folder, split).write_text(json.dumps(description), encoding="utf-8")
+
+
+def _joined(labels: Sequence[Sequence[int]]) -> np.ndarray:
+    return np.array(list(itertools.chain.from_iterable(labels)), np.int32)
+
+
+def _ends(labels: Sequence[Sequence[int]]) -> np.ndarray:
+    return np.cumsum([len(each) for each in labels], dtype=np.int64)
 
 
 def _tfds() -> Any:

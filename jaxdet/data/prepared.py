@@ -71,11 +71,11 @@ class PreparedDataset:
                 self.image_ids = tuple(index["image_ids"].tolist())
                 self._sizes = index["sizes"]
                 self._has_objects = index["has_objects"]
-                # Sets that an older version prepared have none.
-                self._labels = index.get("labels")
-                self._label_ends = index.get("label_ends")
                 if not masks:
                     self._has_objects = index["has_boxes"]
+                # Sets that an older version prepared have none.
+                kind = "label" if masks else "box_label"
+                self._labels, self._label_ends = index.get(f"{kind}s"), index.get(f"{kind}_ends")
                 self._is_background = index.get("is_background")
             description = json.loads(read_file(description_file(folder, split)))
         except (OSError, ValueError, KeyError) as error:

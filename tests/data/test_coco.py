@@ -359,6 +359,67 @@ def test_mess_that_is_skipped_and_counted(
         assert "segmentation" not in kept[6]
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        [2, 3, 12, 3, 7, 3],
+        [2, 3, 2, 9, 2, 3, 2, 9],
+        [5, 5, 5, 5, 5, 5],
+        [0.1, 0.1, 7.3, 7.3, 0.7, 0.7, 9.9, 9.9],
+        [1, 2, 4, 3, 10, 5],
+    ],
+)
+def test_a_polygon_without_an_area_is_named_and_not_trained_on(tmp_path, line):
+    """It is scored all the same, as pycocotools scores it; its box trains a detector of boxes."""
+    content = document(
+        annotation(5, segmentation=[line]), annotation(6, segmentation=[line, SQUARE])
+    )
+    files = write(tmp_path, content)
+    dataset = CocoDataset(*files)
+    flaw = "a polygon without an area: its corners lie on one line"
+    assert dataset.report.skipped == {flaw: ["annotation 5"]}
+    assert (dataset.report.objects, dataset.report.box_only) == (1, 1)
+    assert dataset.ground_truth()["annotations"] == content["annotations"]
+    boxes = CocoDataset(*files, masks=False)
+    assert (boxes.report.objects, boxes.report.skipped) == (2, {})
+    np.testing.assert_array_equal(boxes[0].boxes[0], [2, 3, 12, 13])
+
+
+@pytest.mark.parametrize(
+    "shape", [[0, 0, 10, 10, 10, 0, 0, 10], [3, 3, 3.01, 3, 3, 3.01], [2, 2, 2, 2, 9, 2, 9, 9]]
+)
+def test_bow_ties_specks_and_repeated_corners_have_an_area(tmp_path, shape):
+    dataset = CocoDataset(*write(tmp_path, document(annotation(5, segmentation=[shape]))))
+    assert (dataset.report.objects, dataset.report.skipped) == (1, {})
+
+
+def test_whole_numbers_written_with_a_point_are_whole_numbers(tmp_path):
+    """As tables' exports write them."""
+    content = document(annotation(5), annotation(6, image_id=2))
+    plain = CocoDataset(*write(tmp_path, content))
+    for entry in (*content["images"], *content["annotations"], *content["categories"]):
+        for key in ("id", "image_id", "category_id", "height", "width", "iscrowd"):
+            if key in entry:
+                entry[key] = float(entry[key])
+    read = CocoDataset(*write(tmp_path, content))
+    for values in (read.image_ids, [category.id for category in read.categories]):
+        assert {type(value) for value in values} == {int}
+    assert (read.image_ids, read.categories) == (plain.image_ids, plain.categories)
+    assert json.dumps(read.ground_truth()) == json.dumps(plain.ground_truth())
+    assert read.findings() == plain.findings()
+
+
+@pytest.mark.parametrize(
+    ("part", "key"), [("images", "id"), ("annotations", "image_id"), ("categories", "id")]
+)
+@pytest.mark.parametrize("value", [2.5, "2", math.nan, math.inf, None, True, [2]])
+def test_what_is_no_whole_number_is_no_id(tmp_path, part, key, value):
+    content = document(annotation(5))
+    content[part][0][key] = value
+    with pytest.raises(UserError, match=f"has {key} .*; make it a whole number"):
+        CocoDataset(*write(tmp_path, content))
+
+
 def test_first_example_and_count_of_a_flaw(tmp_path):
     flawed = [annotation(number, bbox=[1, 1, 0, 0]) for number in (4, 3, 9)]
     report = CocoDataset(*write(tmp_path, document(*flawed))).report

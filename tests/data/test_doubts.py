@@ -254,6 +254,7 @@ def test_boxes_alone_are_trained_on_where_masks_are_not(tmp_path):
     x, y, w, h = document["annotations"][0]["bbox"]
     np.testing.assert_array_equal(dataset[0].boxes[0], [x, y, x + w, y + h])
     assert len(dataset[0].masks) == 2
+    assert dataset.findings().endswith("skipped: nothing")
 
 
 def test_a_share_of_the_background_is_kept(tmp_path):

@@ -33,7 +33,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent.parent
 
 
 def write_set(root: Path, images: int) -> Path:
-    """A folder in COCO's layout with polygons, a run-length code, a crowd and an empty image."""
+    """A folder in COCO's layout: polygons, one a line, run-length codes, a crowd, empty images."""
     rng = np.random.default_rng(0)
     (root / "images").mkdir(parents=True)
     listed, annotations = [], []
@@ -45,8 +45,8 @@ def write_set(root: Path, images: int) -> Path:
         listed.append({"id": 100 + number, "file_name": name, "height": height, "width": width})
         code = coco_mask.encode(np.asfortranarray(pixels[:, :, 0] > 128, np.uint8))
         code["counts"] = code["counts"].decode()
-        masks = [[[1.5, 2, 12.25, 3, 12, 13]], code, code, [[1, 1, 2, 2]]]
-        for kind in range(number % 5):
+        masks = [[[1.5, 2, 12.25, 3, 12, 13]], code, code, [[1, 1, 2, 2]], [[1, 1, 9, 9, 5, 5]]]
+        for kind in range(number % 6):
             annotations.append(
                 {
                     "id": len(annotations) + 1,
@@ -115,6 +115,8 @@ def test_background_and_objects_without_masks_are_those_of_the_folder(built, tmp
         one, other = plain[index], dataset[index]
         assert plain.has_objects(index) == dataset.has_objects(index)
         assert plain.is_background(index) == dataset.is_background(index)
+        np.testing.assert_array_equal(plain.labels(index), dataset.labels(index))
+        np.testing.assert_array_equal(one.labels, other.labels)
         np.testing.assert_array_equal(one.boxes, other.boxes)
         for mask, same in zip(one.masks, other.masks, strict=True):
             np.testing.assert_equal(mask, same)

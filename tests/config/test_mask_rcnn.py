@@ -245,6 +245,8 @@ WRONG = [
     ("model.detector.nms_sigma", 1e-300),
     ("model.detector.tta_sizes", (1000,)),
     ("model.detector.tta_sizes", (1024, 1024)),
+    ("model.detector.pad_multiple", 48),
+    ("model.detector.pad_multiple", 256),  # beside a shared table of relative positions
     ("model.heads.cascade_thresholds", (0.6,) * 9),
     ("optim.no_decay", (1,)),
     ("optim.warmup_epochs", -1.0),

@@ -11,6 +11,7 @@ import pytest
 
 from checkpoints_convert.conversion import LAYOUTS, NAMES, convert
 from checkpoints_convert.conversion_plan import Options
+from checkpoints_convert.model_config import read_model_config
 from checkpoints_convert.reading import read
 from checkpoints_convert.relative_position import resize_bicubic, table_side
 from checkpoints_convert.vit import to_timm
@@ -677,6 +678,28 @@ def test_norms_behind_the_branches_are_known_by_timm_s_config_alone(timm_state, 
     (path.parent / "config.json").write_text(config)
     report = convert(read(path), Options(heads=2), pixels="half").report
     assert report["config"]["model.vit.post_norm"] is True
+
+
+@pytest.mark.parametrize(
+    ("architecture", "width", "heads", "activation"),
+    [
+        ("vit_base_patch16_gap_224", 768, 16, "gelu"),
+        ("vit_giant_patch14_reg1_tipsv2", 1536, 24, "gelu"),
+        ("vit_giant_patch14_clip_224", 1408, 16, "gelu"),
+        ("vit_so150m_patch16_reg4_gap_256", 896, 14, "gelu"),
+        ("vit_so400m_patch14_siglip_384", 1152, 16, "gelu"),
+        ("vit_so400m_patch16_siglip_gap_512", 1152, 16, "gelu_tanh"),
+        ("vit_large_patch16_siglip_512", 1024, 16, "gelu_tanh"),
+        ("vit_large_patch16_siglip_384", 1024, 16, "gelu"),
+        ("vit_large_patch14_clip_quickgelu_336", 1024, 16, "quick_gelu"),
+    ],
+)
+def test_timm_s_config_tells_heads_and_activation(tmp_path, architecture, width, heads, activation):
+    """What timm 1.0.31's classes of these names have."""
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"architecture": architecture, "num_features": width}))
+    found = read_model_config(path)
+    assert (found.heads, found.activation) == (heads, activation)
 
 
 def test_names_of_two_layouts_are_refused_with_both_named(timm_state, save_torch):

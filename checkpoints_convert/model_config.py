@@ -107,7 +107,7 @@ def _timm(path: Path, architecture: str, content: Mapping[str, Any]) -> ModelCon
         width=width,
         heads=_whole(path, arguments, "num_heads") or timm_heads(architecture, width),
         activation=_timm_activation(architecture),
-        post_norm="_rpn_" in architecture,
+        post_norm="_rpn_" in architecture or "eva02_enormous" in architecture,
         pixel_mean=_pixels(path, trained, "mean"),
         pixel_std=_pixels(path, trained, "std"),
     )

@@ -674,10 +674,11 @@ def test_norms_behind_the_branches_are_known_by_timm_s_config_alone(timm_state, 
         convert(read(path), Options(), pixels="half")
     report = convert(read(path), Options(), pixels="half", layout=NAMES["timm"]).report
     assert report["config"]["model.vit.post_norm"] is False
-    config = '{"architecture": "vit_base_patch16_rpn_224", "num_features": 8}'
-    (path.parent / "config.json").write_text(config)
-    report = convert(read(path), Options(heads=2), pixels="half").report
-    assert report["config"]["model.vit.post_norm"] is True
+    for architecture in ("vit_base_patch16_rpn_224", "eva02_enormous_patch14_clip_224"):
+        config = json.dumps({"architecture": architecture, "num_features": 8})
+        (path.parent / "config.json").write_text(config)
+        report = convert(read(path), Options(heads=2), pixels="half").report
+        assert report["config"]["model.vit.post_norm"] is True
 
 
 @pytest.mark.parametrize(

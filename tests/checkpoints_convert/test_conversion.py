@@ -661,8 +661,12 @@ def test_a_rotary_variant_of_timm_is_refused(timm_state, save_torch):
     gammas = {
         f"blocks.{i}.gamma_{j}": np.ones(WIDTH, np.float32) for i in range(DEPTH) for j in (1, 2)
     }
-    with pytest.raises(UserError, match=r"rotary positions that no tensor shows"):
-        convert(read(save_torch(timm_state() | gammas)), Options(), pixels="half")
+    state = timm_state() | gammas
+    with_registers = {"reg_token": np.ones((1, 4, WIDTH), np.float32), **state}
+    del with_registers["cls_token"], with_registers["pos_embed"]
+    for each in (state, with_registers):  # the latter: vit_*_rope_reg4_gap_256
+        with pytest.raises(UserError, match=r"rotary positions that no tensor shows"):
+            convert(read(save_torch(each)), Options(), pixels="half")
 
 
 def test_norms_behind_the_branches_are_known_by_timm_s_config_alone(timm_state, save_torch):

@@ -275,12 +275,19 @@ def _known(source: Source, layout: Layout, options: Options) -> Known:
     if config is not None and config.norm_eps is not None:
         # Anything smaller is the same in float32.
         vit["norm_eps"] = max(config.norm_eps, 1e-6)
-    if config is not None and config.post_norm:
+    if config.post_norm if config is not None else _is_eva02_enormous(source.state, width):
         vit["post_norm"] = True
     if config is not None and config.rope_base is not None and vit.get("rope"):
         vit["rope_base"] = config.rope_base
     number, origin = next((pair for pair in heads if pair[0]), (None, ""))
     return Known(activation, number, origin, vit)
+
+
+def _is_eva02_enormous(state: State, width: int | None) -> bool:
+    """Whether it is EVA-02's E, whose norms come behind the branches, which no tensor shows: no
+    other ViT with biases of queries and values alone has this width.
+    """
+    return width == 1792 and any(name.endswith("blocks.0.attn.q_bias") for name in state)
 
 
 def _recipe(source: Source, layout: Layout, plan: ConversionPlan) -> dict[str, Any]:

@@ -106,8 +106,8 @@ def _timm(path: Path, architecture: str, content: Mapping[str, Any]) -> ModelCon
         kind=architecture,
         width=width,
         heads=_whole(path, arguments, "num_heads") or timm_heads(architecture, width),
-        activation="quick_gelu" if "quickgelu" in architecture else None,
-        post_norm="_rpn_" in architecture,
+        activation=_timm_activation(architecture),
+        post_norm="_rpn_" in architecture or "eva02_enormous" in architecture,
         pixel_mean=_pixels(path, trained, "mean"),
         pixel_std=_pixels(path, trained, "std"),
     )
@@ -117,10 +117,25 @@ TIMM_HEADS = (
     (r"aimv2_", lambda width: width // 128),
     (r"dinov3_huge|huge.*dinov3", lambda width: width // 64),
     (r"7b.*dinov3|dinov3_7b", lambda width: width // 128),
-    (r"giant.*(dinov2|radio)|dinov2_giant", lambda width: width // 64),
+    (r"giant.*(dinov2|radio|tipsv2|lingbot)|dinov2_giant", lambda width: width // 64),
+    (r"vit_base_patch16_gap_", lambda width: 16),
+    (r"^test_vit", lambda width: width // 32),
     (r"huge|giant|gigantic|enormous|so400m", lambda width: 16),
 )
 """Heads of timm's architectures whose heads do not have 64 channels, by the width."""
+
+
+TIMM_TANH = re.compile(
+    r"(so400m_patch16|giantopt).*siglip|base_patch32_siglip|large_patch16_siglip_(gap_)?512"
+)
+"""timm's architectures whose GELU is the approximation by tanh."""
+
+
+def _timm_activation(architecture: str) -> str:
+    """Of the MLP where the tensors do not show a gate."""
+    if "quickgelu" in architecture:
+        return "quick_gelu"
+    return "gelu_tanh" if TIMM_TANH.search(architecture) else "gelu"
 
 
 def timm_heads(architecture: str, width: int | None) -> int | None:

@@ -102,7 +102,8 @@ EVA02 = Layout(
 DINOV3 = Layout(
     name="dinov3",
     title="DINOv3",
-    marks=(r"^(storage_tokens|reg_token)$", r"blocks\.0\.attn\.qkv\.weight$"),
+    # timm's vit_*_rope_reg*, whose rotary positions are others, have no class token.
+    marks=(r"^(storage_tokens|reg_token)$", r"^cls_token$", r"blocks\.0\.attn\.qkv\.weight$"),
     renames=((r"^storage_tokens$", "reg_token"), *EVA_RENAMES),
     left_out=ROPE_LEFT_OUT,
     pixels="imagenet",

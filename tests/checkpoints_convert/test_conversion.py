@@ -11,6 +11,7 @@ import pytest
 
 from checkpoints_convert.conversion import LAYOUTS, NAMES, convert
 from checkpoints_convert.conversion_plan import Options
+from checkpoints_convert.model_config import read_model_config
 from checkpoints_convert.reading import read
 from checkpoints_convert.relative_position import resize_bicubic, table_side
 from checkpoints_convert.vit import to_timm
@@ -660,8 +661,12 @@ def test_a_rotary_variant_of_timm_is_refused(timm_state, save_torch):
     gammas = {
         f"blocks.{i}.gamma_{j}": np.ones(WIDTH, np.float32) for i in range(DEPTH) for j in (1, 2)
     }
-    with pytest.raises(UserError, match=r"rotary positions that no tensor shows"):
-        convert(read(save_torch(timm_state() | gammas)), Options(), pixels="half")
+    state = timm_state() | gammas
+    with_registers = {"reg_token": np.ones((1, 4, WIDTH), np.float32), **state}
+    del with_registers["cls_token"], with_registers["pos_embed"]
+    for each in (state, with_registers):  # the latter: vit_*_rope_reg4_gap_256
+        with pytest.raises(UserError, match=r"rotary positions that no tensor shows"):
+            convert(read(save_torch(each)), Options(), pixels="half")
 
 
 def test_norms_behind_the_branches_are_known_by_timm_s_config_alone(timm_state, save_torch):
@@ -673,10 +678,33 @@ def test_norms_behind_the_branches_are_known_by_timm_s_config_alone(timm_state, 
         convert(read(path), Options(), pixels="half")
     report = convert(read(path), Options(), pixels="half", layout=NAMES["timm"]).report
     assert report["config"]["model.vit.post_norm"] is False
-    config = '{"architecture": "vit_base_patch16_rpn_224", "num_features": 8}'
-    (path.parent / "config.json").write_text(config)
-    report = convert(read(path), Options(heads=2), pixels="half").report
-    assert report["config"]["model.vit.post_norm"] is True
+    for architecture in ("vit_base_patch16_rpn_224", "eva02_enormous_patch14_clip_224"):
+        config = json.dumps({"architecture": architecture, "num_features": 8})
+        (path.parent / "config.json").write_text(config)
+        report = convert(read(path), Options(heads=2), pixels="half").report
+        assert report["config"]["model.vit.post_norm"] is True
+
+
+@pytest.mark.parametrize(
+    ("architecture", "width", "heads", "activation"),
+    [
+        ("vit_base_patch16_gap_224", 768, 16, "gelu"),
+        ("vit_giant_patch14_reg1_tipsv2", 1536, 24, "gelu"),
+        ("vit_giant_patch14_clip_224", 1408, 16, "gelu"),
+        ("vit_so150m_patch16_reg4_gap_256", 896, 14, "gelu"),
+        ("vit_so400m_patch14_siglip_384", 1152, 16, "gelu"),
+        ("vit_so400m_patch16_siglip_gap_512", 1152, 16, "gelu_tanh"),
+        ("vit_large_patch16_siglip_512", 1024, 16, "gelu_tanh"),
+        ("vit_large_patch16_siglip_384", 1024, 16, "gelu"),
+        ("vit_large_patch14_clip_quickgelu_336", 1024, 16, "quick_gelu"),
+    ],
+)
+def test_timm_s_config_tells_heads_and_activation(tmp_path, architecture, width, heads, activation):
+    """What timm 1.0.31's classes of these names have."""
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"architecture": architecture, "num_features": width}))
+    found = read_model_config(path)
+    assert (found.heads, found.activation) == (heads, activation)
 
 
 def test_names_of_two_layouts_are_refused_with_both_named(timm_state, save_torch):

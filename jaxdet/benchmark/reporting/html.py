@@ -19,6 +19,7 @@ from jaxdet import __version__
 from jaxdet.benchmark.reporting.charts import swatch
 from jaxdet.benchmark.reporting.confusion import matrices
 from jaxdet.benchmark.reporting.cost_tables import cost_tables
+from jaxdet.benchmark.reporting.csv_text import csv_text
 from jaxdet.benchmark.reporting.differences import (
     ONE_RUN,
     difference_notes,
@@ -67,7 +68,7 @@ def page(sections: Sequence[Section], skipped: Sequence[SkippedRun]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals.update(swatch=swatch, counted=counted)
+    environment.globals.update(swatch=swatch, counted=counted, csv_text=csv_text)
     script = environment.loader.get_source(environment, SCRIPT)[0]
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     names = run_names(run for section in sections for run in section.runs)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
+from jaxdet.benchmark.reporting.csv_text import csv_text
 from jaxdet.benchmark.reporting.groups import RunGroup, Section
 from jaxdet.benchmark.reporting.image_files import NoImageError, Opener, embedded, image_opener
 from jaxdet.benchmark.reporting.inspection_file import (
@@ -68,6 +69,12 @@ class Worst(NamedTuple):
     missed: list[Panel]
     missed_count: int
 
+    @property
+    def csv(self) -> str:
+        kinds = {"false positive": self.false, "missed": self.missed}
+        rows = [(kind, each.title, each.note) for kind in kinds for each in kinds[kind]]
+        return csv_text([("error", "what", "about it"), *rows])
+
 
 class Pictures(NamedTuple):
     """All of a section; `among` says which images of all, `missing` why there are no pictures."""
@@ -76,6 +83,11 @@ class Pictures(NamedTuple):
     worst: list[Worst]
     among: str = ""
     missing: str = ""
+
+    @property
+    def csv(self) -> str:
+        rows = [(one.title, each.title, each.note) for one in self.compared for each in one.panels]
+        return csv_text([("image", "run", "found"), *rows])
 
 
 Inspected = tuple[RunGroup, Inspection]

@@ -106,6 +106,7 @@ def test_runs_are_shown_on_the_images_on_which_they_differ_most(inspected):
     truth, random, mae = shown.compared[0].panels
     assert (truth.title, random.title, mae.title) == ("Ground truth", "A Random", "B MAE")
     assert random.note.endswith("0 wrong, 0 missed")
+    assert shown.csv.splitlines()[2] == f'{shown.compared[0].title},A Random,"{random.note}"'
     errors = [
         len(each.wrong) + len(each.missed)
         for each in section.groups[1].first.inspection.images.values()
@@ -115,6 +116,7 @@ def test_runs_are_shown_on_the_images_on_which_they_differ_most(inspected):
     assert bad.false_count + bad.missed_count == sum(errors) > 0
     scores = [float(each.title.split()[-1]) for each in bad.false]
     assert scores == sorted(scores, reverse=True)
+    assert len(bad.csv.splitlines()) == 1 + len(bad.false) + len(bad.missed)
     shares = [float(each.note.split()[0]) for each in bad.missed]
     assert shares == sorted(shares, reverse=True)
 

@@ -24,6 +24,7 @@ from jaxdet.benchmark.reporting.groups import sections
 from jaxdet.benchmark.reporting.run import Run
 
 DASH = "-"
+COMPARED = ("", "n", "difference", "over seeds (paired)", "over images", "over both", "published")
 NOTE = (
     "AP in points: mean and standard deviation over n seeds. An interval holds "
     f"{LEVEL:.0%} of the differences that are found when seeds, validation images or both are "
@@ -124,7 +125,8 @@ def _part(part: Part, folder: Path, draws: int) -> str:
             arm: _scored(of_seed, metric, {run: each.get(kind) for run, each in drawn.items()})
             for arm, of_seed in arms.items()
         }
-        lines += [f"Differences in {name}:", "", *_differences(part, scored), ""]
+        if rows := [*_differences(part, scored)]:
+            lines += [f"Differences in {name}:", "", *_head(COMPARED), *rows, ""]
     return "\n".join(lines)
 
 
@@ -140,9 +142,6 @@ def _arms(part: Part, arms: dict[str, dict[int, Run]]) -> Iterator[str]:
 
 
 def _differences(part: Part, scored: dict[str, Scored]) -> Iterator[str]:
-    yield from _head(
-        ["", "n", "difference", "over seeds (paired)", "over images", "over both", "published"]
-    )
     for base, other in part.pairs:
         if base in scored and other in scored:
             first, second = scored[base], scored[other]

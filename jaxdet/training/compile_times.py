@@ -10,7 +10,6 @@ from typing import Any
 
 from jaxdet.errors import UserError
 from jaxdet.files import write_json
-from jaxdet.training.compiling import duration
 
 FILE = "compile_times.json"
 
@@ -60,3 +59,10 @@ class CompileTimes:
             found = self._path.parent.parent.glob(f"*/{FILE}")
             others = {path: path.stat().st_mtime for path in found if path != self._path}
             yield from sorted(others, key=others.__getitem__, reverse=True)[:MOST_READ]
+
+
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds as 1:02:03, or without hours as 2:03."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -7,12 +7,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import jax
 
-if TYPE_CHECKING:
-    from jaxdet.training.compile_times import CompileTimes
+from jaxdet.training.compile_times import CompileTimes, duration
 
 STILL_SECONDS = 60.0
 """From one line that says that it still compiles to the next."""
@@ -78,10 +76,3 @@ def _without_alarm() -> Iterator[None]:
         names = {"0": "INFO", "1": "WARNING", "2": "ERROR", "3": "CRITICAL"}
         jax.config.update("jax_logging_level", names.get(before, "WARNING"))
         jax.config.update("jax_logging_level", "NOTSET")
-
-
-def duration(seconds: float) -> str:
-    """Hours, minutes and seconds as 1:02:03, or without hours as 2:03."""
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

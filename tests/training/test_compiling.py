@@ -9,7 +9,8 @@ import jax
 import pytest
 
 from jaxdet.training import compiling as module
-from jaxdet.training.compiling import compiling, duration
+from jaxdet.training.compile_times import duration
+from jaxdet.training.compiling import compiling
 
 
 def test_compilation_is_announced_told_of_and_timed(monkeypatch):

@@ -44,8 +44,11 @@ def site(installed) -> Path:
 
 
 @pytest.fixture(scope="module")
-def jaxdet(installed, site, tmp_path_factory):
-    """Runs a command from an empty folder with the installed package; returns what it printed."""
+def jaxdet(installed, site, finished, tmp_path_factory):
+    """Runs a command from an empty folder with the installed package; returns what it printed.
+
+    What a finished run has compiled is found by it.
+    """
     empty = tmp_path_factory.mktemp("empty")
     environment = {
         **os.environ,

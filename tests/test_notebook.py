@@ -34,7 +34,7 @@ def notebook():
 
 
 @pytest.fixture
-def like_this_process(monkeypatch):
+def like_this_process(finished, monkeypatch):
     """Lets the kernel compile as the tests do, so that it finds what they have compiled."""
     monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "8")
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(REPOSITORY / ".cache" / "jax"))

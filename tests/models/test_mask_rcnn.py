@@ -47,7 +47,7 @@ def tiny_config(norm: str = "batch"):
     config = get_config()
     if norm == "layer":
         with_fpn(config)
-    elif norm != "single":
+    elif norm not in ("single", "cascade"):
         with_pyramid(config, "imted" if norm == "imted" else "simple")
     config.image_size = IMAGE_SIZE
     config.model.vit.update(width=16, window=3, drop_path=0.2)
@@ -69,7 +69,7 @@ def tiny_config(norm: str = "batch"):
         _as_imted(config)
     elif norm == "cascade":
         config.model.heads.norm = "layer"
-        # Of two stages: the third only takes longer to compile.
+        # Of two stages and a single scale: more only take longer to compile.
         config.model.heads.update(
             class_agnostic_boxes=True, cascade_thresholds=(0.6,), cascade_factors=(2.0,)
         )
@@ -83,8 +83,9 @@ def _as_imted(config) -> None:
     """The parts of imTED, its RoIs in three chunks of different rest."""
     config.model.vit.update(
         relative_position="none",
-        global_blocks=(0, 1),
-        out_indices=(0, 1),
+        depth=1,
+        global_blocks=(0,),
+        out_indices=(0,),
         class_token=True,
         resize_offset=0.1,
         remat="block",
@@ -276,9 +277,9 @@ def assert_same_step(one, two, rtol: float = 1e-5):
     jax.tree.map(assert_close, one[0], two[0])
 
 
-@pytest.mark.parametrize(("devices", "accumulate"), [(8, 1), (2, 4)])
+@pytest.mark.parametrize(("devices", "accumulate"), [(8, 1), (2, 2)])
 def test_how_a_batch_is_laid_out_changes_nothing(detector, batch, devices, accumulate):
-    """One image at a time on each device, against all at once on a single one."""
+    """One image on each device, or two microbatches of two, against all at once on one device."""
     found = spread_gradients(batch, devices=devices, accumulate=accumulate, norm="batch")
     assert_same_step(found, detector.train(batch))
 

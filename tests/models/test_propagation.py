@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -142,13 +143,18 @@ def test_a_residual_block_starts_as_nothing(kind):
 
 
 def test_an_fpn_of_the_last_map_sees_no_other():
-    options = {"groups": 2, "norm": "layer", "dtype": jnp.float32, "rngs": nnx.Rngs(0)}
+    options = {"groups": 2, "norm": "layer", "dtype": jnp.float32}
     keys = jax.random.split(jax.random.key(0), 4)
     maps = [jax.random.normal(key, (1, 2, 4, 8)) for key in keys]
     others = [maps[1], maps[2], maps[0], maps[3]]
+
+    @partial(jax.jit, static_argnums=1)
+    def compute(given, from_last):
+        fpn = FPN(8, 4, from_last=from_last, rngs=nnx.Rngs(0), **options)
+        return fpn.merge(fpn.project(given), train=True)
+
     for from_last in (True, False):
-        fpn = FPN(8, 4, from_last=from_last, **options)
-        found = [fpn.merge(fpn.project(given), train=True) for given in (maps, others)]
+        found = [compute(given, from_last) for given in (maps, others)]
         assert [x.shape[1:3] for x in found[0]] == [(8, 16), (4, 8), (2, 4), (1, 2), (1, 1)]
         assert np.allclose(found[0][0], found[1][0]) == from_last
 

@@ -147,7 +147,7 @@ def add_distributed(parser: Parser) -> None:
 
 def local_path(text: str) -> Path:
     """A path on this machine, in which ~ is replaced by the home; for a flag."""
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text):
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", text):
         raise argparse.ArgumentTypeError(
             f"{text:.100} is an address; give a path on this machine, and copy or mount what lies "
             "elsewhere"

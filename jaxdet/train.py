@@ -19,7 +19,7 @@ from jaxdet.errors import UserError
 from jaxdet.evaluation.evaluate import Evaluator
 from jaxdet.evaluation.inspection import object_counts
 from jaxdet.evaluation.result_files import DRAWINGS, Evaluation, evaluated_checkpoint, report
-from jaxdet.evaluation.table import KINDS, few_shot_summary
+from jaxdet.evaluation.table import KINDS, few_shot_summary, points
 from jaxdet.evaluation.tracked import metric_table, per_category_table
 from jaxdet.files import write_json
 from jaxdet.models.build import Tree
@@ -140,7 +140,8 @@ def _flat(metrics: dict[str, Any], prefix: str = "val") -> dict[str, float]:
 
 def _summary(metrics: dict[str, Any]) -> str:
     found = [
-        f"{name} AP {100 * metrics[kind]['AP']:.1f} (AP50 {100 * metrics[kind]['AP50']:.1f})"
+        f"{name} AP {points(metrics[kind]['AP']).strip()} "
+        f"(AP50 {points(metrics[kind]['AP50']).strip()})"
         for kind, name in KINDS
         if kind in metrics
     ]

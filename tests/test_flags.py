@@ -133,7 +133,16 @@ def test_a_path_may_begin_at_home(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(
     "text",
-    ["gs://b/x", "s3://b/x", "https://x/y", "a" * 256, "a/" * 3000, "~nosuchuser/x", "a\0b"],
+    [
+        "gs://b/x",
+        "gs:/b/x",
+        "s3://b/x",
+        "https://x/y",
+        "a" * 256,
+        "a/" * 3000,
+        "~nosuchuser/x",
+        "a\0b",
+    ],
 )
 def test_what_can_be_no_path_here_is_rejected(parser, text):
     parser.add_argument("--x", type=local_path)

@@ -24,7 +24,7 @@ from jaxdet.data.coco_annotations import (
 from jaxdet.data.coco_doubts import file_doubts
 from jaxdet.data.coco_files import find_files
 from jaxdet.data.dataset import RLE, Example, Polygons
-from jaxdet.data.doubts import Doubt, box_doubts
+from jaxdet.data.doubts import EXAMPLES, Doubt, box_doubts
 from jaxdet.data.findings import Findings
 from jaxdet.data.image import EncodedImage
 from jaxdet.errors import UserError
@@ -244,7 +244,19 @@ class CocoDataset:
             self._respelled,
             None if self._group is None else self._group["name"],
         )
-        return about_file + about_boxes
+        return about_file + about_boxes + self._repeated_objects()
+
+    def _repeated_objects(self) -> list[Doubt]:
+        """Objects of one box and class that an image lists again."""
+        rows = np.column_stack([self._image_of_object, self._labels, self._boxes.astype(float)])
+        _, first = np.unique(rows, axis=0, return_index=True)
+        again = np.setdiff1d(np.arange(len(rows)), first)
+        if not len(again):
+            return []
+        claim = f"{len(again)} of {len(rows)} objects are listed again, with the same box and class"
+        fix = "remove them: detectors find each object once, and the other counts as missed"
+        examples = tuple(map(self._object_name, again[:EXAMPLES].tolist()))
+        return [Doubt(claim, fix, examples)]
 
     def _extents(self) -> np.ndarray:
         """Of each object's mask, float32 [objects, 4], (x1, y1, x2, y2)."""

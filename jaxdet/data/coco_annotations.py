@@ -29,6 +29,7 @@ SMALLEST_AREA = 1e-6
 
 ENTRIES = "images", "annotations", "categories"
 
+NO_AREA = "an area computed from the mask or box, as it is missing or no number"
 NO_MASK = "no segmentation"
 BAD_RLE = "a run-length mask that is malformed, empty or not of the image's size"
 SHORT_POLYGON = "a polygon of fewer than 6 or an odd count of numbers"
@@ -170,6 +171,8 @@ class AnnotationFile:
                 continue
             if repair is not None:
                 on_repair(repair, name)
+            if not _is_finite(raw.get("area")):
+                on_repair(NO_AREA, name)
             has_mask = segmentation is not None and not is_flat(segmentation)
             if segmentation is not None and not has_mask:
                 on_flaw(FLAT_MASK, name)

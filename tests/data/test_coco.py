@@ -393,6 +393,25 @@ def test_bow_ties_specks_and_repeated_corners_have_an_area(tmp_path, shape):
     assert (dataset.report.objects, dataset.report.skipped) == (1, {})
 
 
+@pytest.mark.parametrize("area", [..., None, "12", math.nan, [4]])
+def test_an_area_that_is_none_is_computed_and_counted(tmp_path, area):
+    content = document(annotation(5, area=area), annotation(6))
+    dataset = CocoDataset(*write(tmp_path, content))
+    repair = "an area computed from the mask or box, as it is missing or no number"
+    assert dataset.report.repaired == {repair: ["annotation 5"]}
+    assert dataset.ground_truth()["annotations"][0]["area"] == 100
+
+
+def test_objects_that_are_listed_again_are_counted(tmp_path):
+    again = [annotation(7), annotation(8, category_id=90), annotation(9, image_id=2)]
+    dataset = CocoDataset(*write(tmp_path, document(annotation(5), *again, annotation(10))))
+    (doubt,) = dataset.doubts()
+    assert str(doubt).startswith(
+        "2 of 5 objects are listed again, with the same box and class "
+        "(first: [2, 3, 10, 10] in 1.png, [2, 3, 10, 10] in 1.png); remove them"
+    )
+
+
 def test_whole_numbers_written_with_a_point_are_whole_numbers(tmp_path):
     """As tables' exports write them."""
     content = document(annotation(5), annotation(6, image_id=2))

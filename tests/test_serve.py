@@ -131,7 +131,7 @@ def shown(page, name):
 
 def test_a_browser_shows_an_image_s_views(page, content):
     problems = []
-    page.on("pageerror", problems.append)
+    page.on("pageerror", lambda error: problems.append(error))
     page.set_input_files("#file", {"name": "a.png", "mimeType": "image/png", "buffer": content})
     first = {name: shown(page, name) for name in ("drawing", "attention", "pyramid")}
     page.get_by_text("detections of any score").wait_for()
@@ -150,7 +150,7 @@ def test_a_browser_shows_an_image_s_views(page, content):
     assert not problems
 
 
-def test_an_image_can_be_dropped(page, content):
+def test_an_image_can_be_dropped(page, content, photo):
     drop = """bytes => {
       const data = new DataTransfer();
       data.items.add(new File([new Uint8Array(bytes)], "dropped.png"));
@@ -160,4 +160,4 @@ def test_an_image_can_be_dropped(page, content):
     page.get_by_text("4 classes").wait_for()
     page.evaluate(drop, [*content])
     shown(page, "pyramid")
-    page.get_by_text("dropped.png, 64 x").wait_for()
+    page.get_by_text("dropped.png, {} x {} pixels: ".format(*photo.size)).wait_for()

@@ -153,7 +153,7 @@ def _repository(text: str) -> str:
 
 def _hub_id(text: str) -> str:
     if not HUB_ID.fullmatch(text):
-        raise argparse.ArgumentTypeError(f"{text:.100!r} can be no name of the hub's")
+        raise argparse.ArgumentTypeError(f"{text[:100]!r} can be no name of the hub's")
     return text
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import re
 import sys
 import traceback
 from collections.abc import Callable
@@ -24,6 +25,8 @@ from jaxdet.inference.explorer import Explorer
 
 LARGEST_UPLOAD = 32 * 2**20
 """Bytes of an image's file."""
+
+SIZE = re.compile("[0-9]{1,11}")
 
 PATIENCE = 30
 """Seconds after which a client that sends nothing is given up."""
@@ -126,7 +129,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._fail(403, "questions come from the page that jaxdet serve says")
         elif url.path not in QUESTIONS:
             self._fail(404, "there is nothing here")
-        elif not (size.isascii() and size.isdigit() and len(size) < 12):
+        elif "Transfer-Encoding" in self.headers or not SIZE.fullmatch(size):
             self._fail(411, "the image's size must be said")
         elif int(size) > LARGEST_UPLOAD:
             self._fail(413, f"the image must have at most {LARGEST_UPLOAD >> 20} MiB")

@@ -1,0 +1,163 @@
+"""The page of `jaxdet serve`: its pictures are the detector's, and a browser shows them."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import threading
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxdet import serve
+from jaxdet.errors import UserError
+from jaxdet.inference import attention_maps
+from jaxdet.inference.explorer import Explorer
+from jaxdet.inference.page_server import open_server
+
+
+@pytest.fixture(scope="module")
+def explorer(detector):
+    return Explorer(detector, "runs/tiny")
+
+
+@pytest.fixture
+def content(photo):
+    file = io.BytesIO()
+    photo.save(file, "PNG")
+    return file.getvalue()
+
+
+def pixels_of(png):
+    return np.asarray(Image.open(io.BytesIO(png)))
+
+
+def test_what_the_page_lists_is_what_the_detector_finds(explorer, detector, content, photo):
+    expected = detector.predict(photo)
+    found = explorer.detections(content)
+    assert found["found"] == len(expected.results) > 0
+    assert (found["width"], found["height"]) == photo.size
+    assert [each["score"] for each in found["detections"]] == expected.scores.tolist()
+    assert [each["box"] for each in found["detections"]] == expected.boxes.tolist()
+    np.testing.assert_array_equal(pixels_of(explorer.drawing(content, 0.1)), expected.draw(0.1))
+
+
+@pytest.mark.parametrize(("block", "window"), [(0, 2), (1, None)])
+def test_attention_is_that_of_one_block_alone(explorer, detector, content, photo, block, window):
+    """All blocks' in one program, against the program of each."""
+    weights = attention_maps.attention_weights(detector, photo, block)
+    pixels = detector.prepare(photo)["image"][0]
+    for query in ((0, 0), (2, 1), (3, 3)):
+        expected = attention_maps.attention_map(weights, (4, 4), window, query)
+        found = attention_maps.attention_of(detector, photo, query)[block]
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+        drawn = attention_maps.draw_attention(pixels, found[1], window, query)
+        shown = explorer.attention(content, block, 1, *query)
+        np.testing.assert_array_equal(pixels_of(shown), drawn)
+
+
+def test_the_pyramid_is_shown_beside_the_image(explorer, content):
+    assert pixels_of(explorer.pyramid(content)).shape == (256, 504, 3)
+
+
+@pytest.mark.parametrize("place", [(2, 0, 0, 0), (0, 2, 0, 0), (0, 0, 4, 0), (0, 0, 0, -1)])
+def test_what_there_is_not_is_one_sentence(explorer, content, place):
+    with pytest.raises(UserError, match=r"=\S+ must be from 0 to \d"):
+        explorer.attention(content, *place)
+
+
+def test_a_file_that_is_no_image_is_one_sentence(explorer, content):
+    for broken in (b"text", content[: len(content) // 2]):
+        with pytest.raises(UserError, match=r"^the file "):
+            explorer.detections(broken)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{run}", "--port=99999"], "must be from 0 to 65535"),
+        (["{run}", "--host=no such host"], "cannot be served"),
+        (["/nowhere"], "/nowhere/checkpoints does not exist"),
+        (["hf://owner"], "must be hf://owner/name"),
+    ],
+)
+def test_a_mistake_is_one_sentence(finished, arguments, message, capsys):
+    given = [text.format(run=finished[0].workdir) for text in arguments]
+    assert serve.main(["--port=0", *given]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_command_says_where_the_page_is(finished, detector, monkeypatch, capsys):
+    """Until Ctrl-C."""
+
+    def stop(server):
+        assert server.explorer.facts["classes"] == ["disc", "box", "triangle", "star"]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("jaxdet.inference.detector.load", lambda run: detector)
+    monkeypatch.setattr("jaxdet.inference.page_server.Server.serve_forever", stop)
+    assert serve.main([str(finished[0].workdir), "--port=0"]) == 0
+    out = capsys.readouterr().out
+    assert "compiling for images of 64 pixels ...\ncompiled in " in out
+    assert "http://127.0.0.1:" in out
+
+
+@pytest.fixture
+def page(explorer):
+    """A browser at the page."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    chromium = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
+    if chromium is None:
+        pytest.skip("no chromium is installed")
+    with open_server("127.0.0.1", 0) as server, playwright.sync_playwright() as driver:
+        server.explorer = explorer
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 400, "height": 800})
+        page.goto(f"http://127.0.0.1:{server.server_port}/")
+        yield page
+        browser.close()
+        server.shutdown()
+
+
+def shown(page, name):
+    """The address of a picture, once it is a new one that has loaded."""
+    picture = page.locator(f"#{name}:not(.waiting)[src^='blob:']")
+    picture.wait_for()
+    assert picture.evaluate("image => image.decode().then(() => image.naturalWidth)") > 100
+    return picture.get_attribute("src")
+
+
+def test_a_browser_shows_an_image_s_views(page, content):
+    problems = []
+    page.on("pageerror", lambda error: problems.append(error))
+    page.set_input_files("#file", {"name": "a.png", "mimeType": "image/png", "buffer": content})
+    first = {name: shown(page, name) for name in ("drawing", "attention", "pyramid")}
+    page.get_by_text("detections of any score").wait_for()
+    assert "runs/tiny: 4 classes" in page.inner_text("#detector")
+    assert page.locator("#list tr").count() > 0
+    assert page.evaluate("document.documentElement.scrollWidth") <= 400
+    page.locator("#attention").click(position={"x": 10, "y": 10})
+    page.locator(f"#attention:not([src='{first['attention']}'])").wait_for()
+    clicked = shown(page, "attention")
+    page.locator("#block").fill("0")
+    page.locator(f"#attention:not([src='{clicked}'])").wait_for()
+    assert page.inner_text("#block-said") == "0, windows of 2"
+    page.set_input_files("#file", {"name": "b", "mimeType": "image/png", "buffer": b"text"})
+    page.locator("#status.wrong").wait_for()
+    assert page.inner_text("#status").startswith("the file must be an image")
+    assert not problems
+
+
+def test_an_image_can_be_dropped(page, content, photo):
+    drop = """bytes => {
+      const data = new DataTransfer();
+      data.items.add(new File([new Uint8Array(bytes)], "dropped.png"));
+      document.body.dispatchEvent(new DragEvent("drop", {dataTransfer: data, bubbles: true,
+        cancelable: true}));
+    }"""
+    page.get_by_text("4 classes").wait_for()
+    page.evaluate(drop, [*content])
+    shown(page, "pyramid")
+    page.get_by_text("dropped.png, {} x {} pixels: ".format(*photo.size)).wait_for()

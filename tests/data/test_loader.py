@@ -267,7 +267,7 @@ def test_transforms_can_be_pickled_for_worker_processes():
     jitter = LargeScaleJitter(IMAGE_SIZE)
     transform = loader._TrainingExample(jitter, MAX_INSTANCES, MASK_SIZE)
     assert pickle.loads(pickle.dumps(transform)) == transform
-    pickle.loads(pickle.dumps(loader._EvaluationExample(SquaresDataset(), jitter)))
+    pickle.loads(pickle.dumps(loader._EvaluationExample(SquaresDataset(), jitter, [])))
 
 
 def test_fitted_batches_are_every_image_with_objects_as_evaluation_has_it():

@@ -66,7 +66,7 @@ def test_a_file_without_categories_is_rejected(content, tmp_path):
 class _FindsOne:
     """A detector that finds one object on every image."""
 
-    batch, orientation, categories = 2, "stored", (Category(3, "cat"),)
+    at_once, orientation, categories = 2, "stored", (Category(3, "cat"),)
 
     def predict(self, images):
         result = {"image_id": 0, "category_id": 3, "bbox": [1.0, 2.0, 3.0, 4.0], "score": 0.9}

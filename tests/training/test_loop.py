@@ -141,6 +141,7 @@ def trained(tmp_path, monkeypatch):
         run.plain_config["early_stop"] = early_stop
         run.total_steps, run.batch_statistics, run.frozen = 12, "batch", ()
         run.steps_every = lambda epochs: {6, 12}
+        run.stateless = SimpleNamespace(abstract=({}, {}))
         run.scalars = lambda step: {}
         seen = []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import jax
 import pytest
@@ -76,7 +77,7 @@ def test_full_fine_tuning_stands_beside_a_frozen_vit(plan):
     assert "full fine-tuning" not in report(plan)
     step = dataclasses.replace(plan.step, total_bytes=3_000_000_000)
     text = report(plan._replace(full=(step, 2 * plan.step_flops)))
-    assert "full fine-tuning   would take 3 GB a device" in text
+    assert re.search(r"full fine-tuning +would take 3 GB a device", text)
     assert "FLOPs a step, 2 times as many" in text
 
 

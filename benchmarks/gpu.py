@@ -6,7 +6,7 @@
 Needs jax with CUDA, flax, optax, numpy, jaxtyping, ml_collections and absl-py, and no data. Each
 argument is a config and keys of it to change; without any, STEPS. Measures the card's rates of
 matrix products and of copies, whether cuDNN's gradients are right, each training step's rate and
-memory, and where the first one's time goes. Writes benchmarks/gpu.md, anew after each step. A
+memory, and where the first one's time goes. Writes runs/gpu.md, anew after each step. A
 measurement is a process of its own, so that its peak of memory is its own and running out of memory
 ends it alone; `--jobs` of them compile side by side, and one is timed while none compiles.
 `--smoke` runs all of it on any machine on a tiny detector and writes nothing.
@@ -78,7 +78,7 @@ def measure() -> None:
     parser.add_argument("--timed", type=int, default=20, help="timed steps of each measurement")
     parser.add_argument("--jobs", type=int, default=4, help="that compile side by side")
     parser.add_argument("--limit", type=float, default=1800.0, help="seconds for one measurement")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "gpu.md")
+    parser.add_argument("--out", type=Path, default=Path("runs/gpu.md"))
     parser.add_argument("--smoke", action="store_true", help="try the script itself, anywhere")
     parser.add_argument("--task", type=json.loads, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -110,6 +110,7 @@ def measure() -> None:
                 (steps[0], profile.result()) if profile.done() else None,
             )
             if not options.smoke:
+                options.out.parent.mkdir(parents=True, exist_ok=True)
                 options.out.write_text("\n".join(lines), encoding="utf-8")
     print("\n".join(lines))
 
@@ -353,8 +354,8 @@ def report(options, device, agreement, measured, profile) -> list[str]:
         "The training step in bfloat16 on noise, 1024 px unless a key says otherwise, as many "
         f"objects an image as fit in, median of {options.timed} steps. The bound is of the same "
         "compiled program by the maker's figures (`jaxdet/benchmark/cost/roofline.py`). "
-        "Utilisation is what the layers need (three times the forward pass's multiply-adds, "
-        "whatever is computed again) over the rate of matrix products above.",
+        "Utilisation is what the layers need (the forward pass's multiply-adds, and twice those "
+        "of what is trained, whatever is computed again) over the rate of matrix products above.",
         "",
         "| step | images/s | ms a step (slowest) | bound, ms | launches | GB planned | GB at peak "
         "| utilisation | s to compile |",

@@ -25,6 +25,7 @@ class Job:
         result: the file that it leaves at its end, and that says that it need not run again.
         needs: files without which it is not started.
         program: jobs of one program compile the same; the first does, and the others wait for it.
+            None: it compiles nothing.
     """
 
     name: str
@@ -77,6 +78,10 @@ def run_jobs(
                     waiting.remove(job)
                     running[job] = _started(job, environment)
             if not running:
+                if not waiting:
+                    break
+                names = ", ".join(job.name for job in waiting)
+                print(f"{passed:4.0f} s  not started, for want of the results of others: {names}")
                 break
             time.sleep(0.2)
     finally:
@@ -90,7 +95,8 @@ def run_jobs(
 def _can_start(job: Job, running: Iterable[Job]) -> bool:
     if not all(path.exists() for path in job.needs):
         return False
-    return all(other.program != job.program or other.has_compiled for other in running)
+    alike = [other for other in running if job.program and other.program == job.program]
+    return all(other.has_compiled for other in alike)
 
 
 def _started(job: Job, environment: dict[str, str]) -> subprocess.Popen[bytes]:

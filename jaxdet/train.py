@@ -80,7 +80,8 @@ def train(experiment: Experiment) -> dict[str, Any]:
         record = experiment.record(int(state["step"]))
         model = evaluated_checkpoint(experiment, record, params, stats)
         if parallel.is_main():
-            counts = object_counts(experiment.train_set)
+            is_inspected = config.data.metric == "coco"
+            counts = object_counts(experiment.train_set) if is_inspected else None
             report(experiment, model, evaluation, train_objects=counts)
             _track(trackers, model.step, evaluation.metrics, experiment.workdir / DRAWINGS)
     return evaluation.metrics

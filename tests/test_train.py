@@ -120,8 +120,10 @@ def test_evaluations_write_the_validation_loss_where_it_is_asked_for(
     monkeypatch.setattr(train_module, "Evaluator", lambda _: lambda *_: evaluation)
     monkeypatch.setattr(train_module, "ValidationLoss", lambda _: lambda *_: {"loss": 1.5})
     monkeypatch.setattr(train_module, "_track", lambda *_: None)
+    monkeypatch.setattr(train_module, "object_counts", lambda _: pytest.fail("of LVIS's metric"))
     for eval_loss in (False, True):
         config = small_config()
+        config.data.metric = "lvis"
         config.eval_loss = eval_loss
         train(Experiment(config, tmp_path))
         assert found.pop().scalars.get("val/loss") == (1.5 if eval_loss else None)

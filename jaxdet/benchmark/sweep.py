@@ -57,6 +57,7 @@ from jaxdet.benchmark.trials.trial import Base, Trial, check_trial, make_trial
 from jaxdet.errors import UserError
 from jaxdet.files import make_folder, read_file, write_json
 from jaxdet.flags import Parser, count, local_path, run_main
+from jaxdet.models.settings import is_backbone_frozen
 
 SUMMARY = "sweep.json"
 
@@ -184,7 +185,7 @@ def _without_drop_path(
     space: SearchSpace, options: argparse.Namespace, config: ConfigDict
 ) -> SearchSpace:
     """The search space for a config; drop path is not tuned where the ViT is not trained."""
-    if config.optim.train != "heads":
+    if not is_backbone_frozen(config):
         return space
     if options.drop_paths is not None:
         raise UserError(

@@ -187,7 +187,8 @@ def fitted_batches(
     mask_size: int,
 ) -> Iterator[Batch]:
     """Batches as `train_batches` makes them of every image that shows objects, once and without
-    augmentation, in the dataset's order; the first images fill up the last batch."""
+    augmentation, in the dataset's order, with is_real bool [B]: False where the first images fill
+    up the last batch."""
     images = _Subset(dataset, _trainable_indices(dataset, 0.0))
     steps = math.ceil(len(images) / settings.batch_size)
     training = _TrainingExample(augmentation, max_instances, mask_size)
@@ -251,10 +252,11 @@ class _FittedExample(grain.transforms.Map):
     training: _TrainingExample
 
     def map(self, index: int) -> Batch:
-        index = int(index) % len(self.images)
+        is_real, index = index < len(self.images), int(index) % len(self.images)
         example = self.images[index]
         transform = self.training.augmentation.fit(*example.lazy_image.hw)
-        return self.training.transformed(example, transform, np.random.default_rng(index))
+        batch = self.training.transformed(example, transform, np.random.default_rng(index))
+        return {**batch, "is_real": np.bool_(is_real)}
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ import numpy as np
 from pycocotools import mask as mask_api
 
 from jaxdet.data.dataset import DetectionDataset
+from jaxdet.errors import UserError
 from jaxdet.evaluation.coco import precision_curves
 from jaxdet.evaluation.inputs import EvalInputs
 from jaxdet.evaluation.metric_names import INSPECTION_VERSION, MAIN_ERRORS, RIGHT
@@ -71,11 +72,17 @@ def inspect(inputs: EvalInputs, *, max_detections: int = 100) -> dict[str, Any]:
     }
 
 
-def object_counts(dataset: DetectionDataset) -> list[int]:
-    """How many objects there are of each category to train on."""
+def object_counts(dataset: DetectionDataset) -> list[int] | None:
+    """How many objects there are of each category to train on.
+
+    None where the set lists no labels, as those that an older version prepared.
+    """
     counts = np.zeros(len(dataset.categories), int)
-    for index in range(len(dataset)):
-        counts += np.bincount(dataset.labels(index), minlength=len(counts))
+    try:
+        for index in range(len(dataset)):
+            counts += np.bincount(dataset.labels(index), minlength=len(counts))
+    except UserError:
+        return None
     return counts.tolist()
 
 

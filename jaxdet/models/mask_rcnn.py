@@ -89,6 +89,7 @@ class MaskRCNN(nnx.Module):
         microbatches: int = 1,
         *,
         drop_path: bool = True,
+        weights: Float[Array, " n"] | None = None,
     ) -> tuple[dict[str, Array], dict[str, Array]]:
         """Training losses of a batch, each the mean over images of Detectron2's loss of one image.
 
@@ -99,6 +100,7 @@ class MaskRCNN(nnx.Module):
                 is computed in turn, to need less memory. Batch statistics, and gradients through
                 them, are still those of the whole batch.
             drop_path: whether blocks are dropped, as in training.
+            weights: of each image's losses in their mean, which is still divided by n; None for 1.
 
         Returns:
             The losses by name, and counts to monitor.
@@ -110,8 +112,11 @@ class MaskRCNN(nnx.Module):
         )
         box_losses = self._box_stage(features, samples, batch, roi_keys, microbatches)
         mask_losses = self._mask_stage(features, samples, batch, microbatches)
+        losses = {**rpn_losses, **box_losses, **mask_losses}
+        if weights is not None:
+            losses = {name: weights * loss for name, loss in losses.items()}
         mean = partial(jax.tree.map, jnp.mean)
-        return mean({**rpn_losses, **box_losses, **mask_losses}), mean(counts)
+        return mean(losses), mean(counts)
 
     def detect(self, batch: Batch) -> Detections:
         """Detections of a batch of images: threshold, NMS per class, the best of all, masks."""

@@ -159,6 +159,11 @@ class VitSettings(BlockSettings):
         return 0 if is_dropped else self.prefix_tokens
 
 
+def is_backbone_frozen(config: ConfigDict) -> bool:
+    """Whether the ViT stays as it starts, and only what reads its features is trained."""
+    return config.optim.train == "heads"
+
+
 def vit_settings(config: ConfigDict) -> VitSettings:
     """The structure of a config's ViT; its other keys only say what starts where and trains.
 
@@ -170,6 +175,6 @@ def vit_settings(config: ConfigDict) -> VitSettings:
         for name, value in config.model.vit.items()
         if name in structure
     }
-    if config.optim.train == "heads":
+    if is_backbone_frozen(config):
         keys["drop_path"] = 0.0
     return VitSettings(image_size=config.image_size, **keys)

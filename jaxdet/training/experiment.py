@@ -19,6 +19,7 @@ from jaxdet.data.source import open_dataset, trains_on_validation
 from jaxdet.errors import UserError
 from jaxdet.models.attention import Choice, choose_for
 from jaxdet.models.build import StatelessModel, build_detector
+from jaxdet.models.settings import is_backbone_frozen
 from jaxdet.training import optim
 from jaxdet.training.run import Run
 from jaxdet.weights.file import original_sha256
@@ -104,11 +105,6 @@ class Experiment(Run):
         return optim.frozen_parameters(self.config)
 
     @property
-    def is_backbone_frozen(self) -> bool:
-        """Whether the ViT stays as it starts."""
-        return self.config.optim.train == "heads"
-
-    @property
     def batch_statistics(self) -> str:
         return self.config.batch_statistics
 
@@ -137,14 +133,14 @@ class Experiment(Run):
 
     def scalars(self, step: int) -> dict[str, float]:
         scalars = super().scalars(step)
-        decay = 1.0 if self.is_backbone_frozen else self.config.optim.layer_decay
+        decay = 1.0 if is_backbone_frozen(self.config) else self.config.optim.layer_decay
         lowest = decay ** (self.config.model.vit.depth + 1)
         return {**scalars, "learning_rate_lowest": scalars["learning_rate"] * lowest}
 
     @property
     def summary(self) -> list[str]:
         lines = [self.train_set.summary(), self.val_set.summary(), str(self.attention)]
-        lines += [FROZEN_BACKBONE] if self.is_backbone_frozen else []
+        lines += [FROZEN_BACKBONE] if is_backbone_frozen(self.config) else []
         lines += [f"warning: {doubt}" for doubt in self._doubts()]
         return list(dict.fromkeys(lines))
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxdet import parallel
 from jaxdet.config.roles import difference, resumable_keys
+from jaxdet.config.values import config_digest
 from jaxdet.errors import PreemptedError, UserError
 from jaxdet.files import write_json
 from jaxdet.models.build import Tree, parameter_count
@@ -153,12 +154,22 @@ def _announced_step(run: Run) -> Callable[..., tuple[State, Metrics]]:
 
 
 def _compile_times(run: Run) -> CompileTimes:
-    """Of starts on devices such as these, of models and batches of this size."""
+    """Of starts on devices such as these that compile a step such as this."""
+    config = run.config
+    step = {
+        "model": run.plain_config["model"],
+        "frozen": [*run.frozen],
+        "accumulate": config.accumulate,
+        "batch_statistics": run.batch_statistics,
+        "sharding": config.sharding,
+        "reduce_dtype": config.reduce_dtype,
+    }
     about = {
         "device": f"{jax.device_count()} {jax.devices()[0].device_kind}",
         "parameters": parameter_count(run.stateless.abstract[0]),
-        "image_size": run.config.image_size,
-        "batch_size": run.config.batch_size,
+        "image_size": config.image_size,
+        "batch_size": config.batch_size,
+        "step_sha256": config_digest(step),
     }
     return CompileTimes(run.workdir, about)
 

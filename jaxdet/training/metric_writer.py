@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from jaxdet.errors import UserError
 from jaxdet.files import atomic_write, read_file
+from jaxdet.training.compile_times import duration
 from jaxdet.training.trackers.tracking import Trackers
 
 Scalars = Mapping[str, SupportsFloat]
@@ -176,7 +177,7 @@ class Progress(AbstractContextManager):
             if steps > 0:
                 self._pace.add(steps, seconds)
                 left = (self._total_steps - step) * self._pace.seconds_per_step
-                text += f", {_duration(left)} to go"
+                text += f", {duration(left)} to go"
         self._reported = (step, now)
         if self._bar is None:
             print(f"step {step}/{self._total_steps} | {text}", file=self._stream, flush=True)
@@ -221,9 +222,3 @@ def _in_words(seconds: float) -> str:
     if seconds < 5400:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}"

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxdet.models.paths import ABSOLUTE_POSITION, BACKBONE, RELATIVE_POSITION, path_name
+from jaxdet.models.settings import is_backbone_frozen
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -172,7 +173,7 @@ def build_optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.Gradi
         weight_decay=settings.weight_decay,
         betas=tuple(settings.betas),
         no_decay=tuple(settings.no_decay),
-        layer_decay=1.0 if settings.train == "heads" else settings.layer_decay,
+        layer_decay=1.0 if is_backbone_frozen(config) else settings.layer_decay,
         depth=config.model.vit.depth,
         frozen=frozen_parameters(config),
         decoder_layer_decay=settings.decoder_layer_decay,
@@ -191,4 +192,4 @@ def frozen_parameters(config: ConfigDict) -> tuple[str, ...]:
 
 def _backbone(config: ConfigDict) -> tuple[str, ...]:
     """A pattern of the ViT's parameters where config.optim.train leaves them as they start."""
-    return (BACKBONE,) if config.optim.train == "heads" else ()
+    return (BACKBONE,) if is_backbone_frozen(config) else ()

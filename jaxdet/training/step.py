@@ -98,16 +98,20 @@ def with_total(losses: Metrics) -> Metrics:
 
 def make_loss_function(
     stateless: StatelessModel, mesh: Mesh
-) -> Callable[[Tree, Tree, dict[str, jax.Array], jax.Array], Metrics]:
-    """The compiled losses of a batch: (params, batch statistics, batch, key) -> losses.
+) -> Callable[[Tree, Tree, dict[str, jax.Array], jax.Array], tuple[Metrics, jax.Array]]:
+    """Compiled: (params, batch statistics, batch, key) -> (losses of a batch, share of real rows).
 
-    They are those of a training step, but for drop path: batch norm takes the batch's statistics,
-    and RoIs are sampled, by the key.
+    They are those of a training step that is not computed in microbatches, but for drop path: batch
+    norm takes the statistics of the whole batch, over all devices, and RoIs are sampled, by the
+    key. Rows whose "is_real" is False enter batch norm, and the losses as zeros: divided by the
+    share, these are means over the real rows.
     """
 
     def on_one_device(params, stats, batch, keys):
-        losses, _ = stateless.bind(params, stats).losses(batch, keys, drop_path=False)
-        return jax.lax.pmean(with_total(losses), parallel.BATCH_AXIS)
+        weights = batch["is_real"].astype(jnp.float32)
+        model = stateless.bind(params, stats)
+        losses, _ = model.losses(batch, keys, drop_path=False, weights=weights)
+        return jax.lax.pmean((with_total(losses), weights.mean()), parallel.BATCH_AXIS)
 
     whole, split = PartitionSpec(), PartitionSpec(parallel.BATCH_AXIS)
     over_mesh = jax.shard_map(

@@ -17,6 +17,9 @@ from jaxdet.training.step import make_loss_function
 class ValidationLoss:
     """The mean losses of the validation images that show objects, without augmentation.
 
+    Each image counts once. Where their number is no multiple of config.eval_batch_size, the first
+    of them fill up the last batch, for its batch norm alone.
+
     Compiled at the first call. The same RoIs are sampled from the same proposals each time.
 
     Raises:
@@ -51,5 +54,8 @@ class ValidationLoss:
             host.pop("image_id")
             key = jax.random.fold_in(jax.random.key(config.seed), number)
             found.append(self._losses(params, stats, parallel.shard_batch(host, mesh), key))
-        found = jax.device_get(found)
-        return {name: float(np.mean([each[name] for each in found])) for name in found[0]}
+        losses, shares = zip(*jax.device_get(found), strict=True)
+        return {
+            name: float(np.mean([each[name] for each in losses]) / np.mean(shares))
+            for name in losses[0]
+        }

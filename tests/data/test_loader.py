@@ -279,6 +279,7 @@ def test_fitted_batches_are_every_image_with_objects_as_evaluation_has_it():
     )
     shown = [101, 102, 103, 105, 106, 107, 109]
     assert np.concatenate([batch["image_id"] for batch in batches]).tolist() == [*shown, 101]
+    assert np.concatenate([batch["is_real"] for batch in batches]).tolist() == [*[True] * 7, False]
     first = batches[0]
     height, width = first["image"][0].shape[:2]
     assert height == width == IMAGE_SIZE

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxdet.data.shapes import ShapesDataset
+from jaxdet.errors import UserError
 from jaxdet.evaluation.coco import evaluate_coco
 from jaxdet.evaluation.inputs import EvalInputs, GroundTruth
 from jaxdet.evaluation.inspection import inspect, object_counts
@@ -110,3 +111,12 @@ def test_objects_to_train_on_are_counted():
     counts = object_counts(dataset)
     assert sum(counts) == sum(len(dataset[i].labels) for i in range(10))
     assert len(counts) == 4
+
+
+def test_objects_of_a_set_that_lists_no_labels_are_not_counted(monkeypatch):
+    def labels(*_):
+        raise UserError("lists no labels")
+
+    dataset = ShapesDataset("train", 10, 64)
+    monkeypatch.setattr(ShapesDataset, "labels", labels)
+    assert object_counts(dataset) is None

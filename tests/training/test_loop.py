@@ -114,6 +114,22 @@ def test_how_often_a_run_looks_at_itself_may_change(start, tmp_path):
         start(run)
 
 
+def test_compile_times_are_of_runs_whose_step_compiles_alike(tmp_path):
+    def times(name, frozen=(), **changes):
+        (tmp_path / name).mkdir(exist_ok=True)
+        run = run_in(tmp_path / name)
+        run.config.update(changes)
+        run.plain_config = json.loads(run.config.to_json())
+        run.stateless = SimpleNamespace(abstract=({}, {}))
+        run.batch_statistics, run.frozen = "batch", frozen
+        return loop._compile_times(run)
+
+    times("a").keep("the step", 5.0)
+    assert times("b", seed=7).expectation("the step") == f"0:05 the last time, in {tmp_path / 'a'}"
+    others = ({"frozen": ("backbone",)}, {"accumulate": 2}, {"model": {"dtype": "bfloat16"}})
+    assert [times("b", **other).expectation("the step") for other in others] == [None] * 3
+
+
 SCORES = {2: 0.1, 4: 0.3, 6: 0.3, 8: 0.2, 10: 0.1, 12: 0.9}
 
 

@@ -14,7 +14,12 @@ from dataclasses import dataclass
 
 from ml_collections import ConfigDict
 
-from jaxdet.models.settings import BlockSettings, VitSettings, vit_settings
+from jaxdet.models.settings import (
+    BlockSettings,
+    VitSettings,
+    is_backbone_frozen,
+    vit_settings,
+)
 
 COCO_CLASSES = 80
 
@@ -75,8 +80,8 @@ def needed_flops(config: ConfigDict, num_classes: int) -> float:
     rois = {"proposals": detector.roi_batch, "masks": masks}
     costs = forward_cost(config, num_classes, **rois, own_masks=True)
     forward = total(costs.values()).multiply_adds
-    is_held = config.optim.train == "heads"
-    backward = 2 * (forward - (costs["backbone"].multiply_adds if is_held else 0))
+    held = costs["backbone"].multiply_adds if is_backbone_frozen(config) else 0
+    backward = 2 * (forward - held)
     return 2 * (forward + backward)
 
 

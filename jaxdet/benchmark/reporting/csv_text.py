@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-FORMULA = ("=", "+", "@", "\t", "\r")
-"""What a text begins with that a spreadsheet would run; "-" begins numbers too, see below."""
+from jaxdet.benchmark.reporting.text import DASH
 
-PLAIN = str.maketrans({"\u2212": "-", "\u2009": "", "\u202f": "", "\u2013": ""})
-"""Signs of typesetting: minus, thin spaces, and the dash where there is no number."""
+FORMULA = ("=", "+", "-", "\u2212", "@", "\t", "\r")
+"""What a text begins with that a spreadsheet would run, unless it is a number."""
+
+PLAIN = str.maketrans({"\u2212": "-", "\u2009": "", "\u202f": ""})
+"""Signs of typesetting in numbers: minus and thin spaces."""
+
+_ONE = r"[+-]?\d+(\.\d+)?(e[+-]?\d+)?"
+NUMBER = re.compile(rf"{_ONE}((±| to ){_ONE})?", re.ASCII)
+"""Such as "+1.0", "1.0±0.2" and the range "+1.0 to +2.0"."""
 
 
 def csv_text(rows: Iterable[Sequence[Any]]) -> str:
@@ -26,11 +33,10 @@ def _cell(value: Any) -> str:
         return ""
     if isinstance(value, float):
         return f"{value:.4f}".rstrip("0").rstrip(".")
-    text = str(value).translate(PLAIN).replace("\n", "; ")
-    starts_formula = text.startswith(FORMULA) or (text.startswith("-") and not text[1:2].isdigit())
-    return f"'{text}" if starts_formula and not _is_signed(text) else text
-
-
-def _is_signed(text: str) -> bool:
-    """Whether it is a number with its sign, or such a range of them as "+1.0 to +2.0"."""
-    return all(part.lstrip("+-").replace(".", "", 1).isdigit() for part in text.split(" to "))
+    text = str(value).replace("\n", "; ")
+    if text == DASH:
+        return ""
+    plain = text.translate(PLAIN)
+    if NUMBER.fullmatch(plain):
+        return plain
+    return f"'{text}" if text.startswith(FORMULA) else text

@@ -18,7 +18,9 @@ FEWEST_RATES = 3
 LOSS_POINTS = 60
 """Of a curve of losses: each is a mean over an equal part of the lines."""
 
-MOST_LOSSES = 12
+MOST_LOSSES = 40
+"""Names of losses that are read; a cascade of three stages has 10, and as many of validation."""
+
 LARGEST_HISTORY = 512 * 2**20
 
 LOSS = re.compile(r"(val/)?loss(_\w{1,40})?", re.ASCII)

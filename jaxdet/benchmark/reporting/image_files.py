@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 
 from jaxdet.benchmark.reporting.inspection_file import InspectedImage
 from jaxdet.errors import UserError
-from jaxdet.files import regular_file
+from jaxdet.files import file_sha256, regular_file
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 
@@ -26,8 +26,14 @@ class NoImageError(Exception):
     """Why there is no image, in words that name no path."""
 
 
-def image_opener(data: dict[str, Any]) -> Opener:
+def image_opener(data: dict[str, Any], annotations_sha256: str | None) -> Opener:
     """What opens images of the validation set of a `config.data`, RGB, of their listed size.
+
+    A folder is read only where the annotations that the result names lie: a run that someone sent
+    could name any other, and a report would embed its images.
+
+    Args:
+        annotations_sha256: of the validation annotations, as the result has it.
 
     Raises:
         NoImageError: they are not at hand; also what is returned, for a single image.
@@ -37,9 +43,13 @@ def image_opener(data: dict[str, Any]) -> Opener:
     from jaxdet.data.coco_files import find_coco  # late: it takes long
 
     try:
-        _, folder = find_coco(data["root"], "val", data["val_annotations"], data["val_images"])
+        file, folder = find_coco(data["root"], "val", data["val_annotations"], data["val_images"])
         if not folder.is_dir():
             raise NoImageError("the folder of images is not where it was")
+        if annotations_sha256 is None:
+            raise NoImageError("the result does not say which annotations it is of")
+        if file_sha256(file) != annotations_sha256:
+            raise NoImageError("the annotations are not those validated on")
     except (UserError, OSError, ValueError, TypeError) as error:
         raise NoImageError("the images validated on are not where they were") from error
     return lambda image: _opened(folder, image, data["orientation"] == "exif")
@@ -71,6 +81,8 @@ def _opened(folder: Path, image: InspectedImage, is_turned: bool) -> Image.Image
             if file.width * file.height > LARGEST_IMAGE:
                 raise NoImageError("it is too large")
             opened = (ImageOps.exif_transpose(file) if is_turned else file).convert("RGB")
+    except NoImageError:
+        raise
     except Exception as error:
         raise NoImageError("an image cannot be read") from error
     return _checked(opened, image)

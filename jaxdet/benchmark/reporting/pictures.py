@@ -102,7 +102,8 @@ def pictures(section: Section) -> Pictures:
     listed, validated = len(known[0][1].images), known[0][0].first.val_images
     among = f", of the first {grouped(listed)} images" if listed < validated else ""
     try:
-        opener = lru_cache(16)(image_opener(known[0][0].first.evaluated_on))
+        run = known[0][0].first
+        opener = lru_cache(16)(image_opener(run.evaluated_on, run.val_annotations_sha256))
         compared = [
             _compared(f"image-{section.number}-{i}", opener, known, image_id)
             for i, image_id in enumerate(_most_different(known))

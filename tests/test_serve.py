@@ -38,6 +38,7 @@ def test_what_the_page_lists_is_what_the_detector_finds(explorer, detector, cont
     found = explorer.detections(content)
     assert found["found"] == len(expected.results) > 0
     assert (found["width"], found["height"]) == photo.size
+    assert found["grid"] == (4, 4)
     assert [each["score"] for each in found["detections"]] == expected.scores.tolist()
     assert [each["box"] for each in found["detections"]] == expected.boxes.tolist()
     np.testing.assert_array_equal(pixels_of(explorer.drawing(content, 0.1)), expected.draw(0.1))
@@ -76,7 +77,8 @@ def test_a_file_that_is_no_image_is_one_sentence(explorer, content):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["{run}", "--port=99999"], "must be from 0 to 65535"),
+        (["{run}", "--port=99999"], "99999 must be from 0 to 65535"),
+        (["{run}", "--port=abc"], "abc must be from 0 to 65535"),
         (["{run}", "--host=no such host"], "cannot be served"),
         (["/nowhere"], "/nowhere/checkpoints does not exist"),
         (["hf://owner"], "must be hf://owner/name"),

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from jaxdet import parallel
 from jaxdet.config.mask_rcnn import check
+from jaxdet.errors import UserError
 from jaxdet.inference.attention_maps import (
     attention_map,
     attention_of,
@@ -18,6 +22,7 @@ from jaxdet.inference.attention_maps import (
     feature_pyramid,
 )
 from jaxdet.inference.detector import Detector, build_stateless
+from jaxdet.inference.explorer import Explorer
 from jaxdet.models.windows import partition_windows
 from tests.tiny import get_config, with_pyramid
 
@@ -81,6 +86,15 @@ def test_attention_on_a_rectangle_in_shifted_windows(finished):
     seen[1:3, 1] = True  # rows 1 and 2; columns 1 and, beyond the map, 2
     np.testing.assert_array_equal(windowed > 0, np.broadcast_to(seen, (2, 4, 2)))
     np.testing.assert_allclose(everywhere.sum((1, 2)), 1, atol=1e-5)
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "PNG")
+    explorer = Explorer(detector, "tiny")
+    picture = Image.open(io.BytesIO(explorer.attention(file.getvalue(), 0, 1, 2, 1)))
+    pixels = detector.prepare(image)["image"][0]
+    drawn = draw_attention(pixels, windowed[1], 2, (2, 1), shift=1)
+    np.testing.assert_array_equal(picture, drawn)
+    with pytest.raises(UserError, match="column=2 must be from 0 to 1"):
+        explorer.attention(file.getvalue(), 0, 1, 2, 2)
 
 
 @pytest.mark.parametrize("shift", [0, 1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import NoneType
 from typing import Any, NamedTuple
 
 from jaxdet.flags import brief, listed
@@ -14,6 +15,20 @@ TASKS = {"bbox": ("box", "object-detection"), "segm": ("mask", "image-segmentati
 """What the hub calls what is measured: a name, and the task it is of."""
 
 COLUMNS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+
+READ: dict[str, tuple[type, ...]] = {
+    "evaluated": (str,),
+    "checkpoint_sha256": (str,),
+    "metrics.bbox": (dict,),
+    "images.val": (int,),
+    "epochs": (int, float, NoneType),
+    "versions.jaxdet": (str,),
+    "versions.jax": (str,),
+    "config.initialisation": (str,),
+    "config.image_size": (int,),
+    "config.model.heads": (dict,),
+}
+"""What the page takes from result.json, beside the data's name."""
 
 TEMPLATE = """---
 {metadata}---
@@ -101,11 +116,37 @@ def model_card(published: Published, result: Mapping[str, Any], report: Mapping[
     )
 
 
+def validate_result(result: Any) -> None:
+    """Holds the content of result.json to what the page takes from it.
+
+    Raises:
+        ValueError: it is not of a checkpoint, or lacks a key.
+    """
+    read: dict[str, tuple[type, ...]] = dict(READ)
+    if isinstance(result, dict):
+        data = "evaluated_on" if result.get("evaluated_on") else "config.data"
+        read |= {f"{data}.name": (str,), f"{data}.root": (str, NoneType)}
+        if isinstance(result.get("metrics"), dict) and "segm" in result["metrics"]:
+            read["metrics.segm"] = (dict,)
+    for key, kinds in read.items():
+        value = result
+        for name in key.split("."):
+            if not isinstance(value, dict) or name not in value:
+                raise ValueError(f"it has no {key}")
+            value = value[name]
+        if not isinstance(value, kinds):
+            raise ValueError(f"its {key} is {value!r:.100}")
+    if result["evaluated"] != "checkpoint":
+        raise ValueError(f"it is of a {result['evaluated']:.100}")
+
+
 def dataset_name(result: Mapping[str, Any], classes: Sequence[str]) -> str:
     """What the evaluation's data set is called, as far as its config says it."""
     data = result.get("evaluated_on") or result["config"]["data"]
-    if data["name"] != "coco":
-        return {"shapes": "jaxdet's built-in shapes", "lvis": "LVIS"}.get(data["name"], "")
+    if data["name"] == "shapes":
+        return "jaxdet's built-in shapes"
+    if data.get("metric") == "lvis":
+        return "LVIS"
     if tuple(classes) == COCO_CLASSES:
         return "COCO"
     return Path(data["root"] or "").name or "a data set in COCO's format"

@@ -22,7 +22,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from jaxdet.errors import UserError
@@ -35,6 +35,9 @@ CARD, RESULT = "README.md", "result.json"
 REPOSITORY = re.compile(f"{PART}/{PART}")
 HUB_ID = re.compile(f"{PART}(?:/{PART})?")
 """What the hub calls licenses, and data sets."""
+
+PATH = re.compile(r"(?<![^\s'\"(=,:])(?:~[\w.-]*)?/[\w.+-][^\s'\"(),;:]*")
+"""A path of this machine within a sentence: no address of the hub, no `owner/name`."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -103,6 +106,8 @@ def write_folder(folder: Path, options: argparse.Namespace) -> None:
 
 def _result(run: Path) -> dict[str, Any]:
     """The content of a run's result.json, of a checkpoint."""
+    from checkpoints_convert.model_card import validate_result
+
     path = run / RESULT
     if not run.is_dir():
         raise UserError(f"{run} is not a folder; give the --workdir of a run")
@@ -113,10 +118,8 @@ def _result(run: Path) -> dict[str, Any]:
         )
     try:
         result = json.loads(read_file(path))
-        kind, names = result["evaluated"], ("metrics", "config", "versions", "checkpoint_sha256")
-        if kind != "checkpoint" or not all(result[name] for name in names):
-            raise ValueError(f"it is of a {kind}")
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        validate_result(result)
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(
             f"{path} must be what jaxdet wrote of a checkpoint ({error}); evaluate the run again"
         ) from error
@@ -137,12 +140,17 @@ def _validate_empty(folder: Path) -> None:
 
 
 def without_folders(tree: Any) -> Any:
-    """The same JSON values, of each absolute path its last name alone: it is nobody's business."""
+    """The same JSON values, of each absolute path, or one from a home, its last name alone, also
+    within sentences: it is nobody's business."""
     if isinstance(tree, dict):
         return {name: without_folders(value) for name, value in tree.items()}
     if isinstance(tree, list):
         return [without_folders(value) for value in tree]
-    return os.path.basename(tree) if isinstance(tree, str) and os.path.isabs(tree) else tree
+    if not isinstance(tree, str):
+        return tree
+    if os.path.isabs(tree) or tree.startswith("~"):
+        return PurePath(tree).name.removeprefix("~")
+    return PATH.sub(lambda found: PurePath(found[0]).name, tree)
 
 
 def _repository(text: str) -> str:

@@ -129,9 +129,12 @@ def _detector(options: argparse.Namespace, batch: int) -> Detector:
                 "a run has its config and categories; leave out --config and --categories"
             )
         return load(options.workdir, batch=batch, keys=keys)
-    if options.workdir is None and options.config is None and is_pushed(options.init or ""):
+    is_run = options.workdir is not None or options.init is None
+    if not is_run and options.config is None and is_pushed(options.init):
+        if options.categories is not None:
+            raise UserError(f"{options.init} has its categories; leave out --categories")
         return load(options.init, batch=batch, keys=keys)
-    if options.workdir is not None or options.init is None or options.config is None:
+    if is_run or options.config is None:
         raise UserError("give --workdir of a run, or --init and --config of a converted detector")
     from jaxdet.config.files import load_config
     from jaxdet.inference.detector import load_converted

@@ -11,6 +11,7 @@ ends it.
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -58,10 +59,9 @@ def _run(arguments: Sequence[str] | None) -> None:
 
 
 def _port(text: str) -> int:
-    value = int(text)
-    if not 0 <= value < 2**16:
-        raise argparse.ArgumentTypeError(f"{text} must be from 0 to 65535")
-    return value
+    if not re.fullmatch("[0-9]{1,5}", text) or int(text) >= 2**16:
+        raise argparse.ArgumentTypeError(f"{text:.100} must be from 0 to 65535")
+    return int(text)
 
 
 if __name__ == "__main__":

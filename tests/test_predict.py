@@ -104,6 +104,7 @@ def test_drawings_do_not_go_through_links_into_the_images(finished, compiled, ph
         (["--workdir={run}", "{run}/result.json"], "none of 1 images can be read"),
         (["--workdir={run}", "--config=tests/tiny.py", "{files}"], "leave out --config"),
         (["--workdir={run}"], "no image is given"),
+        (["--init=hf://a/b", "--categories=a.json", "{files}"], "leave out --categories"),
         (["{files}"], "give --workdir of a run, or --init and --config"),
         (["--init=/nowhere.npz", "{files}"], "give --workdir of a run, or --init and --config"),
     ],
@@ -116,6 +117,14 @@ def test_a_mistake_ends_in_one_sentence(arguments, expected, finished, files, ca
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("error: ")
     assert expected in last
+
+
+def test_inside_a_pushed_folder_one_says_what_to_take(files, tmp_path, monkeypatch, capsys):
+    for name in ("model.safetensors", "config.json"):
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    assert main([str(files)]) == 2
+    assert "give --workdir of a run, or --init" in capsys.readouterr().err
 
 
 def test_flags_are_answered_without_jax():

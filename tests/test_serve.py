@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import shutil
 import threading
 
 import numpy as np
@@ -15,6 +14,7 @@ from jaxdet.errors import UserError
 from jaxdet.inference import attention_maps
 from jaxdet.inference.explorer import Explorer
 from jaxdet.inference.page_server import open_server
+from tests.browser import Browser, find_browser
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +38,7 @@ def test_what_the_page_lists_is_what_the_detector_finds(explorer, detector, cont
     found = explorer.detections(content)
     assert found["found"] == len(expected.results) > 0
     assert (found["width"], found["height"]) == photo.size
+    assert found["grid"] == (4, 4)
     assert [each["score"] for each in found["detections"]] == expected.scores.tolist()
     assert [each["box"] for each in found["detections"]] == expected.boxes.tolist()
     np.testing.assert_array_equal(pixels_of(explorer.drawing(content, 0.1)), expected.draw(0.1))
@@ -76,7 +77,8 @@ def test_a_file_that_is_no_image_is_one_sentence(explorer, content):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["{run}", "--port=99999"], "must be from 0 to 65535"),
+        (["{run}", "--port=99999"], "99999 must be from 0 to 65535"),
+        (["{run}", "--port=abc"], "abc must be from 0 to 65535"),
         (["{run}", "--host=no such host"], "cannot be served"),
         (["/nowhere"], "/nowhere/checkpoints does not exist"),
         (["hf://owner"], "must be hf://owner/name"),
@@ -103,61 +105,95 @@ def test_the_command_says_where_the_page_is(finished, detector, monkeypatch, cap
     assert "http://127.0.0.1:" in out
 
 
+PROBLEMS = """
+window.problems = [];
+for (const kind of ["error", "unhandledrejection"]) {
+  addEventListener(kind, (event) => problems.push(String(event.message || event.reason)));
+}
+"""
+GIVE = """
+(() => {
+  const data = new DataTransfer();
+  data.items.add(new File([new Uint8Array(%s)], "%s"));
+  %s
+})()
+"""
+CHOSEN = """
+  document.getElementById("file").files = data.files;
+  document.getElementById("file").dispatchEvent(new Event("change"));
+"""
+DROPPED = """
+  document.body.dispatchEvent(
+    new DragEvent("drop", {dataTransfer: data, bubbles: true, cancelable: true}));
+"""
+SHOWN = """
+(() => {
+  const picture = document.getElementById("%s");
+  const isNew = picture.src.startsWith("blob:") && picture.src !== "%s";
+  return isNew && picture.complete && picture.naturalWidth > 100 &&
+    !picture.classList.contains("waiting") && picture.src;
+})()
+"""
+CLICKED = """
+(() => {
+  const picture = document.getElementById("attention"), frame = picture.getBoundingClientRect();
+  picture.dispatchEvent(
+    new MouseEvent("click", {clientX: frame.left + 10, clientY: frame.top + 10, bubbles: true}));
+})()
+"""
+MOVED = """
+(() => {
+  const block = document.getElementById("block");
+  block.value = 0;
+  for (const kind of ["input", "change"]) block.dispatchEvent(new Event(kind));
+})()
+"""
+
+
 @pytest.fixture
-def page(explorer):
+def page(explorer, tmp_path):
     """A browser at the page."""
-    playwright = pytest.importorskip("playwright.sync_api")
-    chromium = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
-    if chromium is None:
-        pytest.skip("no chromium is installed")
-    with open_server("127.0.0.1", 0) as server, playwright.sync_playwright() as driver:
+    if find_browser() is None:
+        pytest.skip("needs Chromium or Chrome")
+    with open_server("127.0.0.1", 0) as server, Browser(find_browser(), tmp_path) as browser:
         server.explorer = explorer
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 400, "height": 800})
-        page.goto(f"http://127.0.0.1:{server.server_port}/")
-        yield page
-        browser.close()
+        browser.open(f"http://127.0.0.1:{server.server_port}/", 400)
+        browser.run(PROBLEMS)
+        browser.wait(text_has("detector", "runs/tiny: 4 classes"))
+        yield browser
         server.shutdown()
+        assert browser.run("problems") == []
 
 
-def shown(page, name):
-    """The address of a picture, once it is a new one that has loaded."""
-    picture = page.locator(f"#{name}:not(.waiting)[src^='blob:']")
-    picture.wait_for()
-    assert picture.evaluate("image => image.decode().then(() => image.naturalWidth)") > 100
-    return picture.get_attribute("src")
+def text_has(name, text):
+    return f'document.getElementById("{name}").textContent.includes("{text}")'
+
+
+def shown(page, name, before=""):
+    """The address of a picture, once it is another one that has loaded."""
+    return page.wait(SHOWN % (name, before))
 
 
 def test_a_browser_shows_an_image_s_views(page, content):
-    problems = []
-    page.on("pageerror", lambda error: problems.append(error))
-    page.set_input_files("#file", {"name": "a.png", "mimeType": "image/png", "buffer": content})
+    page.run(GIVE % ([*content], "a.png", CHOSEN))
     first = {name: shown(page, name) for name in ("drawing", "attention", "pyramid")}
-    page.get_by_text("detections of any score").wait_for()
-    assert "runs/tiny: 4 classes" in page.inner_text("#detector")
-    assert page.locator("#list tr").count() > 0
-    assert page.evaluate("document.documentElement.scrollWidth") <= 400
-    page.locator("#attention").click(position={"x": 10, "y": 10})
-    page.locator(f"#attention:not([src='{first['attention']}'])").wait_for()
-    clicked = shown(page, "attention")
-    page.locator("#block").fill("0")
-    page.locator(f"#attention:not([src='{clicked}'])").wait_for()
-    assert page.inner_text("#block-said") == "0, windows of 2"
-    page.set_input_files("#file", {"name": "b", "mimeType": "image/png", "buffer": b"text"})
-    page.locator("#status.wrong").wait_for()
-    assert page.inner_text("#status").startswith("the file must be an image")
-    assert not problems
+    page.wait(text_has("status", "detections of any score"))
+    assert page.run("document.querySelectorAll('#list tr').length") > 0
+    assert page.run("document.documentElement.scrollWidth") <= 400
+    page.wait("String(state.token) === '2,2'")
+    page.run(CLICKED)
+    assert page.run("state.token") == [0, 0]
+    clicked = shown(page, "attention", first["attention"])
+    page.run(MOVED)
+    shown(page, "attention", clicked)
+    assert page.run(text_has("block-said", "0, windows of 2"))
+    page.run(GIVE % ([*b"text"], "b.png", CHOSEN))
+    page.wait("document.getElementById('status').classList.contains('wrong')")
+    assert page.run(text_has("status", "the file must be an image"))
 
 
 def test_an_image_can_be_dropped(page, content, photo):
-    drop = """bytes => {
-      const data = new DataTransfer();
-      data.items.add(new File([new Uint8Array(bytes)], "dropped.png"));
-      document.body.dispatchEvent(new DragEvent("drop", {dataTransfer: data, bubbles: true,
-        cancelable: true}));
-    }"""
-    page.get_by_text("4 classes").wait_for()
-    page.evaluate(drop, [*content])
+    page.run(GIVE % ([*content], "dropped.png", DROPPED))
     shown(page, "pyramid")
-    page.get_by_text("dropped.png, {} x {} pixels: ".format(*photo.size)).wait_for()
+    page.wait(text_has("status", "dropped.png, {} x {} pixels: ".format(*photo.size)))

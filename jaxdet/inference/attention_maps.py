@@ -61,12 +61,18 @@ def attention_of(
         query: row and column of the token that attends.
     """
     vit, batch = detector.config.model.vit, detector.prepare(image)
-    side = detector.config.image_size // vit.patch
+    grid = grid_of(vit, batch["image"][0])
     rows = _rows(detector.stateless, *_on_one_device(detector), batch, query)
     return [
-        _on_map(np.asarray(row), (side, side), *windows_of(vit, block), query)
+        _on_map(np.asarray(row), grid, *windows_of(vit, block), query)
         for block, row in enumerate(rows)
     ]
+
+
+def grid_of(vit: ConfigDict, pixels: UInt8[np.ndarray, "h w 3"]) -> tuple[int, int]:
+    """Height and width in tokens of an image as the model takes it, which need not be a square."""
+    height, width = pixels.shape[:2]
+    return height // vit.patch, width // vit.patch
 
 
 def windows_of(vit: ConfigDict, block: int) -> tuple[int | None, int]:
@@ -106,15 +112,16 @@ def _rows(
     """A token's weights of each block, [heads, tokens of the map or of its window]."""
     model = stateless.bind(params, stats)
     images = model.normalise(batch["image"], batch["image_hw"])
-    blocks, side = model.backbone.blocks, images.shape[1] // model.backbone.patch
+    blocks, patch = model.backbone.blocks, model.backbone.patch
+    grid = images.shape[1] // patch, images.shape[2] // patch
     for block in blocks:
         block.attn.record_weights = True
     _, recorded = nnx.capture(model.backbone, nnx.Intermediate)(images)
     rows = []
     for i, block in enumerate(blocks):
         (weights,) = recorded["blocks"][i]["attn"]["weights"].get_value()
-        extra = _extra(weights.shape[-1], (side, side), block.window)
-        window, token = _position((side, side), block.window, block.shift, query)
+        extra = _extra(weights.shape[-1], grid, block.window)
+        window, token = _position(grid, block.window, block.shift, query)
         rows.append(weights[window, :, extra + token, extra:])
     return rows
 
@@ -177,14 +184,14 @@ def attention_map(
 
 
 def draw_attention(
-    pixels: UInt8[np.ndarray, "s s 3"],
-    attention: Float[np.ndarray, "h w"],
+    pixels: UInt8[np.ndarray, "h w 3"],
+    attention: Float[np.ndarray, "rows columns"],
     window: int | None,
     query: tuple[int, int],
     *,
     side: int = 480,
     shift: int = 0,
-) -> UInt8[np.ndarray, "side side 3"]:
+) -> UInt8[np.ndarray, "height width 3"]:
     """Attention as a glow on the image, in full where it is strongest; the token that attends is
     framed, and white lines run between the windows.
 
@@ -192,20 +199,22 @@ def draw_attention(
         pixels: the image as the model takes it.
         attention: of one head, or the mean over heads.
         window, query, shift: as in `attention_map`.
-        side: of the drawing, in pixels.
+        side: the drawing's longer side, in pixels.
     """
-    image = np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC))
+    scale = side / max(pixels.shape[:2])
+    height, width = (max(1, round(scale * length)) for length in pixels.shape[:2])
+    image = np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC))
     share = np.float32(attention / max(attention.max(), 1e-12))
-    glow = np.asarray(Image.fromarray(share).resize((side, side), Image.Resampling.NEAREST))
+    glow = np.asarray(Image.fromarray(share).resize((width, height), Image.Resampling.NEAREST))
     glow = 0.8 * glow[..., None]
     drawn = Image.fromarray(np.uint8(np.round(0.6 * image * (1 - glow) + glow * ATTENTION_COLOUR)))
     draw = ImageDraw.Draw(drawn)
-    token_h, token_w = side / attention.shape[0], side / attention.shape[1]
+    token_h, token_w = height / attention.shape[0], width / attention.shape[1]
     if window is not None:
         for y in np.arange(window - shift, attention.shape[0], window) * token_h:
-            draw.line((0, y, side, y), GRID_COLOUR, 2)
+            draw.line((0, y, width, y), GRID_COLOUR, 2)
         for x in np.arange(window - shift, attention.shape[1], window) * token_w:
-            draw.line((x, 0, x, side), GRID_COLOUR, 2)
+            draw.line((x, 0, x, height), GRID_COLOUR, 2)
     top, left = query[0] * token_h, query[1] * token_w
     draw.rectangle(
         (left, top, left + token_w - 1, top + token_h - 1), outline=QUERY_COLOUR, width=3

@@ -19,6 +19,7 @@ from jaxdet.inference.attention_maps import (
     draw_attention,
     draw_features,
     feature_pyramid,
+    grid_of,
     windows_of,
 )
 from jaxdet.inference.detector import Detector
@@ -48,13 +49,15 @@ class Explorer:
             "name": name,
             "classes": [category.name for category in detector.categories],
             "image_size": size,
-            "grid": size // vit.patch,
             "heads": vit.heads,
             "windows": [windows_of(vit, block)[0] for block in range(vit.depth)],
             "score": DRAW_THRESHOLD,
         }
         self._detector = detector
         self._lock = threading.Lock()
+        self._pixels = lru_cache(KEPT)(
+            lambda content: detector.prepare(self._image(content))["image"][0]
+        )
         self._predicted = lru_cache(KEPT)(self._predict)
         self._attention = lru_cache(KEPT)(self._attend)
         self._levels = lru_cache(KEPT)(
@@ -69,18 +72,21 @@ class Explorer:
         return time.monotonic() - started
 
     def detections(self, content: bytes) -> dict[str, Any]:
-        """The image's size, and what was found on it, best first.
+        """The image's size, in pixels and as the model's grid of tokens, and what was found on it,
+        best first.
 
         Raises:
             UserError: it cannot be read as an image.
         """
         with self._lock:
             found = self._predicted(content)
+            grid = grid_of(self._detector.config.model.vit, self._pixels(content))
         height, width = found.image.shape[:2]
         best = zip(found.names, found.scores, found.boxes.tolist(), strict=True)
         return {
             "width": width,
             "height": height,
+            "grid": grid,
             "found": len(found.results),
             "detections": [
                 {"name": name, "score": float(score), "box": box} for name, score, box in best
@@ -103,24 +109,24 @@ class Explorer:
         Raises:
             UserError: there is no such block, head or token, or no image.
         """
-        facts, grid = self.facts, self.facts["grid"]
-        _validate("block", block, len(facts["windows"]))
-        _validate("head", head or 0, facts["heads"])
-        _validate("row", row, grid)
-        _validate("column", column, grid)
+        vit = self._detector.config.model.vit
+        _validate("block", block, vit.depth)
+        _validate("head", head or 0, vit.heads)
         with self._lock:
-            pixels, blocks = self._attention(content, (row, column))
-            heads = blocks[block]
+            pixels = self._pixels(content)
+            rows, columns = grid_of(vit, pixels)
+            _validate("row", row, rows)
+            _validate("column", column, columns)
+            heads = self._attention(content, (row, column))[block]
             shown = heads.mean(axis=0) if head is None else heads[head]
-            window, shift = windows_of(self._detector.config.model.vit, block)
+            window, shift = windows_of(vit, block)
             return _png(draw_attention(pixels, shown, window, (row, column), shift=shift))
 
     def pyramid(self, content: bytes) -> bytes:
         """The image as the model takes it and P2 ... P6, as PNG; errors as `detections`."""
         with self._lock:
-            pixels = self._detector.prepare(self._image(content))["image"][0]
             drawings = map(draw_features, self._levels(content))
-            return _png(contact_sheet([pixels, *drawings], columns=3, cell=240))
+            return _png(contact_sheet([self._pixels(content), *drawings], columns=3, cell=240))
 
     def _image(self, content: bytes) -> LazyImage:
         return open_content(content, "the file", self._detector.orientation)
@@ -128,12 +134,8 @@ class Explorer:
     def _predict(self, content: bytes) -> Prediction:
         return self._detector.predict(self._image(content))
 
-    def _attend(
-        self, content: bytes, query: tuple[int, int]
-    ) -> tuple[np.ndarray, list[np.ndarray]]:
-        image = self._image(content)
-        pixels = self._detector.prepare(image)["image"][0]
-        return pixels, attention_of(self._detector, image, query)
+    def _attend(self, content: bytes, query: tuple[int, int]) -> list[np.ndarray]:
+        return attention_of(self._detector, self._image(content), query)
 
 
 def _validate(name: str, value: int, count: int) -> None:

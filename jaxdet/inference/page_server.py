@@ -109,8 +109,19 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *_: Any) -> None:
         """Says nothing: the page does."""
 
+    def parse_request(self) -> bool:
+        """Whether there is something to answer; if not, that was said."""
+        if not super().parse_request():
+            return False
+        try:
+            self.url = urlsplit(self.path)
+        except ValueError as error:
+            self._fail(400, f"the address cannot be read ({error})")
+            return False
+        return True
+
     def do_GET(self) -> None:
-        path = urlsplit(self.path).path
+        path = self.url.path
         if not is_own_host(self.headers.get("Host", ""), self.server.host):
             self._fail(403, "the page is at the address that jaxdet serve says")
         elif path == "/facts":
@@ -123,11 +134,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         host, origin = self.headers.get("Host", ""), self.headers.get("Origin")
-        url = urlsplit(self.path)
         size = self.headers.get("Content-Length", "")
         if not is_own_host(host, self.server.host) or origin not in (None, f"http://{host}"):
             self._fail(403, "questions come from the page that jaxdet serve says")
-        elif url.path not in QUESTIONS:
+        elif self.url.path not in QUESTIONS:
             self._fail(404, "there is nothing here")
         elif "Transfer-Encoding" in self.headers or not SIZE.fullmatch(size):
             self._fail(411, "the image's size must be said")
@@ -136,16 +146,18 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             content = self.rfile.read(int(size))
             if len(content) == int(size):
-                self._reply(QUESTIONS[url.path], content, url.query)
+                self._reply(QUESTIONS[self.url.path], content, self.url.query)
 
     def _reply(self, question: Question, content: bytes, query: str) -> None:
         try:
-            given = {name: values[-1] for name, values in parse_qs(query).items()}
-            body, kind = question(self.server.explorer, content, given)
-        except UserError as error:
-            self._fail(422, str(error))
+            answer = question({name: values[-1] for name, values in parse_qs(query).items()})
         except (KeyError, ValueError) as error:
             self._fail(400, f"a question must have its numbers ({error})")
+            return
+        try:
+            body, kind = answer(self.server.explorer, content)
+        except UserError as error:
+            self._fail(422, str(error))
         except Exception:
             traceback.print_exc()
             self._fail(500, "jaxdet failed; its terminal says how")
@@ -168,29 +180,34 @@ class _Handler(BaseHTTPRequestHandler):
 
 JSON, PNG = "application/json", "image/png"
 
-Question = Callable[[Explorer, bytes, dict[str, str]], tuple[bytes, str]]
+Answer = Callable[[Explorer, bytes], tuple[bytes, str]]
+"""From an image's file: what is sent, and its media type."""
+
+Question = Callable[[dict[str, str]], Answer]
+"""From a question's numbers: KeyError or ValueError where they are not all there."""
 
 
 def _json(value: Any) -> bytes:
     return json.dumps(value, allow_nan=False).encode()
 
 
-def _detect(explorer: Explorer, content: bytes, _: dict[str, str]) -> tuple[bytes, str]:
-    return _json(explorer.detections(content)), JSON
+def _detect(_: dict[str, str]) -> Answer:
+    return lambda explorer, content: (_json(explorer.detections(content)), JSON)
 
 
-def _draw(explorer: Explorer, content: bytes, given: dict[str, str]) -> tuple[bytes, str]:
-    return explorer.drawing(content, float(given["score"])), PNG
+def _draw(given: dict[str, str]) -> Answer:
+    score = float(given["score"])
+    return lambda explorer, content: (explorer.drawing(content, score), PNG)
 
 
-def _attend(explorer: Explorer, content: bytes, given: dict[str, str]) -> tuple[bytes, str]:
+def _attend(given: dict[str, str]) -> Answer:
     block, row, column = (int(given[name]) for name in ("block", "row", "column"))
     head = None if given["head"] == "mean" else int(given["head"])
-    return explorer.attention(content, block, head, row, column), PNG
+    return lambda explorer, content: (explorer.attention(content, block, head, row, column), PNG)
 
 
-def _pyramid(explorer: Explorer, content: bytes, _: dict[str, str]) -> tuple[bytes, str]:
-    return explorer.pyramid(content), PNG
+def _pyramid(_: dict[str, str]) -> Answer:
+    return lambda explorer, content: (explorer.pyramid(content), PNG)
 
 
 QUESTIONS: dict[str, Question] = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property
-from pathlib import Path
 from typing import Any, ClassVar
 
 import jax
@@ -22,7 +21,7 @@ from jaxdet.models.build import StatelessModel, build_detector
 from jaxdet.models.settings import is_backbone_frozen
 from jaxdet.training import optim
 from jaxdet.training.run import Run
-from jaxdet.weights.file import original_sha256
+from jaxdet.weights.pushed import original_sha256
 
 FROZEN_BACKBONE = (
     "the ViT stays as it starts (config.optim.train): config.optim.layer_decay, "
@@ -129,7 +128,7 @@ class Experiment(Run):
     @cached_property
     def _init_sha256(self) -> str | None:
         init = self.config.init
-        return None if init is None else original_sha256(Path(init))
+        return None if init is None else original_sha256(init)
 
     def scalars(self, step: int) -> dict[str, float]:
         scalars = super().scalars(step)

@@ -128,15 +128,6 @@ def open_archive(path: Path) -> tuple[dict[str, StoredArray], dict[str, Any] | N
     return arrays, report
 
 
-def original_sha256(path: Path) -> str | None:
-    """Of the file that weights were converted from; None where they are gone or do not say it."""
-    try:
-        report = open_archive(path)[1]
-    except Exception:  # whoever needs the arrays says what is wrong
-        return None
-    return None if report is None else report["source"]["sha256"]
-
-
 HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,

@@ -28,9 +28,9 @@ REASONS = {
 
 STATUSES = {
     401: "nobody is logged in, or with a token that is not valid: `hf auth login` or set HF_TOKEN",
-    403: "your token may not do that: make one that may write",
+    403: "your token may not {act}: make one that may",
 }
-"""What the hub's answers mean where the error says no more."""
+"""What the hub's answers mean where the error says no more; `act` is to "read" or "write"."""
 
 PART = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}"
 
@@ -76,8 +76,8 @@ def download(address: str) -> Path:
         folder = Path(snapshot_download(name, revision=revision, allow_patterns=[*FILES]))
     except Exception as error:  # of the network, the hub, access rights or the disk
         raise UserError(
-            f"{address} cannot be downloaded ({_reason(error)}); check the name, the network and "
-            "your access to it, or give a downloaded folder"
+            f"{address} cannot be downloaded ({_reason(error, 'read')}); check the name, the "
+            "network and your access to it, or give a downloaded folder"
         ) from error
     weights = sorted(folder.glob("model*.safetensors"))
     if not weights:
@@ -125,13 +125,13 @@ def upload(folder: Path, name: str, *, private: bool, update: bool) -> str:
         raise
     except Exception as error:  # of the network, the hub, access rights or the disk
         raise UserError(
-            f"{name} cannot be uploaded ({_reason(error)}); check the name and the network, or "
-            "give --out=FOLDER and upload that"
+            f"{name} cannot be uploaded ({_reason(error, 'write')}); check the name and the "
+            "network, or give --out=FOLDER and upload that"
         ) from error
     return str(page)
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, act: str) -> str:
     """What went wrong, from the error or those that it came from."""
     cause: BaseException | None = error
     while cause is not None:
@@ -139,7 +139,7 @@ def _reason(error: Exception) -> str:
             return REASONS[type(cause).__name__]
         status = getattr(getattr(cause, "response", None), "status_code", None)
         if status in STATUSES:
-            return STATUSES[status]
+            return STATUSES[status].format(act=act)
         cause = cause.__cause__
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 

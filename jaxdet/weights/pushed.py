@@ -13,7 +13,7 @@ import numpy as np
 from jaxdet.config.starts import PUSHED, is_on_hub, is_pushed
 from jaxdet.errors import UserError
 from jaxdet.files import atomic_write, read_file, write_json
-from jaxdet.weights.file import Weights, is_report, read_weights, validated
+from jaxdet.weights.file import Weights, is_report, open_archive, read_weights, validated
 from jaxdet.weights.hub import download
 
 LIBRARY = "jaxdet"
@@ -111,6 +111,19 @@ def read_description(folder: Path) -> dict[str, Any]:
             "first: `jaxdet convert hf://owner/name OUT.npz`"
         )
     return description
+
+
+def original_sha256(start: str | Path) -> str | None:
+    """Of what weights were converted or pushed from; None where they are gone or do not say it, and
+    of an address of the hub, which is not downloaded for this."""
+    if is_on_hub(start):
+        return None
+    try:
+        path = Path(start)
+        report = read_description(path)["report"] if path.is_dir() else open_archive(path)[1]
+    except Exception:  # whoever needs the arrays says what is wrong
+        return None
+    return None if report is None else report["source"]["sha256"]
 
 
 def array_sha256(array: np.ndarray) -> str:

@@ -73,6 +73,17 @@ def test_no_network_is_one_sentence(monkeypatch):
         download("hf://a/b")
 
 
+def test_a_token_that_may_not_read_is_one_sentence(monkeypatch):
+    def snapshot(name, **options):
+        error = ConnectionError("403 Client Error")
+        error.response = SimpleNamespace(status_code=403)
+        raise error
+
+    hub(monkeypatch, snapshot)
+    with pytest.raises(UserError, match=r"\(your token may not read: make one that may\); check"):
+        download("hf://a/b")
+
+
 def test_no_package_is_one_sentence(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(UserError, match=r"install it with pip .*\[convert,hub\]"):

@@ -18,6 +18,7 @@ from checkpoints_convert.model_card import Published, dataset_name, model_card
 from jaxdet.inference.detector import load
 from jaxdet.weights.classes import COCO_CLASSES
 from tests.checkpoints_convert.hub_server import Repository, hub
+from tests.tiny import get_config
 
 yaml = pytest.importorskip("yaml")
 pytest.importorskip("safetensors")
@@ -71,9 +72,21 @@ def test_a_detector_comes_back(pushed, detector):
 
 def test_no_folder_of_this_machine_is_told():
     told = push.without_folders(
-        {"root": "/data/cats", "list": ["/a/b.json", 3], "name": "a/b", "none": None}
+        {"root": "/data/cats/", "list": ["/a/b.json", 3, "~/c/d", "~me"], "none": None}
     )
-    assert told == {"root": "cats", "list": ["b.json", 3], "name": "a/b", "none": None}
+    assert told == {"root": "cats", "list": ["b.json", 3, "d", "me"], "none": None}
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("it started from /data/me/mae.npz (MAE)", "it started from mae.npz (MAE)"),
+        ("'~me/a b', file=~/x.pth, see /tmp/y/: it", "'a b', file=x.pth, see y: it"),
+        ("a/b of hf://owner/name, https://a.b/c, 1 / 2, m/s", None),
+    ],
+)
+def test_no_folder_is_told_in_a_sentence(text, told):
+    assert push.without_folders([text]) == [text if told is None else told]
 
 
 def test_the_files_tell_no_folder_of_this_machine(pushed, finished):
@@ -96,6 +109,10 @@ def test_a_run_without_a_result_of_its_weights_is_an_error(finished, tmp_path, c
     for content, message in (
         (stale, "is not of the newest checkpoint, step 4; evaluate it"),
         (other, "must be what jaxdet wrote of a checkpoint (it is of a converted detector)"),
+        ({**result, "images": {}}, "of a checkpoint (it has no images.val)"),
+        ({**result, "versions": {"jaxdet": "1"}}, "of a checkpoint (it has no versions.jax)"),
+        ({**result, "metrics": {"bbox": None}}, "of a checkpoint (its metrics.bbox is None)"),
+        (["a"], "of a checkpoint (it has no evaluated)"),
         (None, "result.json does not exist: the run has not ended"),
     ):
         (run / "result.json").unlink()
@@ -148,13 +165,15 @@ def test_what_is_not_known_is_left_out(finished):
 @pytest.mark.parametrize(
     ("data", "classes", "name"),
     [
-        ({"name": "coco", "root": "/data/x"}, COCO_CLASSES, "COCO"),
-        ({"name": "coco", "root": "/data/cats"}, ["cat"], "cats"),
-        ({"name": "coco", "root": None}, ["cat"], "a data set in COCO's format"),
-        ({"name": "lvis", "root": "/data/x"}, ["cat"], "LVIS"),
+        ({"root": "/data/x"}, COCO_CLASSES, "COCO"),
+        ({"root": "/data/cats"}, ["cat"], "cats"),
+        ({"root": None}, ["cat"], "a data set in COCO's format"),
+        ({"metric": "lvis", "root": "/data/x"}, ["cat"], "LVIS"),
+        ({"name": "shapes"}, ["disc"], "jaxdet's built-in shapes"),
     ],
 )
 def test_a_data_set_is_called_what_it_is(data, classes, name):
+    data = json.loads(get_config().data.to_json()) | {"name": "coco"} | data
     assert dataset_name({"evaluated_on": data}, classes) == name
 
 

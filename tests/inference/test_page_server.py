@@ -17,13 +17,13 @@ from jaxdet.inference.page_server import is_own_host, open_server
 class Explorer:
     """Says what it was asked."""
 
-    facts = {"name": "tiny", "grid": 4}  # noqa: RUF012
+    facts = {"name": "tiny"}  # noqa: RUF012
 
     def detections(self, content):
         if content == b"bad":
             raise UserError("the file must be an image\n")
         if content == b"broken":
-            raise RuntimeError("a secret")
+            raise KeyError("a secret")
         return {"found": len(content)}
 
     def drawing(self, content, score):
@@ -84,6 +84,14 @@ def test_the_page_is_three_files(ask, path, kind, start):
 def test_no_path_is_opened(ask, path):
     assert ask("GET", path)[0] == 404
     assert ask("POST", path, b"x")[0] == 404
+
+
+def test_an_address_that_cannot_be_read_is_one_sentence(ask, server, capsys):
+    for method in ("GET", "POST"):
+        status, _, body = ask(method, "http://[/", b"x", Host="evil.example")
+        assert (status, body) == (400, b"the address cannot be read (Invalid IPv6 URL)")
+    assert ask("GET", "//[")[0] in (400, 404)  # Python itself may make "/[" of it
+    assert not capsys.readouterr().err
 
 
 def test_the_page_learns_what_it_must_know(ask):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from jaxdet.errors import UserError
@@ -27,3 +29,15 @@ def test_a_run_resumes_on_the_weights_it_started_from_alone(tmp_path):
     with pytest.raises(UserError, match=r"weights that config\.init was converted from.*another"):
         _check_same_run(run("b"), stored)
     assert run("gone").record(2)["init_sha256"] is None
+
+
+def test_a_pushed_folder_says_its_weights_and_an_address_is_not_downloaded(tmp_path):
+    description = {"library_name": "jaxdet", "report": report(), "sha256": {}}
+    (tmp_path / "config.json").write_text(json.dumps(description))
+    config = get_config()
+    for init, expected in (
+        (str(tmp_path), report()["source"]["sha256"]),
+        ("hf://owner/name", None),
+    ):
+        config.init = init
+        assert Experiment(config, tmp_path / "run").record(2)["init_sha256"] == expected

@@ -44,11 +44,13 @@ def test_a_transposed_array_is_written_as_it_is_seen(tmp_path):
 def test_an_address_is_downloaded(folder, monkeypatch):
     asked = []
     fake = SimpleNamespace(
-        snapshot_download=lambda name, **options: asked.append(name) or str(folder[0])
+        snapshot_download=lambda name, *, revision, **_: (
+            asked.append((name, revision)) or str(folder[0])
+        )
     )
     monkeypatch.setitem(sys.modules, "huggingface_hub", fake)
     assert weights_at("hf://owner/name@v1").arrays.keys() == folder[1].keys()
-    assert asked == ["owner/name"]
+    assert asked == [("owner/name", "v1")]
 
 
 def test_a_converted_file_is_no_folder(tmp_path):

@@ -196,7 +196,9 @@ def _rows(bound: Bound) -> Iterator[tuple[str, str]]:
 
 
 def _beside(full: Bound) -> str:
-    needs = "more" if full.total_bytes is None else f"{full.total_bytes / 1e9:.3g} GB"
+    if full.total_bytes is None:
+        return "needs more memory than a device has"
+    needs = f"{full.total_bytes / 1e9:.3g} GB"
     if full.roofline is None:
         return f"would take {needs} a device, which does not fit"
     seconds, rate = full.roofline.total.seconds, full.images_per_second

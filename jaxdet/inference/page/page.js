@@ -1,7 +1,7 @@
 "use strict";
 
 const $ = (id) => document.getElementById(id);
-const state = { facts: null, image: null, token: null };
+const state = { facts: null, image: null, grid: [0, 0], token: null };
 
 function say(text, wrong = false) {
   $("status").textContent = text;
@@ -54,6 +54,7 @@ async function take(file) {
     const found = await (await ask("detections")).json();
     if (!isCurrent()) return;
     list(found);
+    place(found.grid);
     await draw();
     $("views").hidden = false;
     const seconds = ((performance.now() - started) / 1000).toFixed(1);
@@ -64,6 +65,12 @@ async function take(file) {
     if (isCurrent()) await show("pyramid", "pyramid");
     if (isCurrent()) say(result);
   });
+}
+
+/* The token stays where it is on maps of the same size, else it goes to the middle. */
+function place(grid) {
+  if (String(grid) !== String(state.grid)) state.token = grid.map((count) => Math.floor(count / 2));
+  state.grid = grid;
 }
 
 function list(found) {
@@ -87,7 +94,6 @@ function sayControls() {
 
 function prepare(facts) {
   state.facts = facts;
-  state.token = [Math.floor(facts.grid / 2), Math.floor(facts.grid / 2)];
   $("detector").textContent = `${facts.name}: ${facts.classes.length} classes, images of ` +
     `${facts.image_size} pixels`;
   $("score").value = facts.score;
@@ -107,10 +113,10 @@ function listen() {
   $("head").addEventListener("change", () => guarded(attend));
   $("attention").addEventListener("click", (event) => {
     const frame = $("attention").getBoundingClientRect();
-    const place = (at, start, length) => Math.min(state.facts.grid - 1,
-      Math.max(0, Math.floor((at - start) / length * state.facts.grid)));
-    state.token = [place(event.clientY, frame.top, frame.height),
-      place(event.clientX, frame.left, frame.width)];
+    const [rows, columns] = state.grid;
+    const position = (share, count) => Math.min(count - 1, Math.max(0, Math.floor(share * count)));
+    state.token = [position((event.clientY - frame.top) / frame.height, rows),
+      position((event.clientX - frame.left) / frame.width, columns)];
     guarded(attend);
   });
   for (const kind of ["dragover", "dragleave", "drop"]) {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -100,6 +101,8 @@ def test_what_the_compiler_gives_up_on_does_not_fit(monkeypatch):
     assert found.total_bytes == 20.5 * 2**30
     assert "22 GB a device, which has 16.9 GB: does not fit" in report(found)
     assert as_json(found)["total"] is None
+    beside = found._replace(full=found._replace(total_bytes=None))
+    assert re.search(r"full fine-tuning +needs more memory than a device has\n", report(beside))
 
 
 @pytest.mark.parametrize("most", [0, 1, 2, 5, 8, 13])

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from jaxdet.benchmark.report import write_report
-from tests.benchmark.reporting.browser import Browser, find_browser
 from tests.benchmark.reporting.inspected import KEYS, inspect_run
+from tests.browser import Browser, find_browser
 
 pytestmark = pytest.mark.skipif(find_browser() is None, reason="needs Chromium or Chrome")
 
@@ -33,7 +33,7 @@ def test_the_page_fits_copies_and_prints(page, tmp_path):
     with Browser(find_browser(), tmp_path / "profile") as browser:
         colours = set()
         for width, scheme in ((400, "light"), (1000, "dark"), (1600, "light")):
-            browser.open(page, width, scheme)
+            browser.open(page.resolve().as_uri(), width, scheme)
             assert browser.run(WIDEST) == width
             colours.add(browser.run(BACKGROUND))
         assert len(colours) == 2

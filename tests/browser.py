@@ -78,14 +78,15 @@ class Browser(AbstractContextManager):
         message, _, self._read = self._read.partition(b"\0")
         return message
 
-    def open(self, path: Path, width: int, scheme: str = "light") -> None:
-        """Shows a file at a width in pixels, in "light" or "dark"."""
+    def open(self, url: str, width: int, scheme: str = "light") -> None:
+        """Shows a page at a width in pixels, in "light" or "dark"."""
         size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
         self.call("Emulation.setDeviceMetricsOverride", **size)
         features = [{"name": "prefers-color-scheme", "value": scheme}]
         self.call("Emulation.setEmulatedMedia", features=features)
-        self.call("Page.navigate", url=path.resolve().as_uri())
-        self.wait("document.readyState + location.protocol == 'completefile:'")
+        self.call("Page.navigate", url=url)
+        protocol = url.partition("//")[0]
+        self.wait(f"document.readyState + location.protocol == 'complete{protocol}'")
 
     def wait(self, script: str) -> Any:
         """The value of an expression in the page, once it is true."""

@@ -22,11 +22,11 @@ install_import_hook(["jaxdet.ops", "jaxdet.models"], "beartype.beartype")
 REPOSITORY = Path(__file__).resolve().parent.parent
 COMMITTED_REFERENCE = REPOSITORY / "tests" / "reference"
 
-# Most of the time of the tests is compilation, which these bring down to a quarter. The second is
-# gone from later versions of XLA, which do not start with a flag they do not know.
+# Most of the time of the tests is compilation, which these bring down to a quarter. Those after the
+# first may be gone from later versions of XLA, which do not start with a flag they do not know.
 FLAGS = ["--xla_backend_optimization_level=0"]
 if jax.__version_info__ < (0, 11):
-    FLAGS.append("--xla_cpu_use_fusion_emitters=false")
+    FLAGS += ["--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1"]
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS])
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_compilation_cache_dir", str(REPOSITORY / ".cache" / "jax"))

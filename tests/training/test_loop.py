@@ -120,7 +120,7 @@ def test_compile_times_are_of_runs_whose_step_compiles_alike(tmp_path):
         run = run_in(tmp_path / name)
         run.config.update(changes)
         run.plain_config = json.loads(run.config.to_json())
-        run.stateless = SimpleNamespace(abstract=({}, {}))
+        run.stateless = _NoModel()
         run.batch_statistics, run.frozen = "batch", frozen
         return loop._compile_times(run)
 
@@ -128,6 +128,10 @@ def test_compile_times_are_of_runs_whose_step_compiles_alike(tmp_path):
     assert times("b", seed=7).expectation("the step") == f"0:05 the last time, in {tmp_path / 'a'}"
     others = ({"frozen": ("backbone",)}, {"accumulate": 2}, {"model": {"dtype": "bfloat16"}})
     assert [times("b", **other).expectation("the step") for other in others] == [None] * 3
+
+
+class _NoModel:
+    abstract = ({}, {})
 
 
 SCORES = {2: 0.1, 4: 0.3, 6: 0.3, 8: 0.2, 10: 0.1, 12: 0.9}
@@ -157,7 +161,7 @@ def trained(tmp_path, monkeypatch):
         run.plain_config["early_stop"] = early_stop
         run.total_steps, run.batch_statistics, run.frozen = 12, "batch", ()
         run.steps_every = lambda epochs: {6, 12}
-        run.stateless = SimpleNamespace(abstract=({}, {}))
+        run.stateless = _NoModel()
         run.scalars = lambda step: {}
         seen = []
 

@@ -120,15 +120,20 @@ def _rows(
     rows = []
     for i, block in enumerate(blocks):
         (weights,) = recorded["blocks"][i]["attn"]["weights"].get_value()
-        extra = _extra(weights.shape[-1], grid, block.window)
-        window, token = _position(grid, block.window, block.shift, query)
-        rows.append(weights[window, :, extra + token, extra:])
+        rows.append(_row(weights, grid, block.window, block.shift, query))
     return rows
 
 
-def _extra(tokens: int, grid: tuple[int, int], window: int | None) -> int:
-    """How many of a window's tokens come first and have no place: class token and registers."""
-    return tokens - (grid[0] * grid[1] if window is None else window**2)
+def _row(
+    weights: Any, grid: tuple[int, int], window: int | None, shift: int, query: tuple[Any, Any]
+) -> Any:
+    """A token's weights, [heads, tokens of the map or of its window], of all of an image.
+
+    Class token and registers, which come first in each window and have no place, are left out.
+    """
+    extra = weights.shape[-1] - (grid[0] * grid[1] if window is None else window**2)
+    where, token = _position(grid, window, shift, query)
+    return weights[where, :, extra + token, extra:]
 
 
 def _position(
@@ -178,9 +183,7 @@ def attention_map(
         query: row and column of the token that attends.
         shift: of the windows, see `partition_windows`.
     """
-    extra = _extra(weights.shape[-1], grid, window)
-    where, token = _position(grid, window, shift, query)
-    return _on_map(weights[where, :, extra + token, extra:], grid, window, shift, query)
+    return _on_map(_row(weights, grid, window, shift, query), grid, window, shift, query)
 
 
 def draw_attention(

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from jaxdet import parallel
 from jaxdet.benchmark.cost.compiled_program import XlaCost, xla_cost
 from jaxdet.models.build import StatelessModel, build_detector, parameter_count
+from jaxdet.models.settings import is_backbone_frozen
 from jaxdet.training.checkpoint import abstract
 from jaxdet.training.optim import build_optimizer, frozen_parameters
 from jaxdet.training.step import abstract_state, make_train_step
@@ -55,7 +56,7 @@ class CompiledStep:
 
 def fully_trained(config: ConfigDict) -> ConfigDict | None:
     """The config with a ViT that is trained too; None where it is one already."""
-    if config.optim.train == "all":
+    if not is_backbone_frozen(config):
         return None
     config = config.copy_and_resolve_references()
     config.optim.train = "all"
